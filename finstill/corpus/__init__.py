@@ -1,0 +1,1 @@
+"""The corpus: texts from files or the hub, normalised, each once, in a split that never changes."""

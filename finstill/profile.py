@@ -1,0 +1,134 @@
+"""A profile: the one file that says which corpus, task, teacher and students a run is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from finstill.settings import read_settings
+from finstill.tasks import TASKS, Task
+
+EMBEDDED = "embedded"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CorpusSource(_Section):
+    """Where the texts come from: exactly one of `path` and `hub`.
+
+    Attributes:
+        path: a CSV, JSONL or Parquet file, a folder of them, or `embedded` for the corpus that ships with Finstill.
+            Relative paths start at the profile's folder.
+        hub: the name of a Hugging Face data set, or a local folder in that layout; its splits are honoured.
+        text: the column that holds the text.
+        label: the column that holds the label; rows where it is empty are unlabelled.
+        date, id: columns carried along for people.
+        split: the column that holds train, validation or test; rows where it is empty are split by their key.
+        label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`.
+    """
+
+    path: str | None = None
+    hub: str | None = None
+    text: str = "text"
+    label: str | None = None
+    date: str | None = None
+    id: str | None = None
+    split: str | None = None
+    label_names: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CorpusSource:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of 'path' (a file or folder) and 'hub' (a Hugging Face data set)")
+        return self
+
+    @field_validator("label_names", mode="before")
+    @classmethod
+    def _names_are_text(cls, value: object) -> object:
+        # YAML reads 0 and 1 as numbers, and files hold them as text.
+        return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+
+
+class FineTuning(_Section):
+    """How an encoder becomes a teacher on the corpus's labelled train rows."""
+
+    epochs: int = Field(4, ge=1, le=100)
+    batch_size: int = Field(16, ge=1)
+    learning_rate: float = Field(8e-5, gt=0, lt=1)
+
+
+class Teacher(_Section):
+    """The classifier that is distilled.
+
+    Attributes:
+        checkpoint: a folder, a Hugging Face model name, or `embedded` for the encoder that Finstill installs.
+        revision: branch, tag or commit of a hub checkpoint; the commit it resolves to is recorded.
+        fine_tune: present where the checkpoint is an encoder to fine-tune on this corpus first.
+        max_length: texts are cut to this many tokens, special tokens included.
+        token_budget: tokens (padding included) in one batch of the teacher pass.
+        execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
+        seen: names of data sets the teacher was trained on, printed beside the figures they taint.
+    """
+
+    checkpoint: str
+    revision: str = "main"
+    fine_tune: FineTuning | None = None
+    max_length: int = Field(128, ge=8, le=512)
+    token_budget: int = Field(512, ge=8)
+    execution_provider: str = "CPUExecutionProvider"
+    seen: tuple[str, ...] = ()
+
+
+class ProfileFile(_Section):
+    """What a profile's YAML file holds.
+
+    Attributes:
+        task: `sentiment`, `risk`, or a task of one's own.
+        recipes: the YAML file of students; relative paths start at the profile's folder.
+        report_to: where the students' trainer reports besides Finstill's own log.
+        seed: of the teacher's fine-tuning; each recipe has its own.
+    """
+
+    task: Task
+    corpus: CorpusSource
+    teacher: Teacher
+    recipes: Path
+    report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    seed: int = 17
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _built_in_task(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value not in TASKS:
+                raise ValueError(f"there is no task '{value}'; the built-in ones are {list(TASKS)}, or write one out")
+            return TASKS[value]
+        return value
+
+
+class Profile(ProfileFile):
+    """Everything a run is about: a profile's file, its paths absolute, named after the file. Printed in every report."""
+
+    name: str
+
+
+def read_profile(path: Path) -> Profile:
+    """Read a profile; its name is the file's, and relative paths in it start at its folder.
+
+    Raises:
+        InputError: see `read_settings`.
+    """
+    file = read_settings(path, ProfileFile)
+    base = path.resolve().parent
+    corpus, teacher = file.corpus, file.teacher
+    if corpus.path and corpus.path != EMBEDDED:
+        corpus = corpus.model_copy(update={"path": str(base / corpus.path)})
+    # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
+    if (base / teacher.checkpoint).is_dir():
+        teacher = teacher.model_copy(update={"checkpoint": str(base / teacher.checkpoint)})
+    resolved = {"corpus": corpus, "teacher": teacher, "recipes": base / file.recipes}
+    return Profile(name=path.stem, **{**dict(file), **resolved})

@@ -1,0 +1,1 @@
+"""Soft labels: what the teacher says of each text, computed once and kept for good."""

@@ -1,0 +1,98 @@
+"""The teacher pass: every text of a token table gets its logits, and only texts the cache has not seen cost anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finstill.files import whole_file
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.progress import progress_logger
+from finstill.soft_labels.cache import SoftLabelCache
+from finstill.text import KEY_BYTES
+
+WINDOW_ROWS = 1024
+"""Rows labelled between two parts: what a killed run loses at most. Sorting by length needs no more."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabellingReport:
+    """Rows of the corpus, and how many of them reached the teacher."""
+
+    rows: int
+    labelled: int
+
+    @property
+    def hit_rate(self) -> float:
+        return 1 - self.labelled / self.rows
+
+
+def label_texts(
+    tokens: Path,
+    cache: SoftLabelCache,
+    open_teacher: Callable[[], OnnxClassifier],
+    token_budget: int,
+) -> LabellingReport:
+    """Make `cache` hold a row for each row of the token table `tokens`.
+
+    Args:
+        tokens: Parquet with the columns of `finstill.tokens.TOKENS_SCHEMA`.
+        open_teacher: called only where a text is unseen.
+        token_budget: tokens of one batch, padding included.
+    """
+    keys = pq.read_table(tokens, columns=["key"])["key"]
+    unseen = cache.unseen(keys)
+    if not len(unseen):
+        logger.info("teacher_logits: all %s texts are in the cache, none reaches the teacher", f"{len(keys):,}")
+        return LabellingReport(len(keys), 0)
+    teacher = open_teacher()
+    advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
+    for window in _windows(tokens, unseen):
+        logits = teacher.logits(window["input_ids"].to_pylist(), token_budget, advance)
+        values = pa.array(logits.astype(np.float32, copy=False).ravel())
+        column = pa.FixedSizeListArray.from_arrays(values, logits.shape[1])
+        rows = {"key": window["key"], "logits": column}
+        cache.append(pa.table({**rows, "n_tokens": window["n_tokens"], "truncated": window["truncated"]}))
+    return LabellingReport(len(keys), len(unseen))
+
+
+def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None:
+    """Write a row of logits for each row of `tokens`, in their order, to the Parquet file `path`."""
+    keys = pq.read_table(tokens, columns=["key"])["key"]
+    logits = cache.lookup(keys)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1])
+    schema = pa.schema([pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", column.type)])
+    # Students find the class names beside the numbers, and need not ask the teacher.
+    schema = schema.with_metadata({"labels": "\n".join(cache.labels)})
+    with whole_file(path) as unfinished:
+        pq.write_table(pa.table({"key": keys, "logits": column}, schema=schema), unfinished)
+
+
+def _windows(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the rows of `tokens` at the ascending `positions` in tables of `WINDOW_ROWS`, reading each row group once."""
+    pending: list[pa.Table] = []
+    pending_rows = start = 0
+    with pq.ParquetFile(tokens) as file:
+        for batch in file.iter_batches(batch_size=8 * WINDOW_ROWS):
+            inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(batch))]
+            start += len(batch)
+            if not len(inside):
+                continue
+            pending.append(pa.table(batch.take(pa.array(inside - (start - len(batch))))))
+            pending_rows += len(inside)
+            if pending_rows >= WINDOW_ROWS:
+                joined = pa.concat_tables(pending)
+                full = joined.num_rows - joined.num_rows % WINDOW_ROWS
+                for offset in range(0, full, WINDOW_ROWS):
+                    yield joined.slice(offset, WINDOW_ROWS)
+                pending, pending_rows = [joined.slice(full)], joined.num_rows - full
+    if pending_rows:
+        yield pa.concat_tables(pending)

@@ -1,0 +1,195 @@
+"""Turning a checkpoint into an ONNX graph, and proving the two equal."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from finstill.errors import InputError
+from finstill.files import read_json, whole_folder, write_json
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.teacher.checkpoint import class_names, load_classifier
+from finstill.teacher.fingerprint import teacher_fingerprint
+from finstill.tokens import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+GRAPH_FILE = "model.onnx"
+TOKENIZER_FILE = "tokenizer.json"
+DESCRIPTION_FILE = "teacher.json"
+
+PRECISION = "float32"
+VARIANT = "torch-export"
+
+LARGEST_DIFFERENCE = 1e-4
+"""How far a logit of the graph may lie from the checkpoint's: some hundred times float32's rounding of a logit."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TeacherGraph:
+    """An exported teacher.
+
+    Attributes:
+        folder: holds the graph, the tokenizer and this description.
+        fingerprint: identifies every logit it gives; see `teacher_fingerprint`.
+        labels: class names in the order of its logits.
+        max_length: tokens a text is cut at.
+        source, revision: where its checkpoint came from.
+        seen: data sets it was trained on.
+    """
+
+    folder: Path
+    fingerprint: str
+    labels: tuple[str, ...]
+    max_length: int
+    source: str
+    revision: str | None
+    seen: tuple[str, ...]
+
+    @property
+    def graph(self) -> Path:
+        return self.folder / GRAPH_FILE
+
+    @classmethod
+    def read(cls, folder: Path) -> TeacherGraph:
+        values = read_json(folder / DESCRIPTION_FILE)
+        return cls(**{**values, "folder": folder, "labels": tuple(values["labels"]), "seen": tuple(values["seen"])})
+
+
+def export_teacher(
+    checkpoint: Path,
+    folder: Path,
+    *,
+    max_length: int,
+    source: str,
+    revision: str | None = None,
+    seen: Sequence[str] = (),
+) -> TeacherGraph:
+    """Export the classifier in `checkpoint` to the folder `folder`, whole or not at all.
+
+    A teacher that stands there already with the same fingerprint is kept.
+
+    Raises:
+        InputError: see `load_classifier` and `load_tokenizer`; or the model has fewer positions than `max_length`.
+    """
+    model = load_classifier(checkpoint)
+    positions = getattr(model.config, "max_position_embeddings", max_length)
+    if max_length > positions:
+        raise InputError(
+            f"teacher.max_length is {max_length}, and the model has {positions} positions",
+            where=checkpoint,
+            remedy=f"Set teacher.max_length to {positions} or less",
+        )
+    tokenizer = load_tokenizer(checkpoint, max_length)
+    labels = class_names(model)
+    fingerprint = teacher_fingerprint(
+        model.state_dict(),
+        checkpoint / TOKENIZER_FILE,
+        max_length=max_length,
+        precision=PRECISION,
+        variant=VARIANT,
+        labels=labels,
+    )
+    graph = TeacherGraph(folder, fingerprint, labels, max_length, source, revision, tuple(seen))
+    description = {**asdict(graph), "folder": None}
+    if (folder / DESCRIPTION_FILE).is_file() and TeacherGraph.read(folder).fingerprint == fingerprint:
+        write_json(folder / DESCRIPTION_FILE, description)
+        logger.info("teacher_onnx: unchanged, fingerprint %s", fingerprint)
+        return graph
+    with whole_folder(folder) as unfinished:
+        _export(model, unfinished / GRAPH_FILE)
+        (unfinished / TOKENIZER_FILE).write_bytes((checkpoint / TOKENIZER_FILE).read_bytes())
+        write_json(unfinished / DESCRIPTION_FILE, description)
+    logger.info(
+        "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",
+        f"{tokenizer.get_vocab_size():,}",
+        fingerprint,
+    )
+    return graph
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a graph compares with its checkpoint on the same rows.
+
+    Attributes:
+        rows: texts compared.
+        largest_difference: the largest absolute difference of a logit.
+        argmax_agreement: share of rows with the same most likely class.
+    """
+
+    rows: int
+    largest_difference: float
+    argmax_agreement: float
+
+    @property
+    def holds(self) -> bool:
+        return self.largest_difference <= LARGEST_DIFFERENCE and self.argmax_agreement == 1.0
+
+
+def graph_parity(graph: Path, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int) -> Parity:
+    """Compare `graph` with the torch model it was made from.
+
+    The model runs each text alone, so that padding or batch mates that reached a logit would show.
+
+    Args:
+        rows: token ids, special tokens included.
+    """
+    import torch
+
+    exported = OnnxClassifier(graph).logits(rows, token_budget)
+    with torch.inference_mode():
+        original = np.concatenate([model(input_ids=torch.tensor([list(row)])).logits.numpy() for row in rows])
+    return Parity(
+        rows=len(rows),
+        largest_difference=float(np.abs(exported - original).max()),
+        argmax_agreement=float((exported.argmax(axis=1) == original.argmax(axis=1)).mean()),
+    )
+
+
+def _export(model: PreTrainedModel, path: Path) -> None:
+    """Write `model` to `path` as ONNX with free batch and sequence lengths."""
+    import torch
+    from torch.export import Dim
+
+    class Logits(torch.nn.Module):
+        """The classifier as a function of ids and mask alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = model
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            return self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+
+    example = torch.ones(2, 8, dtype=torch.int64)
+    axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+    names = ["input_ids", "attention_mask"]
+    # The exporter warns of its own internals on every call; what matters, that the graph is right, is proved after.
+    exporter_log = logging.getLogger("torch.onnx")
+    level = exporter_log.level
+    exporter_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                Logits().eval(),
+                (example, example),
+                path,
+                input_names=names,
+                output_names=["logits"],
+                dynamic_shapes=(axes, axes),
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        exporter_log.setLevel(level)

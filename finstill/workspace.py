@@ -1,0 +1,56 @@
+"""Where the artefacts of each stage live on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one profile's artefacts, and the cache that all profiles share.
+
+    Attributes:
+        root: holds everything that can be made again from the profile.
+        cache: holds the soft labels, which are kept for good.
+    """
+
+    root: Path
+    cache: Path
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus.parquet"
+
+    @property
+    def tokens(self) -> Path:
+        return self.root / "tokens.parquet"
+
+    @property
+    def teacher_checkpoint(self) -> Path:
+        return self.root / "teacher" / "checkpoint"
+
+    @property
+    def teacher_onnx(self) -> Path:
+        return self.root / "teacher" / "onnx"
+
+    @property
+    def teacher_logits(self) -> Path:
+        return self.root / "teacher_logits.parquet"
+
+    @property
+    def comparison(self) -> Path:
+        return self.root / "comparison"
+
+    @property
+    def champion(self) -> Path:
+        return self.root / "champion"
+
+    def student(self, name: str) -> Path:
+        return self.root / "students" / name / "checkpoint"
+
+    def package(self, name: str) -> Path:
+        return self.root / "students" / name / "package"
+
+    def evaluation(self, name: str) -> Path:
+        return self.root / "students" / name / "evaluation"
