@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from joblib import cpu_count
 import numpy as np
 import onnxruntime
+from joblib import cpu_count
 
 from finstill.batching import length_sorted_batches, pad
 from finstill.errors import InputError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 CPU_PROVIDER = "CPUExecutionProvider"
+
+LARGEST_DIFFERENCE = 1e-4
+"""How far a logit of a graph may lie from its checkpoint's: some hundred times float32's rounding of a logit."""
 
 
 class OnnxClassifier:
@@ -74,3 +82,42 @@ class OnnxClassifier:
         ordered = np.empty_like(logits)
         ordered[np.concatenate(positions)] = logits
         return ordered
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a graph compares with its checkpoint on the same rows.
+
+    Attributes:
+        rows: texts compared.
+        largest_difference: the largest absolute difference of a logit.
+        argmax_agreement: share of rows with the same most likely class.
+    """
+
+    rows: int
+    largest_difference: float
+    argmax_agreement: float
+
+    @property
+    def holds(self) -> bool:
+        return self.largest_difference <= LARGEST_DIFFERENCE and self.argmax_agreement == 1.0
+
+
+def graph_parity(graph: Path, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int) -> Parity:
+    """Compare `graph` with the torch model it was made from.
+
+    The model runs each text alone, so that padding or batch mates that reached a logit would show.
+
+    Args:
+        rows: token ids, special tokens included.
+    """
+    import torch
+
+    exported = OnnxClassifier(graph).logits(rows, token_budget)
+    with torch.inference_mode():
+        original = np.concatenate([model(input_ids=torch.tensor([list(row)])).logits.numpy() for row in rows])
+    return Parity(
+        rows=len(rows),
+        largest_difference=float(np.abs(exported - original).max()),
+        argmax_agreement=float((exported.argmax(axis=1) == original.argmax(axis=1)).mean()),
+    )

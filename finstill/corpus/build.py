@@ -186,10 +186,10 @@ def _require_usable(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
             f"every labelled row of the corpus is '{classes.pop()}'",
             remedy="A classifier needs at least two classes: add rows of the others, or leave corpus.label out",
         )
-    for split in SPLITS:
-        if not any(entry.split == split for entry in entries.values()):
+    for name in SPLITS:
+        if not any(entry.split == name for entry in entries.values()):
             raise InputError(
-                f"none of the {len(entries):,} texts is in the split '{split}'",
+                f"none of the {len(entries):,} texts is in the split '{name}'",
                 remedy="Add texts, or name the missing split's rows in the split column",
             )
 

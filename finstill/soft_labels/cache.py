@@ -1,46 +1,50 @@
 """The cache of a teacher's logits: plain Parquet, one folder a teacher.
 
 ``<root>/<fingerprint>/part-<digest>.parquet`` holds the rows and ``<root>/<fingerprint>/teacher.json`` names the
-teacher. The set of rows is what counts: parts may be added, merged or repeated in any order. A part is never changed,
-and its name is the BLAKE2b digest of its bytes, so that two runs that write the same rows write the same file, and a
-damaged part no longer matches its name.
+teacher. The set of rows is what counts: parts may be added, merged or repeated in any order. ``docs/cache.md``
+describes the format for other readers.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 from pyarrow import fs
 
 from finstill.errors import InputError
 from finstill.files import whole_file
-from finstill.text import KEY_BYTES
-
-if TYPE_CHECKING:
-    import polars as pl
+from finstill.soft_labels.joins import absent_positions, cached_logits
+from finstill.soft_labels.part import PART_FORMAT, all_finite, decode_part, encode_part, logits_schema
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "teacher.json"
 
+Answer = TypeVar("Answer")
 
-def logits_schema(classes: int) -> pa.Schema:
-    """Return the columns of a part for a teacher with `classes` classes; logits stand in the teacher's label order."""
-    return pa.schema(
-        [
-            pa.field("key", pa.binary(KEY_BYTES), nullable=False),
-            pa.field("logits", pa.list_(pa.float32(), classes), nullable=False),
-            pa.field("n_tokens", pa.int32(), nullable=False),
-            pa.field("truncated", pa.bool_(), nullable=False),
-        ]
-    )
+
+class DamagedPartError(InputError):
+    """A part of a cache must not be read.
+
+    Args:
+        part: its path in the cache's file system.
+        problem: what is wrong with it.
+        place: its path, for people.
+    """
+
+    def __init__(self, part: str, problem: str, place: str):
+        super().__init__(
+            f"this part of the cache is damaged: {problem}",
+            where=place,
+            remedy="Run `finstill cache verify --quarantine` to set it aside; its texts are then labelled again",
+        )
+        self.part = part
+        self.problem = problem
 
 
 class SoftLabelCache:
@@ -48,121 +52,224 @@ class SoftLabelCache:
 
     Args:
         root: a folder, or the URL of a place in an object store that pyarrow knows (``s3://bucket/prefix``,
-            ``gs://...``).
+            ``gs://...``; `pyarrow.fs.FileSystem.from_uri` lists the options of each).
         fingerprint: the teacher's; see `finstill.teacher.fingerprint`.
         labels: the teacher's class names, in the order of its logits.
+        about: what people want to know of the teacher (source, revision, maximum length, precision). It is written
+            once, with the first row's folder, and never compared.
 
     Raises:
-        InputError: the place holds another format's rows, or another label order under this fingerprint.
+        InputError: the root cannot be opened, or holds another format's rows or another label order under this
+            fingerprint.
     """
 
-    def __init__(self, root: str | Path, fingerprint: str, labels: Sequence[str]):
-        self._filesystem, base = _open_root(root)
-        self._folder = PurePosixPath(base) / fingerprint
-        self._where = f"{root}/{fingerprint}"
+    def __init__(
+        self, root: str | Path, fingerprint: str, labels: Sequence[str], about: Mapping[str, str] | None = None
+    ):
+        self.filesystem, base = open_root(root)
+        self.fingerprint = fingerprint
         self.labels = tuple(labels)
+        self.folder = PurePosixPath(base) / fingerprint
         self.schema = logits_schema(len(self.labels))
-        self._describe(fingerprint)
+        self._describe(about or {})
+
+    @classmethod
+    def open(cls, root: str | Path, fingerprint: str) -> SoftLabelCache:
+        """Return the cache of a teacher whose folder exists, with the labels it was made with.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        filesystem, base = open_root(root)
+        return cls(root, fingerprint, _read_description(filesystem, PurePosixPath(base) / fingerprint)["labels"])
+
+    @property
+    def where(self) -> str:
+        """The folder, for people: an object store's without the credentials that its URL may carry."""
+        return self._place(self.folder)
+
+    def description(self) -> dict[str, Any]:
+        """Return what ``teacher.json`` says: format, fingerprint, labels and about."""
+        return _read_description(self.filesystem, self.folder)
+
+    def part_files(self) -> list[fs.FileInfo]:
+        """Return path, size and time of every part, sorted by path."""
+        listing = self._list()
+        # A listing made while a compaction swaps parts may hold neither the old ones nor the new. The next one holds
+        # the new, so that two listings in a row with the same parts are complete.
+        while (again := self._list()).keys() != listing.keys():
+            listing = again
+        return list(again.values())
 
     def parts(self) -> list[str]:
         """Return the paths of all parts in the cache's file system, sorted."""
-        listing = self._filesystem.get_file_info(fs.FileSelector(str(self._folder), allow_not_found=True))
-        return sorted(
-            info.path for info in listing if info.base_name.startswith("part-") and info.extension == "parquet"
-        )
+        return [info.path for info in self.part_files()]
 
     def append(self, rows: pa.Table) -> str:
-        """Add `rows` as one part and return its path; when this returns, they are on disk for good.
+        """Add `rows` as one part and return its path; when this returns, they are stored for good.
 
         Raises:
-            InputError: a logit is not finite: the teacher, not the text, is broken, and nothing is written.
-            OSError: the disk is full or the place cannot be written to; the cache is as it was.
+            InputError: a logit is not finite: the teacher, not the text, is broken; or the disk is full or the place
+                cannot be written to. The cache is as it was.
         """
         rows = rows.cast(self.schema)
-        if not np.isfinite(rows["logits"].combine_chunks().flatten().to_numpy()).all():
-            raise InputError(
-                "the teacher gave a logit that is not finite; the window was not stored", where=self._where
-            )
-        sink = pa.BufferOutputStream()
-        pq.write_table(rows, sink, write_page_checksum=True)
-        content = sink.getvalue()
-        name = f"part-{hashlib.blake2b(content, digest_size=16).hexdigest()}.parquet"
-        return self._put(name, content)
+        if not all_finite(rows):
+            raise InputError("the teacher gave a logit that is not finite; the window was not stored", where=self.where)
+        return self.put(*encode_part(rows))
 
     def unseen(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Return the positions in `keys` of the texts that the cache holds no row of: int64, ascending.
 
         A text that stands several times in `keys` counts once, at its first position.
-        """
-        import polars as pl
 
-        wanted = _key_frame(keys).with_row_index("position").unique("key", keep="first")
-        missing = wanted.join(self._scan().select("key"), on="key", how="anti")
-        return missing.sort("position").collect(engine="streaming")["position"].to_numpy().astype(np.int64)
+        Raises:
+            DamagedPartError: a part is damaged.
+        """
+        return self.query(lambda cached: absent_positions(keys, cached))
 
     def lookup(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Return the logits of `keys` in their order: float32, (keys, classes).
 
         Raises:
             KeyError: a key has no row.
+            DamagedPartError: a part is damaged.
         """
-        import polars as pl
+        logits, found = self.query(lambda cached: cached_logits(keys, cached, len(self.labels)))
+        if not found.all():
+            raise KeyError(f"{len(found) - found.sum():,} of {len(found):,} texts have no row in {self.where}")
+        return logits
 
-        wanted = _key_frame(keys).with_row_index("position")
-        # Parts may repeat a row; all of a key's rows are equal, so any of them will do.
-        cached = self._scan().select("key", "logits").unique("key", keep="any")
-        found = wanted.join(cached, on="key", how="left").sort("position").collect(engine="streaming")
-        if missing := found["logits"].null_count():
-            raise KeyError(f"{missing:,} of {len(found):,} texts have no row in {self._where}")
-        return found["logits"].cast(pl.Array(pl.Float32, len(self.labels))).to_numpy()
+    def query(self, ask: Callable[[ds.Dataset], Answer]) -> Answer:
+        """Return what `ask` makes of all rows.
 
-    def _scan(self) -> pl.LazyFrame:
-        """Return all rows as a lazy polars frame, keys as binary."""
-        import polars as pl
+        A compaction may remove a part between its listing and its reading: `ask` then starts again, on the new parts.
 
-        parts = self.parts()
-        if not parts:
-            return pl.from_arrow(self.schema.empty_table()).lazy()  # type: ignore[union-attr]
-        if isinstance(self._filesystem, fs.LocalFileSystem):
-            return pl.scan_parquet(parts, glob=False)
-        import pyarrow.dataset as ds
+        Raises:
+            DamagedPartError: a part is damaged.
+        """
+        while True:
+            parts = self.parts()
+            try:
+                return ask(self.dataset(parts))
+            except (OSError, pa.ArrowException):
+                if set(parts) <= set(self.parts()):
+                    self.raise_if_damaged(parts)
+                    raise
 
-        return pl.scan_pyarrow_dataset(ds.dataset(parts, filesystem=self._filesystem, schema=self.schema))
+    def dataset(self, parts: Sequence[str]) -> ds.Dataset:
+        """Return the rows of `parts`, in their order."""
+        return ds.FileSystemDataset.from_paths(
+            list(parts), schema=self.schema, format=PART_FORMAT, filesystem=self.filesystem
+        )
 
-    def _describe(self, fingerprint: str) -> None:
-        description = {"format": FORMAT_VERSION, "fingerprint": fingerprint, "labels": list(self.labels)}
-        path = str(self._folder / DESCRIPTION_FILE)
-        if self._filesystem.get_file_info(path).type == fs.FileType.NotFound:
-            self._put(DESCRIPTION_FILE, json.dumps(description, indent=2).encode())
-            return
-        with self._filesystem.open_input_stream(path) as stream:
-            stored = json.loads(stream.read())
-        for field, ours in description.items():
-            if stored.get(field) != ours:
-                raise InputError(
-                    f"its {field} is {stored.get(field)}, and {ours} was expected", where=f"{self._where}/teacher.json"
-                )
+    def read_part(self, part: str) -> pa.Table | None:
+        """Return the rows of a part, each byte checked; None where a compaction has removed it.
 
-    def _put(self, name: str, content: bytes | pa.Buffer) -> str:
-        """Write one file, whole or not at all, and return its path."""
-        path = self._folder / name
-        if isinstance(self._filesystem, fs.LocalFileSystem):
-            with whole_file(Path(path)) as unfinished:
-                unfinished.write_bytes(content)
-        else:
-            # An object appears when its upload is complete, under its final name.
-            with self._filesystem.open_output_stream(str(path)) as stream:
-                stream.write(content)
+        Raises:
+            DamagedPartError: it must not be read.
+        """
+        try:
+            with self.filesystem.open_input_file(part) as file:
+                content = file.read_buffer()
+        except FileNotFoundError:
+            return None
+        try:
+            return decode_part(part, content, self.schema)
+        except ValueError as error:
+            raise DamagedPartError(part, str(error), self._place(part)) from error
+
+    def put(self, name: str, content: bytes | pa.Buffer) -> str:
+        """Write one file, whole or not at all, and return its path.
+
+        Raises:
+            InputError: the place cannot be written to; the cache is as it was.
+        """
+        path = self.folder / name
+        try:
+            if isinstance(self.filesystem, fs.LocalFileSystem):
+                with whole_file(Path(path)) as unfinished:
+                    unfinished.write_bytes(content)
+            else:
+                # An object appears when its upload is complete, under its final name.
+                with self.filesystem.open_output_stream(str(path)) as stream:
+                    stream.write(content)
+        except OSError as error:
+            raise InputError(
+                f"{len(content):,} bytes could not be written ({error.strerror or error}), and the cache is as it was",
+                where=self.where,
+                remedy="Free space or mend the permissions there, and run again: what is stored is not labelled twice",
+            ) from error
         return str(path)
 
+    def raise_if_damaged(self, parts: Sequence[str]) -> None:
+        """Check every byte of `parts`.
 
-def _open_root(root: str | Path) -> tuple[fs.FileSystem, str]:
+        Raises:
+            DamagedPartError: names the first that is damaged.
+        """
+        for part in parts:
+            self.read_part(part)
+
+    def _list(self) -> dict[str, fs.FileInfo]:
+        listing = self.filesystem.get_file_info(fs.FileSelector(str(self.folder), allow_not_found=True))
+        parts = [info for info in listing if info.base_name.startswith("part-") and info.extension == "parquet"]
+        return {info.path: info for info in sorted(parts, key=lambda info: info.path)}
+
+    def _place(self, path: str | PurePosixPath) -> str:
+        local = isinstance(self.filesystem, fs.LocalFileSystem)
+        return str(path) if local else f"{self.filesystem.type_name}://{path}"
+
+    def _describe(self, about: Mapping[str, str]) -> None:
+        """Write ``teacher.json`` where there is none, and compare what it says with what was expected."""
+        expected = {"format": FORMAT_VERSION, "fingerprint": self.fingerprint, "labels": list(self.labels)}
+        path = str(self.folder / DESCRIPTION_FILE)
+        if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            content = json.dumps({**expected, "about": dict(about)}, indent=2, ensure_ascii=False) + "\n"
+            self.put(DESCRIPTION_FILE, content.encode())
+        # Read back even so: another run may have written it at the same time.
+        stored = self.description()
+        for field, ours in expected.items():
+            if stored.get(field) != ours:
+                raise InputError(
+                    f"its {field} is {stored.get(field)}, and {ours} was expected", where=self._place(path)
+                )
+
+
+def open_root(root: str | Path) -> tuple[fs.FileSystem, str]:
+    """Return the file system of a cache's root and the path in it.
+
+    Raises:
+        InputError: the URL names no file system that pyarrow knows, or one that cannot be reached.
+    """
     if "://" not in str(root):
-        return fs.LocalFileSystem(), os.path.abspath(root)
-    return fs.FileSystem.from_uri(str(root))
+        return fs.LocalFileSystem(), str(Path(root).absolute())
+    try:
+        return fs.FileSystem.from_uri(str(root))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"'{str(root).partition('://')[0]}://...' cannot be opened as a cache: {error}",
+            remedy="Give a folder, or a URL such as s3://bucket/prefix?region=eu-west-1",
+        ) from error
 
 
-def _key_frame(keys: pa.ChunkedArray) -> pl.LazyFrame:
-    import polars as pl
+def teachers(root: str | Path) -> list[str]:
+    """Return the fingerprints of all teachers that have a folder in `root`, sorted."""
+    filesystem, base = open_root(root)
+    folders = filesystem.get_file_info(fs.FileSelector(base, allow_not_found=True))
+    descriptions = filesystem.get_file_info([f"{folder.path}/{DESCRIPTION_FILE}" for folder in folders])
+    return sorted(
+        folder.base_name
+        for folder, description in zip(folders, descriptions, strict=True)
+        if description.type == fs.FileType.File
+    )
 
-    return pl.from_arrow(pa.table({"key": keys})).lazy()  # type: ignore[union-attr]
+
+def _read_description(filesystem: fs.FileSystem, folder: PurePosixPath) -> dict[str, Any]:
+    path = str(folder / DESCRIPTION_FILE)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return json.loads(stream.read())
+    except FileNotFoundError as error:
+        raise InputError(f"there is no {DESCRIPTION_FILE}: no teacher's cache", where=str(folder)) from error
+    except ValueError as error:
+        raise InputError(f"it is not JSON ({error})", where=path) from error

@@ -1,4 +1,4 @@
-"""The teacher pass: every text of a token table gets its logits, and only texts the cache has not seen cost anything."""
+"""The teacher pass: every text of a token table gets its logits, and only texts that the cache lacks cost anything."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from finstill.text import KEY_BYTES
 WINDOW_ROWS = 1024
 """Rows labelled between two parts: what a killed run loses at most. Sorting by length needs no more."""
 
+LOOKUP_ROWS = 1 << 20
+"""Rows whose logits are looked up at a time: each such window scans the cache once."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +35,7 @@ class LabellingReport:
 
     @property
     def hit_rate(self) -> float:
-        return 1 - self.labelled / self.rows
+        return 1 - self.labelled / max(self.rows, 1)
 
 
 def label_texts(
@@ -42,6 +45,8 @@ def label_texts(
     token_budget: int,
 ) -> LabellingReport:
     """Make `cache` hold a row for each row of the token table `tokens`.
+
+    Memory holds a window at a time, beside a key (16 bytes) and at most a position (8 bytes) for each row.
 
     Args:
         tokens: Parquet with the columns of `finstill.tokens.TOKENS_SCHEMA`.
@@ -56,28 +61,54 @@ def label_texts(
     teacher = open_teacher()
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
     for window in _windows(tokens, unseen):
-        logits = teacher.logits(window["input_ids"].to_pylist(), token_budget, advance)
-        values = pa.array(logits.astype(np.float32, copy=False).ravel())
-        column = pa.FixedSizeListArray.from_arrays(values, logits.shape[1])
-        rows = {"key": window["key"], "logits": column}
-        cache.append(pa.table({**rows, "n_tokens": window["n_tokens"], "truncated": window["truncated"]}))
+        cache.append(label_window(window, teacher, token_budget, advance))
     return LabellingReport(len(keys), len(unseen))
 
 
+def label_window(
+    window: pa.Table,
+    teacher: OnnxClassifier,
+    token_budget: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> pa.Table:
+    """Return the rows of one part for a window of a token table: a function of its texts and the teacher alone.
+
+    Args:
+        window: the columns of `finstill.tokens.TOKENS_SCHEMA`.
+        advance: called with the number of rows of each batch when it is done.
+    """
+    logits = teacher.logits(window["input_ids"].to_pylist(), token_budget, advance)
+    columns = {"key": window["key"], "logits": _logits_column(logits)}
+    return pa.table({**columns, "n_tokens": window["n_tokens"], "truncated": window["truncated"]})
+
+
 def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None:
-    """Write a row of logits for each row of `tokens`, in their order, to the Parquet file `path`."""
+    """Write a row of logits for each row of `tokens`, in their order, to the Parquet file `path`.
+
+    Memory holds the keys (16 bytes a row) and `LOOKUP_ROWS` rows of logits.
+
+    Raises:
+        KeyError: a text has no row in the cache.
+    """
     keys = pq.read_table(tokens, columns=["key"])["key"]
-    logits = cache.lookup(keys)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(logits.ravel()), logits.shape[1])
-    schema = pa.schema([pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", column.type)])
     # Students find the class names beside the numbers, and need not ask the teacher.
-    schema = schema.with_metadata({"labels": "\n".join(cache.labels)})
-    with whole_file(path) as unfinished:
-        pq.write_table(pa.table({"key": keys, "logits": column}, schema=schema), unfinished)
+    schema = pa.schema(
+        [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", cache.schema.field("logits").type)],
+        metadata={"labels": "\n".join(cache.labels)},
+    )
+    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+        for start in range(0, len(keys), LOOKUP_ROWS):
+            window = keys.slice(start, LOOKUP_ROWS)
+            writer.write_table(pa.table([window, _logits_column(cache.lookup(window))], schema=schema))
+
+
+def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
+    """Return float32 logits, (rows, classes), as a column of lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32, copy=False).ravel()), logits.shape[1])
 
 
 def _windows(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
-    """Yield the rows of `tokens` at the ascending `positions` in tables of `WINDOW_ROWS`, reading each row group once."""
+    """Yield the rows of `tokens` at the ascending `positions` in tables of `WINDOW_ROWS`; each row is read once."""
     pending: list[pa.Table] = []
     pending_rows = start = 0
     with pq.ParquetFile(tokens) as file:

@@ -106,12 +106,15 @@ def load_classifier(folder: Path) -> PreTrainedModel:
     import torch
     from transformers import AutoModelForSequenceClassification
 
+    from finstill.quiet import quiet_transformers
+
     if not (folder / "config.json").is_file():
         raise InputError("there is no config.json", where=folder, remedy="Give a folder saved by save_pretrained")
     try:
-        model, loading = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
-        )
+        with quiet_transformers():
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", where=folder) from error
     if missing := sorted(loading["missing_keys"]):
@@ -128,4 +131,4 @@ def load_classifier(folder: Path) -> PreTrainedModel:
 
 def class_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return a classifier's class names in the order of its logits."""
-    return tuple(model.config.id2label[i] for i in range(model.config.num_labels))
+    return tuple(name for _, name in sorted(model.config.id2label.items()))

@@ -1,0 +1,60 @@
+"""The rows a student or a teacher learns from, joined from the tables of the stages before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from finstill.corpus.splits import SPLITS
+from finstill.distil.loss import NO_LABEL
+from finstill.tasks import Task, task_logits
+from finstill.training import TrainingRows
+
+
+def training_rows(
+    corpus: Path, tokens: Path, task: Task, teacher_logits: Path | None = None
+) -> dict[str, TrainingRows]:
+    """Return the rows of each split, in the corpus's order.
+
+    Args:
+        corpus, tokens, teacher_logits: Parquet files of one row a text, in the same order.
+        task: gives labels their numbers, and the teacher's classes their labels.
+
+    Raises:
+        ValueError: the tables are not of the same corpus: one was made again and the others were not.
+    """
+    columns = pq.read_table(corpus, columns=["key", "label", "split"])
+    ids = pq.read_table(tokens, columns=["key", "input_ids"])
+    _require_same_rows(columns, ids, tokens)
+    labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    logits = None
+    if teacher_logits is not None:
+        table = pq.read_table(teacher_logits)
+        _require_same_rows(columns, table, teacher_logits)
+        logits = task_logits(_matrix(table["logits"]), task, read_teacher_labels(table.schema))
+    rows = ids["input_ids"].to_pylist()
+    splits = columns["split"].to_numpy()
+    chosen = {split: np.flatnonzero(splits == split) for split in SPLITS}
+    return {
+        split: TrainingRows([rows[i] for i in at], labels[at], None if logits is None else logits[at])
+        for split, at in chosen.items()
+    }
+
+
+def read_teacher_labels(schema: pa.Schema) -> list[str]:
+    """Return the class names that stand in the metadata of a table of teacher logits."""
+    return schema.metadata[b"labels"].decode().split("\n")
+
+
+def _matrix(logits: pa.ChunkedArray) -> np.ndarray:
+    flat = logits.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(logits), -1)
+
+
+def _require_same_rows(corpus: pa.Table, other: pa.Table, path: Path) -> None:
+    if not corpus["key"].equals(other["key"]):
+        raise ValueError(f"{path.name} is not of this corpus: materialize it again")

@@ -1,0 +1,144 @@
+"""Measuring one packaged student on the test split, beside its teacher."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finstill.distil.loss import NO_LABEL
+from finstill.evaluation.metrics import agreement, divergence, quality
+from finstill.evaluation.speed import Contender, Speed, compare_speed
+from finstill.files import read_json, whole_folder, write_json
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.package import Package
+from finstill.teacher.export import TeacherGraph
+from finstill.training import TrainingRows
+
+EVALUATION_FILE = "evaluation.json"
+PREDICTIONS_FILE = "predictions.npz"
+
+STUDENT_TOKEN_BUDGET = 1024
+SPEED_SAMPLE = 64
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of one classifier.
+
+    Attributes:
+        name: the recipe's, or `teacher`.
+        digest: of the package, or the teacher's fingerprint.
+        test_rows, labelled_rows: of the test split.
+        quality: `finstill.evaluation.metrics.quality` over the labelled rows, None where there are none.
+        agreement: share of test rows with the teacher's class.
+        divergence: mean KL from the teacher, nats.
+        parameters: number of weights.
+        megabytes: of the ONNX graph, 10^6 bytes.
+        speed: one thread.
+    """
+
+    name: str
+    digest: str
+    test_rows: int
+    labelled_rows: int
+    quality: dict[str, Any] | None
+    agreement: float
+    divergence: float
+    parameters: int
+    megabytes: float
+    speed: Speed
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
+        return cls(**{**values, "speed": Speed(**values["speed"])})
+
+
+@dataclass(frozen=True)
+class StudentEvaluation:
+    """A student's evaluation, its teacher's in the same run, and what both said of each test row.
+
+    Attributes:
+        labels: int64, (test rows,), `NO_LABEL` where a row has none.
+        logits, teacher_logits: float32, (test rows, task labels).
+    """
+
+    student: Evaluation
+    teacher: Evaluation
+    labels: np.ndarray
+    logits: np.ndarray
+    teacher_logits: np.ndarray
+
+    @classmethod
+    def read(cls, folder: Path) -> StudentEvaluation:
+        values = read_json(folder / EVALUATION_FILE)
+        with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as arrays:
+            predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits")}
+        return cls(Evaluation.from_dict(values["student"]), Evaluation.from_dict(values["teacher"]), **predictions)
+
+
+def evaluate_student(
+    package: Package, teacher: TeacherGraph, test: TrainingRows, teacher_token_budget: int, folder: Path
+) -> StudentEvaluation:
+    """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
+
+    Quality comes from the package's own graph, run as a user runs it, and not from the checkpoint.
+
+    Args:
+        test: the rows of the test split, with the teacher's logits over the task's labels.
+    """
+    assert test.teacher_logits is not None
+    one_thread = OnnxClassifier(package.graph, threads=1)
+    logits = one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+    contenders = [
+        Contender(one_thread, STUDENT_TOKEN_BUDGET),
+        Contender(OnnxClassifier(teacher.graph, threads=1), teacher_token_budget),
+    ]
+    speed, teacher_speed = compare_speed(contenders, test.input_ids[:SPEED_SAMPLE])
+    subjects = (
+        (package.name, package.digest, package, logits, speed),
+        ("teacher", teacher.fingerprint, teacher, test.teacher_logits, teacher_speed),
+    )
+    student_evaluation, teacher_evaluation = (
+        _evaluation(name, digest, subject, scores, pace, package.labels, test)
+        for name, digest, subject, scores, pace in subjects
+    )
+    with whole_folder(folder) as unfinished:
+        np.savez(
+            unfinished / PREDICTIONS_FILE, labels=test.labels, logits=logits, teacher_logits=test.teacher_logits
+        )
+        write_json(
+            unfinished / EVALUATION_FILE,
+            {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)},
+        )
+    return StudentEvaluation(student_evaluation, teacher_evaluation, test.labels, logits, test.teacher_logits)
+
+
+def _evaluation(
+    name: str,
+    digest: str,
+    subject: Package | TeacherGraph,
+    logits: np.ndarray,
+    speed: Speed,
+    names: tuple[str, ...],
+    test: TrainingRows,
+) -> Evaluation:
+    assert test.teacher_logits is not None
+    labelled = test.labels != NO_LABEL
+    return Evaluation(
+        name=name,
+        digest=digest,
+        test_rows=len(test),
+        labelled_rows=int(labelled.sum()),
+        quality=quality(test.labels[labelled], logits[labelled], names) if labelled.any() else None,
+        agreement=agreement(logits, test.teacher_logits),
+        divergence=divergence(logits, test.teacher_logits),
+        parameters=subject.parameters,
+        megabytes=subject.graph.stat().st_size / 1e6,
+        speed=speed,
+    )

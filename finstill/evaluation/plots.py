@@ -1,0 +1,89 @@
+"""The plots a person decides from, each as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+# Okabe and Ito's colours, told apart by people of every colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
+    """Plot losses and validation scores over epochs, with the temperature where there is one."""
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    epochs = [epoch["epoch"] for epoch in history]
+    for colour, key, label in zip(COLOURS, ("loss", "validation_loss"), ("training", "validation, T = 1"), strict=False):
+        losses.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
+    losses.set(title=f"{name}: loss", xlabel="epoch", ylim=(0, None))
+    losses.legend(frameon=False, loc="upper right")
+    if any("temperature" in epoch for epoch in history):
+        temperature = losses.twinx()
+        temperature.plot(epochs, [epoch["temperature"] for epoch in history], color="#888888", linestyle="--")
+        temperature.set_ylabel("temperature (dashed)")
+        temperature.set_ylim(0, None)
+    for colour, key, label in zip(COLOURS, ("macro_f1", "agreement"), ("macro-F1", "agreement with teacher"), strict=False):
+        if any(key in epoch for epoch in history):
+            scores.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
+    scores.set(title=f"{name}: validation", xlabel="epoch", ylim=(0, 1))
+    scores.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
+def confusion_matrices(matrices: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> bytes:
+    """Plot each classifier's confusion matrix: true labels down, predicted across, shares of the true label as shade."""
+    figure = Figure(figsize=(3.4 * len(matrices), 3.2), layout="constrained")
+    for axes, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
+        counts = np.array(matrix)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            shade = "white" if shares[row, column] > 0.6 else "black"
+            axes.text(column, row, f"{count:,}", ha="center", va="center", color=shade)
+        ticks = range(len(labels))
+        axes.set(title=name, xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks)
+        axes.set_xticklabels(labels, rotation=30, ha="right")
+        axes.set_yticklabels(labels)
+    return _png(figure)
+
+
+def reliability_diagram(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+    """Plot accuracy over confidence; on the diagonal a classifier is as often right as it says."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--")
+    for colour, (name, points) in zip(COLOURS * len(bins), bins.items(), strict=False):
+        confidence, accuracy = ([point[key] for point in points] for key in ("confidence", "accuracy"))
+        sizes = np.array([point["rows"] for point in points])
+        axes.plot(confidence, accuracy, color=colour, label=name)
+        axes.scatter(confidence, accuracy, s=200 * sizes / sizes.sum(), color=colour)
+    axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False, loc="upper left")
+    return _png(figure)
+
+
+def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: str) -> bytes:
+    """Plot each classifier's quality over its texts a second on one thread."""
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, (texts_per_second, value)) in zip(COLOURS * len(points), points.items(), strict=False):
+        axes.scatter(texts_per_second, value, s=70, color=colour)
+        axes.annotate(name, (texts_per_second, value), xytext=(7, 5), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.margins(x=0.25, y=0.25)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_minor_formatter("")
+    axes.grid(alpha=0.3)
+    axes.set(title="Quality against speed", xlabel="texts a second, one thread", ylabel=measure)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()

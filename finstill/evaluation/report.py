@@ -1,0 +1,81 @@
+"""The report: one HTML file with everything in it, to read, mail or keep."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from ruamel.yaml import YAML
+from ruamel.yaml.compat import StringIO
+
+from finstill.evaluation.compare import Comparison
+from finstill.evaluation.evaluate import StudentEvaluation
+from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
+from finstill.files import whole_folder, write_json
+from finstill.profile import Profile
+
+REPORT_FILE = "report.html"
+TABLE_FILE = "comparison.json"
+
+
+def draw(
+    comparison: Comparison, histories: Mapping[str, list[dict[str, float]]], labels: tuple[str, ...]
+) -> dict[str, bytes]:
+    """Return the plots by title, as PNG.
+
+    Args:
+        histories: each student's training history by name.
+        labels: the task's labels.
+    """
+    measured = {e.name: e.quality for e in comparison.evaluations if e.quality is not None}
+    measure = "macro_f1" if measured else "agreement"
+    points = {row["name"]: (row["texts_per_second"], row[measure]) for row in comparison.table()}
+    plots = {"Quality against speed": quality_against_speed(points, measure.replace("_f1", "-F1"))}
+    if measured:
+        plots["Confusion matrices"] = confusion_matrices({n: q["confusion"] for n, q in measured.items()}, labels)
+        plots["Reliability"] = reliability_diagram({name: q["reliability"] for name, q in measured.items()})
+    for name, history in histories.items():
+        plots[f"Training of {name}"] = training_curves(history, name)
+    return plots
+
+
+def write_report(
+    comparison: Comparison,
+    students: Mapping[str, StudentEvaluation],
+    plots: Mapping[str, bytes],
+    profile: Profile,
+    corpus: Mapping[str, Any],
+    folder: Path,
+) -> Path:
+    """Write the report and its table as JSON to `folder`, whole or not at all, and return the report's path.
+
+    Args:
+        corpus: figures of the corpus to print, by name.
+    """
+    environment = Environment(
+        loader=PackageLoader("finstill.evaluation", "."), autoescape=True, undefined=StrictUndefined
+    )
+    images = {title: base64.b64encode(png).decode() for title, png in plots.items()}
+    page = environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        table=comparison.table(),
+        teacher=next(iter(students.values())).teacher,
+        images=images,
+        profile=profile,
+        profile_yaml=_yaml(profile.model_dump(mode="json")),
+        corpus=corpus,
+    )
+    with whole_folder(folder) as unfinished:
+        (unfinished / REPORT_FILE).write_text(page, encoding="utf-8")
+        verdicts = [verdict.sentence for verdict in comparison.verdicts]
+        write_json(unfinished / TABLE_FILE, {"table": comparison.table(), "verdicts": verdicts})
+    return folder / REPORT_FILE
+
+
+def _yaml(values: Mapping[str, Any]) -> str:
+    stream = StringIO()
+    YAML(typ="safe", pure=True).dump(values, stream)
+    return stream.getvalue()

@@ -1,0 +1,24 @@
+"""Every student architecture by the name that recipes use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from finstill.quiet import quiet_transformers
+from finstill.students.base import Student
+from finstill.students.lstm_attention import LstmAttention
+
+STUDENTS: dict[str, type[Student]] = {"lstm_attention": LstmAttention}
+
+# transformers' Auto classes then load a saved student by its model_type, without trust_remote_code.
+for _student in STUDENTS.values():
+    AutoConfig.register(_student.config_class.model_type, _student.config_class)
+    AutoModelForSequenceClassification.register(_student.config_class, _student)
+
+
+def load_student(folder: Path) -> Student:
+    """Return the student saved in `folder`, in evaluation mode."""
+    with quiet_transformers():
+        return AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()

@@ -1,0 +1,152 @@
+"""The int8 teacher graph: the processor's integer units do the matrix products, and batch mates never meet.
+
+Dynamic quantisation as ONNX Runtime ships it takes one activation scale for a whole batch, so that a text's logits
+move with the texts around it, and such logits cannot be kept. Here each token has its own scale, as in the vector-wise
+quantisation of LLM.int8() (Dettmers et al. 2022), and each output channel of a weight has one (Jacob et al. 2018). The
+product of integers is exact, so a token's result depends on that token alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+from onnxscript.optimizer import optimize
+from onnxscript.rewriter import pattern
+from onnxscript.rewriter.ort_fusions.mha import fuse_mha2
+from onnxscript.rewriter.ort_fusions.mha_bias import fuse_mha_bias
+from onnxscript.rewriter.ort_fusions.mha_scale import fuse_mha_scale
+from onnxscript.rewriter.ort_fusions.sdpa import fuse_sdpa
+from onnxscript.rewriter.ort_fusions.shape_optimization import rules as shape_rules
+
+from finstill.errors import InputError
+
+ZERO_POINT = 128
+"""Activations are uint8 around this: int8 ones are several times slower on AVX2."""
+
+ACTIVATION_LIMIT = 127
+
+WEIGHT_LIMIT = 64
+"""Seven bits. Without VNNI, x86 adds two uint8 x int8 products in 16 bits and saturates (vpmaddubsw); 2 * 255 * 64 is the
+most that fits, and so logits agree across processors."""
+
+SMALLEST_MAGNITUDE = 1e-20
+"""Stands for the scale of a token whose activations are all zero."""
+
+ONNX_RUNTIME = "com.microsoft"
+
+
+def quantize_teacher(float32_graph: Path, path: Path) -> None:
+    """Write the int8 version of the exported classifier `float32_graph` to `path`; embeddings and head stay float32.
+
+    Raises:
+        InputError: the graph has no linear layer to quantise.
+    """
+    model = fuse(ir.load(float32_graph))
+    if not pattern.RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model):
+        raise InputError("the graph multiplies by no constant weight: it cannot be quantised", where=float32_graph)
+    # Layers that read the same activations, as queries, keys and values do, then quantise them once.
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.RemoveUnusedNodesPass()(model)
+    ir.save(model, path)
+
+
+class Int8Linear(pattern.RewriteRuleClassBase):
+    """Computes x W, x of float32 (..., tokens, K) and W constant (K, N), with uint8 activations and int8 weights."""
+
+    def pattern(self, op: Any, x: ir.Value, weight: ir.Value) -> ir.Value:
+        return op.MatMul(x, weight)
+
+    def check(self, context: Any, x: ir.Value, weight: ir.Value) -> pattern.MatchResult:
+        result = pattern.MatchResult()
+        if weight.const_value is None or weight.const_value.shape.rank() != 2:
+            result.fail("not a linear layer")
+        return result
+
+    def rewrite(self, op: Any, x: ir.Value, weight: ir.Value) -> ir.Value:
+        integers, scales = quantize_weight(weight.const_value.numpy())
+        magnitude = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]))
+        magnitude = op.Max(magnitude, op.Constant(value_float=SMALLEST_MAGNITUDE))
+        levels = op.Mul(x, op.Div(op.Constant(value_float=float(ACTIVATION_LIMIT)), magnitude))
+        one = op.Constant(value_float=1.0)
+        zero_point = op.Constant(value=ir.tensor(np.uint8(ZERO_POINT)))
+        # MatMulIntegerToFloat takes one activation scale alone; 1, and the tokens' own follow.
+        product = op.MatMulIntegerToFloat(
+            op.QuantizeLinear(levels, one, zero_point),
+            op.initializer(ir.tensor(integers), name=f"{weight.name}_int8"),
+            one,
+            op.initializer(ir.tensor(scales / ACTIVATION_LIMIT), name=f"{weight.name}_scale"),
+            zero_point,
+            _domain=ONNX_RUNTIME,
+        )
+        return op.Mul(product, magnitude)
+
+
+def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 (K, N) within `WEIGHT_LIMIT` and float32 scales (N,) whose product lies nearest `weight` (K, N)."""
+    magnitude = np.maximum(np.abs(weight).max(axis=0), np.float32(SMALLEST_MAGNITUDE))
+    scales = magnitude / np.float32(WEIGHT_LIMIT)
+    return np.rint(weight / scales).astype(np.int8), scales
+
+
+def fuse(model: ir.Model) -> ir.Model:
+    """Return `model` with one attention node a layer, and its last layer computed for the token that the head reads."""
+    passes.ShapeInferencePass()(model)
+    optimize(model)
+    shape_rules.apply_to_model(model)
+    optimize(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    fuse_sdpa(model, apply_shape_inference=True)
+    for fuse_more in (fuse_mha2, fuse_mha_scale, fuse_mha_bias):
+        fuse_more(model)
+    optimize(model)
+    keep_first_token(model)
+    return model
+
+
+TOKENWISE = {"Add", "Gelu", "LayerNormalization", "MatMul"}
+"""What computes each token alone, from constants and operands with the same tokens."""
+
+
+def keep_first_token(model: ir.Model) -> None:
+    """Where the head reads the first token alone, drop the other tokens' queries and all that follows from them."""
+    nodes = list(model.graph)
+    attention = max((i for i, node in enumerate(nodes) if node.op_type == "MultiHeadAttention"), default=len(nodes))
+    head = next((i for i, node in enumerate(nodes) if i > attention and _takes_first_token(node)), None)
+    if head is None:
+        return
+    # Inputs by ONNX Runtime's ContribOperators.md; the mask is (batch, 1, queries, keys) and added to the scores.
+    query, _, _, _, _, mask = nodes[attention].inputs
+    layer = [query.producer(), *nodes[attention + 1 : head]]
+    readers = {*layer, nodes[attention], nodes[head]}
+    if any(node.op_type not in TOKENWISE or not readers.issuperset(node.outputs[0].consumers()) for node in layer):
+        return
+    computed = {node.outputs[0] for node in readers}
+    sliced: dict[ir.Value, ir.Value] = {}
+    for node in layer:
+        for i, value in enumerate(node.inputs):
+            if value.const_value is None and value not in computed:
+                if value not in sliced:
+                    sliced[value] = _first(model.graph, value, axis=1)
+                node.replace_input_with(i, sliced[value])
+    nodes[attention].replace_input_with(5, _first(model.graph, mask, axis=2))
+
+
+def _takes_first_token(node: ir.Node) -> bool:
+    if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 1:
+        return False
+    index = node.inputs[1].const_value
+    return index is not None and index.numpy().tolist() == 0
+
+
+def _first(graph: ir.Graph, value: ir.Value, axis: int) -> ir.Value:
+    """Return the first slice of `value` along `axis`, which stays."""
+    tape = ir.tape.Tape()
+    bounds = [tape.op("Constant", [], {"value_ints": [bound]}) for bound in (0, 1, axis)]
+    first = tape.op("Slice", [value, *bounds])
+    graph.insert_after(value.producer(), tape.nodes)
+    return first
