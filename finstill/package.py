@@ -90,8 +90,15 @@ def build_package(
             )
         identity = digest(unfinished / GRAPH_FILE, unfinished / TOKENIZER_FILE, *labels)
         package = Package(
-            folder, name, task, tuple(labels), teacher.max_length, teacher.fingerprint, recipe,
-            model.num_parameters(), identity,
+            folder,
+            name,
+            task,
+            tuple(labels),
+            teacher.max_length,
+            teacher.fingerprint,
+            recipe,
+            model.num_parameters(),
+            identity,
         )
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
     return package, parity

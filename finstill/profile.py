@@ -111,7 +111,7 @@ class ProfileFile(_Section):
 
 
 class Profile(ProfileFile):
-    """Everything a run is about: a profile's file, its paths absolute, named after the file. Printed in every report."""
+    """Everything a run is about: a profile's file with its paths absolute, named after it. Each report prints it."""
 
     name: str
 

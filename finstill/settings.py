@@ -68,10 +68,11 @@ def _field_names(model: type[BaseModel]) -> list[str]:
 
 def _line(document: Any, location: tuple[int | str, ...]) -> int | None:
     """Return the line, from 1, of the deepest part of `location` that stands in the document."""
-    node, line = document, None
+    node: Any = document
+    line = None
     for part in location:
         try:
-            position = node.lc.key(part) if isinstance(node, dict) else node.lc.item(part)
+            position = (node.lc.key if hasattr(node, "keys") else node.lc.item)(part)
             node = node[part]
         except (AttributeError, KeyError, IndexError, TypeError):
             break

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TrainingRows(Dataset):
+class TrainingRows(Dataset[dict[str, Any]]):
     """Texts to learn from.
 
     Attributes:
@@ -36,7 +36,7 @@ class TrainingRows(Dataset):
         teacher_logits: float32, (texts, classes), over the task's labels; None where no teacher is heard.
     """
 
-    input_ids: Sequence[Sequence[int]]
+    input_ids: list[list[int]]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
 
@@ -53,7 +53,7 @@ class TrainingRows(Dataset):
         """Return the rows that have a label."""
         chosen = np.flatnonzero(self.labels != NO_LABEL)
         return TrainingRows(
-            [self.input_ids[i] for i in chosen],
+            [self.input_ids[i] for i in chosen.tolist()],
             self.labels[chosen],
             None if self.teacher_logits is None else self.teacher_logits[chosen],
         )
@@ -130,13 +130,13 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     """Return macro-F1 over the labelled rows and, where the teacher is heard, the agreement with it."""
     logits = np.asarray(prediction.predictions)
     given = prediction.label_ids
-    labels, teacher_logits = given if isinstance(given, tuple) else (given, None)
+    labels, teacher_logits = given if isinstance(given, tuple) else (given, None)  # type: ignore[misc]
     metrics = {}
-    labelled = labels != NO_LABEL
+    labelled = np.asarray(labels) != NO_LABEL
     if labelled.any():
         metrics["macro_f1"] = macro_f1(labels[labelled], logits[labelled])
     if teacher_logits is not None:
-        metrics["agreement"] = agreement(logits, teacher_logits)
+        metrics["agreement"] = agreement(logits, np.asarray(teacher_logits))
     return metrics
 
 

@@ -8,15 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of one profile's artefacts, and the cache that all profiles share.
-
-    Attributes:
-        root: holds everything that can be made again from the profile.
-        cache: holds the soft labels, which are kept for good.
+    """The folder of one profile's artefacts: everything in it can be made again. Soft labels, which are kept for good,
+    live elsewhere.
     """
 
     root: Path
-    cache: Path
 
     @property
     def corpus(self) -> Path:

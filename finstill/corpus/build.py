@@ -95,11 +95,11 @@ def build_corpus(
             split is left without a text.
     """
     names = {label.casefold(): label for label in labels}
-    names |= {given.casefold(): label for given, label in label_names.items()}
-    for given, label in label_names.items():
-        if label not in labels:
+    names |= {given.casefold(): name for given, name in label_names.items()}
+    for given, name in label_names.items():
+        if name not in labels:
             raise InputError(
-                f"corpus.label_names maps '{given}' to '{label}', which is not one of the labels {list(labels)}"
+                f"corpus.label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}"
             )
     entries: dict[bytes, _Entry] = {}
     report = CorpusReport()
@@ -113,7 +113,7 @@ def build_corpus(
         if not text:
             report.count("text is empty", place, row.text)
             continue
-        label, split = _label(row, names, labels), _split(row)
+        label, split = _label(row, names, labels), _given_split(row)
         key = text_key(text)
         entry = entries.get(key)
         if entry is None:
@@ -152,7 +152,7 @@ def _label(row: Row, names: dict[str, str], labels: tuple[str, ...]) -> str | No
         ) from None
 
 
-def _split(row: Row) -> str | None:
+def _given_split(row: Row) -> str | None:
     if row.split is None or not row.split.strip():
         return None
     split = canonical_split(row.split)
@@ -186,10 +186,10 @@ def _require_usable(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
             f"every labelled row of the corpus is '{classes.pop()}'",
             remedy="A classifier needs at least two classes: add rows of the others, or leave corpus.label out",
         )
-    for name in SPLITS:
-        if not any(entry.split == name for entry in entries.values()):
+    for split in SPLITS:
+        if not any(entry.split == split for entry in entries.values()):
             raise InputError(
-                f"none of the {len(entries):,} texts is in the split '{name}'",
+                f"none of the {len(entries):,} texts is in the split '{split}'",
                 remedy="Add texts, or name the missing split's rows in the split column",
             )
 

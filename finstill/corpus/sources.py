@@ -106,12 +106,12 @@ def _require_columns(wanted: list[str], present: list[str], where: str | Path) -
 
 
 def _read_csv(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    def refuse(row: pyarrow.csv.InvalidRow) -> str:
-        raise InputError(
-            f"{row.actual_columns} fields, {row.expected_columns} were expected",
-            where=file.name,
-            row=None if row.number is None else row.number - 1,
-        )
+    # What the handler raises, Arrow swallows: it notes the row, and the reading below raises.
+    malformed: list[pyarrow.csv.InvalidRow] = []
+
+    def note(row: pyarrow.csv.InvalidRow) -> str:
+        malformed.append(row)
+        return "error"
 
     with file.open("r", encoding="utf-8-sig", errors="replace", newline="") as lines:
         header = next(csv.reader(lines), None)
@@ -119,7 +119,7 @@ def _read_csv(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         raise InputError("the file is empty", where=file.name)
     _require_columns(columns, header, file.name)
     # One thread, so that a malformed row knows its number; bytes, so that bad UTF-8 is found row by row.
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=refuse)
+    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
     read = pyarrow.csv.ReadOptions(use_threads=False)
     convert = pyarrow.csv.ConvertOptions(
         column_types={column: pa.binary() for column in columns},
@@ -133,7 +133,15 @@ def _read_csv(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
             for batch in batches:
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
-        raise InputError(f"not readable as CSV: {error}", where=file.name) from error
+        if not malformed:
+            raise InputError(f"not readable as CSV: {error}", where=file.name) from error
+        row = malformed[0]
+        raise InputError(
+            f"{row.actual_columns} fields, {row.expected_columns} were expected",
+            where=file.name,
+            row=None if row.number is None else row.number - 1,
+            remedy="Put a text that holds a comma in double quotes",
+        ) from error
 
 
 def _read_jsonl(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:

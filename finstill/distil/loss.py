@@ -42,7 +42,7 @@ def hard_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
 
 def distillation_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    teacher_logits: Tensor | None,
     labels: Tensor,
     *,
     alpha: float,
@@ -54,12 +54,14 @@ def distillation_loss(
     With scale T^2 the size of the soft gradient does not depend on T (Hinton et al. 2015, section 2.1).
 
     Args:
-        student_logits, teacher_logits: float, (rows, classes).
+        student_logits, teacher_logits: float, (rows, classes); the teacher's are not needed with alpha 0.
         labels: int64, (rows,), `NO_LABEL` where a row has none.
         soft_scale: `square` for T^2, `inverse_square` for 1/T^2.
     """
     hard = hard_loss(student_logits, labels)
     if alpha == 0:
         return hard
+    if teacher_logits is None:
+        raise ValueError(f"alpha is {alpha}, and there are no teacher logits")
     scale = temperature**2 if soft_scale == "square" else temperature**-2
     return alpha * scale * soft_loss(student_logits, teacher_logits, temperature) + (1 - alpha) * hard

@@ -40,7 +40,7 @@ def training_rows(
     splits = columns["split"].to_numpy()
     chosen = {split: np.flatnonzero(splits == split) for split in SPLITS}
     return {
-        split: TrainingRows([rows[i] for i in at], labels[at], None if logits is None else logits[at])
+        split: TrainingRows([rows[i] for i in at.tolist()], labels[at], None if logits is None else logits[at])
         for split, at in chosen.items()
     }
 

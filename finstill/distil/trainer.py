@@ -192,4 +192,6 @@ def _inputs_digest(
 
 def _word_embeddings(teacher_checkpoint: Path) -> np.ndarray:
     """Return the teacher's word embeddings: float32, (vocabulary, width)."""
-    return load_classifier(teacher_checkpoint).get_input_embeddings().weight.detach().numpy()
+    embedding = load_classifier(teacher_checkpoint).get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    return embedding.weight.detach().numpy()

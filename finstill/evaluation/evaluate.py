@@ -109,9 +109,7 @@ def evaluate_student(
         for name, digest, subject, scores, pace in subjects
     )
     with whole_folder(folder) as unfinished:
-        np.savez(
-            unfinished / PREDICTIONS_FILE, labels=test.labels, logits=logits, teacher_logits=test.teacher_logits
-        )
+        np.savez(unfinished / PREDICTIONS_FILE, labels=test.labels, logits=logits, teacher_logits=test.teacher_logits)
         write_json(
             unfinished / EVALUATION_FILE,
             {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)},

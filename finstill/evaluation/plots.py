@@ -18,7 +18,8 @@ def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     losses, scores = figure.subplots(1, 2)
     epochs = [epoch["epoch"] for epoch in history]
-    for colour, key, label in zip(COLOURS, ("loss", "validation_loss"), ("training", "validation, T = 1"), strict=False):
+    kinds = {"loss": "training", "validation_loss": "validation, T = 1"}
+    for colour, (key, label) in zip(COLOURS, kinds.items(), strict=False):
         losses.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
     losses.set(title=f"{name}: loss", xlabel="epoch", ylim=(0, None))
     losses.legend(frameon=False, loc="upper right")
@@ -27,7 +28,8 @@ def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
         temperature.plot(epochs, [epoch["temperature"] for epoch in history], color="#888888", linestyle="--")
         temperature.set_ylabel("temperature (dashed)")
         temperature.set_ylim(0, None)
-    for colour, key, label in zip(COLOURS, ("macro_f1", "agreement"), ("macro-F1", "agreement with teacher"), strict=False):
+    measures = {"macro_f1": "macro-F1", "agreement": "agreement with teacher"}
+    for colour, (key, label) in zip(COLOURS, measures.items(), strict=False):
         if any(key in epoch for epoch in history):
             scores.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
     scores.set(title=f"{name}: validation", xlabel="epoch", ylim=(0, 1))

@@ -45,6 +45,7 @@ class DamagedPartError(InputError):
         )
         self.part = part
         self.problem = problem
+        self.place = place
 
 
 class SoftLabelCache:

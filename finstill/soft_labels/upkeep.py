@@ -136,14 +136,10 @@ def compact(cache: SoftLabelCache) -> CompactionReport:
         if len(parts) < 2:
             continue
         rows = pa.concat_tables(parts.values())
-        try:
-            fresh = absent_positions(rows["key"], cache.dataset(kept))
-        except (OSError, pa.ArrowException):
-            cache.raise_if_damaged(kept)
-            raise
+        fresh = _absent_positions(cache, rows["key"], kept)
         if len(fresh):
             # The names of the merged parts stand in the new one, so that its digest differs from each of theirs.
-            origin = {"merged_from": digest(*parts)}
+            origin = {"merged_from": digest(*(PurePosixPath(part).name for part in parts))}
             kept.append(cache.put(*encode_part(rows.take(pa.array(fresh)).replace_schema_metadata(origin))))
             written += 1
         for part in parts:
@@ -215,6 +211,20 @@ def _groups(files: list[fs.FileInfo]) -> Iterator[list[str]]:
             yield group
             group, size = [], 0
     yield group
+
+
+def _absent_positions(cache: SoftLabelCache, keys: pa.ChunkedArray, kept: list[str]) -> np.ndarray:
+    """Return the first position of each key that stands in none of the parts `kept`: int64, ascending."""
+    while True:
+        try:
+            return absent_positions(keys, cache.dataset(kept))
+        except (OSError, pa.ArrowException):
+            # What this compaction wrote, another one at the same time may have merged.
+            present = set(cache.parts())
+            if present.issuperset(kept):
+                cache.raise_if_damaged(kept)
+                raise
+            kept = [part for part in kept if part in present]
 
 
 def _read_parts(cache: SoftLabelCache, paths: list[str]) -> dict[str, pa.Table]:

@@ -34,7 +34,8 @@ class LstmAttentionConfig(PretrainedConfig):
         pad_token_id: int = 0,
         **kwargs: Any,
     ):
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        super().__init__(**kwargs)
+        self.pad_token_id = pad_token_id
         self.vocab_size = vocab_size
         self.embedding_width = embedding_width
         self.hidden_width = hidden_width
@@ -103,7 +104,7 @@ class LstmAttention(Student):
         )
         self.attention = AdditiveAttention(width)
         self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(width, config.num_labels)
+        self.head = nn.Linear(width, len(config.id2label or ()))
         self.post_init()
 
     @classmethod

@@ -14,6 +14,7 @@ STUDENTS: dict[str, type[Student]] = {"lstm_attention": LstmAttention}
 
 # transformers' Auto classes then load a saved student by its model_type, without trust_remote_code.
 for _student in STUDENTS.values():
+    assert _student.config_class is not None
     AutoConfig.register(_student.config_class.model_type, _student.config_class)
     AutoModelForSequenceClassification.register(_student.config_class, _student)
 

@@ -131,4 +131,4 @@ def load_classifier(folder: Path) -> PreTrainedModel:
 
 def class_names(model: PreTrainedModel) -> tuple[str, ...]:
     """Return a classifier's class names in the order of its logits."""
-    return tuple(name for _, name in sorted(model.config.id2label.items()))
+    return tuple(name for _, name in sorted((model.config.id2label or {}).items()))

@@ -97,8 +97,9 @@ def export_teacher(
     )
     graph = TeacherGraph(folder, fingerprint, labels, max_length, source, revision, tuple(seen), model.num_parameters())
     description = {**asdict(graph), "folder": None}
-    if (folder / DESCRIPTION_FILE).is_file() and TeacherGraph.read(folder).fingerprint == fingerprint:
-        write_json(folder / DESCRIPTION_FILE, description)
+    existing = folder / DESCRIPTION_FILE
+    if existing.is_file() and read_json(existing)["fingerprint"] == fingerprint:
+        write_json(existing, description)
         logger.info("teacher_onnx: unchanged, fingerprint %s", fingerprint)
         return graph
     with whole_folder(folder) as unfinished:

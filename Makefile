@@ -1,0 +1,39 @@
+# make demo [PROFILE=my.yaml]   run every stage and print the table     make dev [PROFILE=my.yaml]   the Dagster UI
+# make test                     the tests                               make lint                    ruff and mypy
+# make venv                     the set-up alone
+
+PYTHON ?= python3
+PROFILE ?= embedded
+VENV := .venv
+READY := $(VENV)/ready
+
+export FINSTILL_PROFILE = $(PROFILE)
+# The environment's commands (dg calls others by name) before the machine's.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: demo dev test lint venv clean
+
+venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Finstill needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[pipeline,dev]'
+	@touch $@
+
+demo: $(READY)
+	@$(VENV)/bin/python -m pipelines.run
+
+dev: $(READY)
+	@$(VENV)/bin/python -m pipelines.dev
+
+test: $(READY)
+	$(VENV)/bin/python -m pytest
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean:
+	rm -rf $(VENV) .finstill

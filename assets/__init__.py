@@ -1,0 +1,1 @@
+"""What is made: Dagster assets and their checks, a file per stage."""

@@ -1,0 +1,68 @@
+"""Checks that stop a run where what follows would be wrong, or warn where a person should look."""
+
+from __future__ import annotations
+
+from dagster import AssetCheckResult, AssetCheckSeverity, asset_check
+
+from assets.comparison import comparison
+from assets.metadata import table
+from assets.resources import ProfileResource
+from assets.teacher import teacher_logits, teacher_onnx
+
+PARITY_TEXTS = 64
+
+
+@asset_check(asset=teacher_onnx, blocking=True)
+def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
+    """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class."""
+    import pyarrow.parquet as pq
+
+    from finstill.onnx_classifier import LARGEST_DIFFERENCE, graph_parity
+    from finstill.teacher.checkpoint import Checkpoint, load_classifier
+
+    workspace, settings = profile.workspace, profile.profile().teacher
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    rows = pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
+    graph = workspace.teacher_onnx / "model.onnx"
+    parity = graph_parity(graph, load_classifier(checkpoint.folder), rows, settings.token_budget)
+    return AssetCheckResult(
+        passed=parity.holds,
+        description=f"The largest difference of a logit is {parity.largest_difference:.2g} over {parity.rows} texts.",
+        metadata={
+            "largest_difference": parity.largest_difference,
+            "limit": LARGEST_DIFFERENCE,
+            "argmax_agreement": parity.argmax_agreement,
+        },
+    )
+
+
+@asset_check(asset=teacher_logits, blocking=True)
+def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
+    """Each text of the corpus has exactly one row of finite logits."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    workspace = profile.workspace
+    logits = pq.read_table(workspace.teacher_logits)
+    keys = pq.read_table(workspace.corpus, columns=["key"])["key"]
+    finite = bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
+    covered = logits["key"].equals(keys)
+    return AssetCheckResult(
+        passed=covered and finite,
+        description=f"{len(keys):,} texts; rows of logits in the same order: {covered}; all finite: {finite}.",
+    )
+
+
+@asset_check(asset=comparison)
+def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
+    """Each distilled student beats its directly trained twin, the 95% interval of the difference above 0."""
+    from assets.comparison import evaluated_students
+    from finstill.evaluation.compare import compare
+
+    verdicts = compare(evaluated_students(profile), profile.recipes()).verdicts
+    return AssetCheckResult(
+        passed=all(verdict.low > 0 for verdict in verdicts),
+        severity=AssetCheckSeverity.WARN,
+        description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a twin.",
+        metadata={"verdicts": table([{**vars(verdict)} for verdict in verdicts])},
+    )

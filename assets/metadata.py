@@ -1,0 +1,42 @@
+"""How things are shown on an asset's page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dagster import MetadataValue, TableColumnDep, TableColumnLineage, TableMetadataValue, TableRecord
+
+OWNERS = ["team:finstill"]
+
+CELL_CHARACTERS = 160
+
+
+def cell(text: str) -> str:
+    """Return a text of the corpus as it may stand in a table: short, and nothing that Markdown or HTML draws."""
+    short = text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
+    return short.translate(_ESCAPES)
+
+
+_ESCAPES = str.maketrans({"<": "‹", ">": "›", "`": "ʼ", "|": "¦", "[": "⁅", "]": "⁆"})
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> TableMetadataValue | str:
+    """Return rows as a table; floats are cut to four digits."""
+    if not rows:
+        return "none"
+    return MetadataValue.table([TableRecord({name: _short(value) for name, value in row.items()}) for row in rows])
+
+
+def picture(title: str, png: bytes) -> MetadataValue:
+    return MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def same_columns(upstream: str, *columns: str) -> TableColumnLineage:
+    """Return the lineage of columns taken over from the asset `upstream` as they are."""
+    return TableColumnLineage({column: [TableColumnDep(upstream, column)] for column in columns})
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,0 +1,169 @@
+"""A student from recipe to evaluation: one partition a recipe."""
+
+from typing import Any
+
+from dagster import AssetExecutionContext, DataVersion, DynamicPartitionsDefinition, MaterializeResult, asset
+
+from assets.corpus import corpus, tokens
+from assets.metadata import OWNERS, picture, table
+from assets.resources import ProfileResource
+from assets.teacher import teacher_checkpoint, teacher_logits, teacher_onnx
+
+students = DynamicPartitionsDefinition(name="students")
+
+
+@asset(
+    partitions_def=students,
+    deps=[corpus, tokens, teacher_checkpoint, teacher_logits],
+    group_name="students",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
+    from finstill.distil.rows import training_rows
+    from finstill.distil.trainer import train_student
+    from finstill.errors import InputError
+    from finstill.evaluation.plots import training_curves
+    from finstill.files import digest
+    from finstill.teacher.checkpoint import Checkpoint
+
+    name, recipes = context.partition_key, profile.recipes()
+    settings, workspace = profile.profile(), profile.workspace
+    if name not in recipes:
+        raise InputError(
+            f"there is no recipe '{name}'; it names {list(recipes)}",
+            where=settings.recipes,
+            remedy="Write the recipe, or delete the partition",
+        )
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    trained = train_student(
+        recipes[name],
+        rows["train"],
+        rows["validation"],
+        settings.task.labels,
+        Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json").folder,
+        workspace.student(name),
+        stage=f"student {name}",
+        report_to=settings.report_to,
+    )
+    return MaterializeResult(
+        metadata={
+            "recipe": table(
+                [{"setting": key, "value": str(value)} for key, value in _flat(trained.recipe.model_dump())]
+            ),
+            "rows_trained_on": trained.rows,
+            "parameters": trained.parameters,
+            "epochs": len(trained.history),
+            **{
+                f"validation_{measure}": max(epoch[measure] for epoch in trained.history)
+                for measure in ("macro_f1", "agreement")
+                if measure in trained.history[0]
+            },
+            "training": picture(f"Training of {name}", training_curves(trained.history, name)),
+            "folder": str(trained.folder),
+        },
+        data_version=DataVersion(digest(trained.folder / "model.safetensors")),
+    )
+
+
+@asset(
+    partitions_def=students,
+    deps=[student, teacher_onnx],
+    group_name="students",
+    kinds={"onnx"},
+    owners=OWNERS,
+    code_version="1",
+)
+def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """The student as a folder that runs without torch: graph, tokenizer and labels, proved equal to its checkpoint."""
+    from finstill.distil.rows import training_rows
+    from finstill.distil.trainer import TrainedStudent
+    from finstill.package import build_package
+    from finstill.teacher.export import TeacherGraph
+
+    name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
+    trained = TrainedStudent.read(workspace.student(name))
+    test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
+    package, parity = build_package(
+        trained.folder,
+        name,
+        trained.recipe.model_dump(mode="json"),
+        settings.task.name,
+        settings.task.labels,
+        TeacherGraph.read(workspace.teacher_onnx),
+        test.input_ids,
+        workspace.package(name),
+    )
+    return MaterializeResult(
+        metadata={
+            "megabytes": package.graph.stat().st_size / 1e6,
+            "largest_difference_from_checkpoint": parity.largest_difference,
+            "texts_compared": parity.rows,
+            "teacher_fingerprint": package.teacher,
+            "folder": str(package.folder),
+        },
+        data_version=DataVersion(package.digest),
+    )
+
+
+@asset(
+    partitions_def=students,
+    deps=[corpus, tokens, teacher_logits, student_package],
+    group_name="evaluation",
+    kinds={"scikitlearn"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
+    from finstill.distil.rows import training_rows
+    from finstill.evaluation.evaluate import evaluate_student
+    from finstill.evaluation.plots import confusion_matrices, reliability_diagram
+    from finstill.package import Package
+    from finstill.teacher.export import TeacherGraph
+
+    name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    result = evaluate_student(
+        Package.read(workspace.package(name)),
+        TeacherGraph.read(workspace.teacher_onnx),
+        rows["test"],
+        settings.teacher.token_budget,
+        workspace.evaluation(name),
+    )
+    both = (result.student, result.teacher)
+    metadata: dict[str, Any] = {
+        "test_texts": result.student.test_rows,
+        "test_texts_labelled": result.student.labelled_rows,
+        "agreement": result.student.agreement,
+        "divergence_nats": result.student.divergence,
+        "latency_ms": result.student.speed.latency_ms,
+        "texts_per_second": result.student.speed.texts_per_second,
+        "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
+        "megabytes": result.student.megabytes,
+    }
+    if result.student.quality is not None:
+        quality = {each.name: each.quality for each in both if each.quality is not None}
+        own = result.student.quality
+        classes = [{"class": label, **figures} for label, figures in own["classes"].items()]
+        matrices = {each: measured["confusion"] for each, measured in quality.items()}
+        bins = {each: measured["reliability"] for each, measured in quality.items()}
+        metadata |= {
+            **{measure: own[measure] for measure in ("accuracy", "macro_f1", "calibration_error")},
+            "by_class": table(classes),
+            "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
+            "reliability": picture("Reliability", reliability_diagram(bins)),
+        }
+    return MaterializeResult(metadata=metadata)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
+    """Return nested settings as dotted names and values."""
+    flat: list[tuple[str, object]] = []
+    for key, value in values.items():
+        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+    return flat

@@ -1,0 +1,143 @@
+"""The teacher: its checkpoint, its graph, and what it says of each text."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dagster import DataVersion, MaterializeResult, TableColumn, TableColumnDep, TableColumnLineage, TableSchema, asset
+
+from assets.corpus import corpus, tokens
+from assets.metadata import OWNERS, picture
+from assets.resources import ProfileResource
+
+LOGITS_COLUMNS = TableSchema(
+    [
+        TableColumn("key", "binary(16)", "the text's key"),
+        TableColumn("logits", "list<float32>", "in the teacher's label order"),
+    ]
+)
+
+LOGITS_LINEAGE = TableColumnLineage(
+    {"key": [TableColumnDep("tokens", "key")], "logits": [TableColumnDep("tokens", "input_ids")]}
+)
+
+
+@asset(deps=[corpus, tokens], group_name="teacher", kinds={"huggingface", "pytorch"}, owners=OWNERS, code_version="1")
+def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
+    """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
+    from finstill.distil.rows import training_rows
+    from finstill.evaluation.plots import training_curves
+    from finstill.files import digest
+    from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
+    from finstill.teacher.fine_tune import fine_tune
+
+    settings, workspace = profile.profile(), profile.workspace
+    checkpoint = resolve_checkpoint(settings.teacher.checkpoint, settings.teacher.revision)
+    metadata: dict[str, Any] = {"source": checkpoint.source, "revision": checkpoint.revision or "a folder has none"}
+    if settings.teacher.fine_tune is not None:
+        rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
+        folder = workspace.teacher_checkpoint / "fine_tuned"
+        history = fine_tune(
+            checkpoint,
+            settings.teacher.fine_tune,
+            rows["train"],
+            rows["validation"],
+            settings.task.labels,
+            folder,
+            seed=settings.seed,
+        )
+        checkpoint = Checkpoint(folder, checkpoint.source, checkpoint.revision)
+        metadata |= {
+            "rows_learned_from": len(rows["train"].labelled()),
+            "validation_macro_f1": max(epoch["macro_f1"] for epoch in history),
+            "training": picture("Training of the teacher", training_curves(history, "teacher")),
+        }
+    model = load_classifier(checkpoint.folder)
+    checkpoint.write(workspace.teacher_checkpoint / "checkpoint.json")
+    weights = sorted(checkpoint.folder.glob("*.safetensors")) or sorted(checkpoint.folder.glob("*.bin"))
+    return MaterializeResult(
+        metadata={
+            **metadata,
+            "classes": ", ".join(class_names(model)),
+            "parameters": model.num_parameters(),
+            "seen": ", ".join(settings.teacher.seen) or "not declared",
+            "folder": str(checkpoint.folder),
+        },
+        data_version=DataVersion(digest(*weights, *class_names(model))),
+    )
+
+
+@asset(deps=[teacher_checkpoint], group_name="teacher", kinds={"onnx"}, owners=OWNERS, code_version="1")
+def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
+    """The teacher as an ONNX graph, with the fingerprint that every logit of it is kept under.
+
+    A check proves it equal to the checkpoint on texts of the corpus before anything is labelled.
+    """
+    from finstill.tasks import class_groups
+    from finstill.teacher.checkpoint import Checkpoint
+    from finstill.teacher.export import export_teacher
+
+    settings, workspace = profile.profile(), profile.workspace
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    teacher = export_teacher(
+        checkpoint.folder,
+        workspace.teacher_onnx,
+        max_length=settings.teacher.max_length,
+        source=checkpoint.source,
+        revision=checkpoint.revision,
+        seen=settings.teacher.seen,
+    )
+    # Raised here, before the expensive stage, where the teacher's classes are not the task's.
+    class_groups(settings.task, teacher.labels)
+    return MaterializeResult(
+        metadata={
+            "fingerprint": teacher.fingerprint,
+            "classes": ", ".join(teacher.labels),
+            "megabytes": teacher.graph.stat().st_size / 1e6,
+            "folder": str(teacher.folder),
+        },
+        data_version=DataVersion(teacher.fingerprint),
+    )
+
+
+@asset(
+    deps=[tokens, teacher_onnx],
+    group_name="teacher",
+    kinds={"onnx", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+    pool="teacher",
+    metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
+)
+def teacher_logits(profile: ProfileResource) -> MaterializeResult:
+    """What the teacher says of each text of the corpus: only texts that the cache has not seen reach it."""
+    from finstill.files import digest
+    from finstill.onnx_classifier import OnnxClassifier
+    from finstill.soft_labels.cache import SoftLabelCache
+    from finstill.soft_labels.labelling import label_texts, write_corpus_logits
+    from finstill.teacher.export import TeacherGraph
+
+    settings, workspace = profile.profile().teacher, profile.workspace
+    teacher = TeacherGraph.read(workspace.teacher_onnx)
+    cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels)
+    started = time.monotonic()
+    report = label_texts(
+        workspace.tokens,
+        cache,
+        lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
+        settings.token_budget,
+    )
+    seconds = time.monotonic() - started
+    write_corpus_logits(workspace.tokens, cache, workspace.teacher_logits)
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": report.rows,
+            "dagster/uri": workspace.teacher_logits.as_uri(),
+            "rows_reached_by_the_teacher": report.labelled,
+            "cache_hit_rate": report.hit_rate,
+            **({"texts_per_second": report.labelled / seconds} if report.labelled else {}),
+            "cache": f"{profile.cache}/{teacher.fingerprint}",
+        },
+        data_version=DataVersion(digest(workspace.teacher_logits)),
+    )

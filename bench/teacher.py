@@ -1,0 +1,303 @@
+"""The teacher pass beside its rivals, on a BERT-base shape with the lengths of real texts.
+
+    python bench/teacher.py [--quick] [--json FILE]
+
+Speeds are texts a second from text to logits, tokenizing included. The teacher they are measured with has random
+weights; the int8 graph's fidelity is measured with the embedded encoder, fine-tuned on Financial PhraseBank, on the test
+rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from joblib import cpu_count
+from machine import (
+    MATMUL_SIZE,
+    describe_machine,
+    matmul,
+    read_arguments,
+    read_shared,
+    report,
+    take_turns,
+    times_faster,
+)
+from tokenizers import Tokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    pipeline,
+)
+
+from finstill.batching import length_sorted_batches, pad
+from finstill.evaluation.metrics import agreement, divergence
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.profile import FineTuning
+from finstill.soft_labels.cache import SoftLabelCache
+from finstill.soft_labels.labelling import label_texts
+from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
+from finstill.teacher.export import _export
+from finstill.teacher.fine_tune import fine_tune
+from finstill.teacher.int8 import fuse_teacher, quantize_teacher
+from finstill.text import KEY_BYTES, normalise, text_key
+from finstill.tokens import load_tokenizer, tokenize_corpus
+from finstill.training import TrainingRows
+
+GOALS = {
+    "float32_vs_pipeline_phrasebank": "at least 3",
+    "float32_vs_pipeline_headlines": "at least 2",
+    "float32_max_difference": "at most 1e-4",
+    "float32_vs_padded_phrasebank": "at least 4",
+    "float32_vs_padded_headlines": "at least 6",
+    "float32_vs_openvino": "at least 1",
+    "float32_vs_matmul": "at least 0.9",
+    "int8_vs_float32": "at least 2.5 with VNNI or AMX, 1.5 with AVX2 alone",
+    "int8_agreement": "at least 0.99",
+    "int8_kl": "under 0.01",
+    "int8_batch_dependence": "at most 1e-4",
+    "float32_batch_dependence": "at most 1e-4",
+    "overhead": "at most 0.05",
+}
+
+LABELS = ("negative", "neutral", "positive")
+MAX_LENGTH = 128
+TOKEN_BUDGET = 512
+BATCH_SIZE = 32
+"""Of the rivals that take rows as they come."""
+
+Logits = Callable[[list[str]], np.ndarray]
+"""From texts to float32, (texts, classes)."""
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
+    phrasebank, headlines = read_shared("financial_phrasebank"), read_shared("business_headlines")
+    size, rounds, epochs = (64, 3, 1) if arguments.quick else (384, 5, 4)
+    texts = {
+        "phrasebank": phrasebank["text"].sample(size, seed=0).to_list(),
+        "headlines": headlines["text"].sample(size, seed=0).to_list(),
+    }
+    encoder = resolve_checkpoint("embedded")
+    tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = random_teacher()
+        graphs = make_graphs(model, folder)
+        figures = compare_speed(texts, model, tokenizer, encoder, graphs, rounds)
+        figures["overhead"] = overhead(texts["phrasebank"], tokenizer, graphs["float32"], folder)
+        few = token_ids(tokenizer, texts["phrasebank"][:BATCH_SIZE])
+        dependence = {precision: batch_dependence(graphs[precision], few) for precision in ("float32", "int8")}
+
+        trained = make_graphs(train_teacher(phrasebank, tokenizer, encoder, epochs, folder / "trained"), folder)
+        rows = token_ids(tokenizer, phrasebank.filter(pl.col("split") == "test")["text"].to_list())
+        float32, int8 = (OnnxClassifier(trained[name]).logits(rows, TOKEN_BUDGET) for name in ("float32", "int8"))
+        figures["int8_agreement"] = agreement(int8, float32)
+        figures["int8_kl"] = divergence(int8, float32)
+        for precision, largest in dependence.items():
+            figures[f"{precision}_batch_dependence"] = max(largest, batch_dependence(trained[precision], rows))
+    ordered = {name: figures[name] for name in GOALS if name in figures}
+    report(ordered, GOALS, describe_machine("onnxruntime", "torch", "transformers"), arguments.json)
+
+
+def random_teacher() -> PreTrainedModel:
+    """Return a classifier of BERT-base's shape (Devlin et al. 2019: 12 layers, 768 wide)."""
+    return BertForSequenceClassification(BertConfig(num_labels=len(LABELS), id2label=dict(enumerate(LABELS)))).eval()
+
+
+def make_graphs(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
+    """Return the exporter's own graph, which the rivals run, and ours of each precision."""
+    graphs = {name: folder / f"{name}.onnx" for name in ("exported", "float32", "int8")}
+    _export(model, graphs["exported"])
+    fuse_teacher(graphs["exported"], graphs["float32"])
+    quantize_teacher(graphs["exported"], graphs["int8"])
+    return graphs
+
+
+def compare_speed(
+    texts: dict[str, list[str]],
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    encoder: Checkpoint,
+    graphs: dict[str, Path],
+    rounds: int,
+) -> dict[str, float]:
+    """Return the figures that compare speeds, and the largest difference of our logits from the pipeline's."""
+    rivals = {
+        "float32": ours(tokenizer, graphs["float32"]),
+        "pipeline": pipeline_rival(model, encoder),
+        "padded": padded_rival(encoder, graphs["exported"]),
+    }
+    figures = {}
+    differences = []
+    for corpus, sample in texts.items():
+        differences.append(np.abs(rivals["float32"](sample) - rivals["pipeline"](sample)).max())
+        seconds = take_turns({name: partial(logits, sample) for name, logits in rivals.items()}, rounds)
+        for name in ("pipeline", "padded"):
+            figures[f"float32_vs_{name}_{corpus}"] = times_faster(seconds, "float32", name)
+    figures["float32_max_difference"] = float(max(differences))
+
+    rivals = {"float32": rivals["float32"], "int8": ours(tokenizer, graphs["int8"])}
+    if find_spec("openvino"):
+        rivals["openvino"] = openvino_rival(tokenizer, graphs["exported"])
+    else:
+        print("float32_vs_openvino is left out: OpenVINO is not installed (pip install openvino)")
+    sample = texts["phrasebank"]
+    runs: dict[str, Callable[[], object]] = {name: partial(logits, sample) for name, logits in rivals.items()}
+    seconds = take_turns({**runs, "matmul": matmul()}, rounds)
+    figures["int8_vs_float32"] = times_faster(seconds, "int8", "float32")
+    if "openvino" in seconds:
+        figures["float32_vs_openvino"] = times_faster(seconds, "float32", "openvino")
+    work = useful_operations(model.config, token_ids(tokenizer, sample)) / (2 * MATMUL_SIZE**3)
+    figures["float32_vs_matmul"] = work * times_faster(seconds, "float32", "matmul")
+    return figures
+
+
+def token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+
+
+def ours(tokenizer: Tokenizer, graph: Path) -> Logits:
+    classifier = OnnxClassifier(graph)
+    return lambda texts: classifier.logits(token_ids(tokenizer, texts), TOKEN_BUDGET)
+
+
+def pipeline_rival(model: PreTrainedModel, encoder: Checkpoint) -> Logits:
+    """Return transformers' pipeline over rows as they come."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_file=str(encoder.folder / "tokenizer.json"), pad_token="[PAD]", model_max_length=MAX_LENGTH
+    )
+    classify = pipeline(
+        "text-classification", model, tokenizer=tokenizer, device="cpu", top_k=None, function_to_apply="none"
+    )
+
+    def logits(texts: list[str]) -> np.ndarray:
+        classes = classify(texts, batch_size=BATCH_SIZE, truncation=True)
+        scores = [{one["label"]: one["score"] for one in row} for row in classes]
+        return np.array([[row[label] for label in LABELS] for row in scores], np.float32)
+
+    return logits
+
+
+def padded_rival(encoder: Checkpoint, graph: Path) -> Logits:
+    """Return ONNX Runtime over rows as they come, each padded to `MAX_LENGTH`."""
+    tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
+    tokenizer.enable_padding(length=MAX_LENGTH)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cpu_count()
+    session = onnxruntime.InferenceSession(graph, options)
+
+    def logits(texts: list[str]) -> np.ndarray:
+        parts = []
+        for start in range(0, len(texts), BATCH_SIZE):
+            encodings = tokenizer.encode_batch(texts[start : start + BATCH_SIZE])
+            input_ids = np.array([encoding.ids for encoding in encodings])
+            attention_mask = np.array([encoding.attention_mask for encoding in encodings])
+            parts += session.run(["logits"], {"input_ids": input_ids, "attention_mask": attention_mask})
+        return np.concatenate(parts)
+
+    return logits
+
+
+def openvino_rival(tokenizer: Tokenizer, graph: Path) -> Logits:
+    """Return OpenVINO in float32 over our length-sorted batches."""
+    import openvino
+
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": cpu_count()}
+    compiled = openvino.compile_model(str(graph), "CPU", settings)
+
+    def logits(texts: list[str]) -> np.ndarray:
+        rows = token_ids(tokenizer, texts)
+        values = np.empty((len(rows), len(LABELS)), np.float32)
+        for batch in length_sorted_batches([len(row) for row in rows], TOKEN_BUDGET):
+            input_ids, attention_mask = pad([rows[i] for i in batch])
+            values[batch] = compiled({"input_ids": input_ids, "attention_mask": attention_mask})[0]
+        return values
+
+    return logits
+
+
+def useful_operations(config: BertConfig, rows: Sequence[Sequence[int]]) -> float:
+    """Return the multiplications and additions of matrix products that the logits of `rows` need.
+
+    Padding does not count, and neither does what no logit depends on: of the last layer all but the keys and values is
+    needed for the first token alone.
+    """
+    n = np.array([len(row) for row in rows], float)
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    keys_and_values = 2 * n * width**2
+    a_token = 2 * width**2 + 2 * width * inner + 2 * n * width
+    """Query and output projections, the two of the feed-forward block, scores and their sum over values."""
+    head = width**2 + width * config.num_labels
+    return float(2 * (layers * keys_and_values + ((layers - 1) * n + 1) * a_token + head).sum())
+
+
+def overhead(texts: list[str], tokenizer: Tokenizer, graph: Path, folder: Path) -> float:
+    """Return what a pass over `texts` takes beyond ONNX Runtime's own time, as a share of that time.
+
+    From a Parquet file of texts to rows in a cache: reading, hashing, tokenizing, batching, padding and writing.
+    """
+    teacher = OnnxClassifier(graph)
+    session, inside = teacher._session, 0.0
+
+    class Timed:
+        def run(self, *arguments: object) -> object:
+            nonlocal inside
+            started = time.perf_counter()
+            outputs = session.run(*arguments)
+            inside += time.perf_counter() - started
+            return outputs
+
+    teacher._session = Timed()
+    # A first pass over a few texts loads what is loaded once.
+    for sample in (texts[:8], texts):
+        pq.write_table(pa.table({"text": sample}), folder / "texts.parquet")
+        inside, started = 0.0, time.perf_counter()
+        normalised = [normalise(text) for text in pq.read_table(folder / "texts.parquet")["text"].to_pylist()]
+        keys = pa.array([text_key(text) for text in normalised], pa.binary(KEY_BYTES))
+        pq.write_table(pa.table({"key": keys, "text": normalised}), folder / "corpus.parquet")
+        tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
+        cache = SoftLabelCache(folder / f"cache-{len(sample)}", "0" * 32, LABELS)
+        label_texts(folder / "tokens.parquet", cache, lambda: teacher, TOKEN_BUDGET)
+        total = time.perf_counter() - started
+    return total / inside - 1
+
+
+def train_teacher(
+    phrasebank: pl.DataFrame, tokenizer: Tokenizer, encoder: Checkpoint, epochs: int, folder: Path
+) -> PreTrainedModel:
+    """Return `encoder` fine-tuned on the train rows of `phrasebank`."""
+
+    def rows(split: str) -> TrainingRows:
+        chosen = phrasebank.filter(pl.col("split") == split)
+        labels = np.array([LABELS.index(label) for label in chosen["label"]])
+        return TrainingRows(token_ids(tokenizer, chosen["text"].to_list()), labels)
+
+    fine_tune(encoder, FineTuning(epochs=epochs), rows("train"), rows("validation"), LABELS, folder, seed=0)
+    return load_classifier(folder)
+
+
+def batch_dependence(graph: Path, rows: Sequence[Sequence[int]]) -> float:
+    """Return the largest distance of a logit of `rows` in a batch, sorted or at random, from that of its text alone."""
+    classifier = OnnxClassifier(graph)
+    alone = np.concatenate([classifier.batch_logits([row]) for row in rows])
+    largest = [np.abs(classifier.logits(rows, budget) - alone).max() for budget in (TOKEN_BUDGET, 4 * TOKEN_BUDGET)]
+    order = np.random.default_rng(0).permutation(len(rows))
+    for batch in np.array_split(order, -(-len(rows) // BATCH_SIZE)):
+        largest.append(np.abs(classifier.batch_logits([rows[i] for i in batch]) - alone[batch]).max())
+    return float(max(largest))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What a deployment sets by environment variables.
+
+FINSTILL_PROFILE is the name of a built-in profile or the path of a profile's YAML file, `embedded` by default.
+FINSTILL_HOME is the folder of all artefacts, `.finstill` by default.
+FINSTILL_CACHE is the folder or object-store URL of the soft labels, `cache` in FINSTILL_HOME by default.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from finstill.errors import InputError
+
+PROFILES = Path(__file__).parent / "profiles"
+
+
+def profile_path() -> Path:
+    """Return the path of this deployment's profile.
+
+    Raises:
+        InputError: it is neither a built-in profile nor a file.
+    """
+    name = os.environ.get("FINSTILL_PROFILE", "embedded")
+    for path in (Path(name), PROFILES / f"{name}.yaml"):
+        if path.is_file():
+            return path.resolve()
+    built_in = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    raise InputError(
+        f"'{name}' is neither a file nor a built-in profile",
+        where="FINSTILL_PROFILE",
+        remedy=f"Built in are {built_in}",
+    )
+
+
+def home() -> Path:
+    return Path(os.environ.get("FINSTILL_HOME", ".finstill")).resolve()
+
+
+def cache_root() -> str:
+    return os.environ.get("FINSTILL_CACHE", str(home() / "cache"))
+
+
+def prepare_instance(profile: Path) -> Path:
+    """Point DAGSTER_HOME at the profile's own Dagster instance where it is not set, and return it.
+
+    Each profile has an instance of its own: asset keys are the same for all, and what was materialized for one says
+    nothing about another. A new instance starts from the `dagster.yaml` beside this file.
+    """
+    folder = Path(os.environ.setdefault("DAGSTER_HOME", str(home() / profile.stem / "dagster")))
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = folder / "dagster.yaml"
+    if not settings.exists():
+        shutil.copy(Path(__file__).parent / "dagster.yaml", settings)
+    return folder

@@ -1,0 +1,29 @@
+"""Jobs: the stages that people run together."""
+
+from __future__ import annotations
+
+from dagster import AssetSelection, define_asset_job
+
+from assets.comparison import champion, comparison
+from assets.corpus import corpus
+from assets.students import evaluation, student, students
+from assets.teacher import teacher_logits
+
+label = define_asset_job(
+    "label",
+    AssetSelection.assets(teacher_logits).upstream() | AssetSelection.assets(corpus),
+    description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
+)
+
+distil = define_asset_job(
+    "distil",
+    AssetSelection.assets(student).downstream() & AssetSelection.assets(evaluation).upstream(),
+    partitions_def=students,
+    description="One student from cached logits: train, package, evaluate.",
+)
+
+decide = define_asset_job(
+    "decide",
+    AssetSelection.assets(comparison, champion),
+    description="Compare all evaluated students, write the report, and promote where one is shown to be better.",
+)

@@ -1,0 +1,161 @@
+"""`python -m pipelines.run`: every stage of a profile, one after the other, with its progress on the terminal.
+
+It materializes the same assets as the Dagster UI, in the same instance, so that a run started here is looked at there.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from dagster import DagsterInstance, ExecuteInProcessResult
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from assets.resources import ProfileResource
+from assets.students import students
+from finstill.errors import InputError
+from finstill.files import read_json
+from pipelines.deployment import home, prepare_instance, profile_path
+
+console = Console(highlight=False)
+
+COLUMNS = {
+    "accuracy": ("accuracy", "{:.3f}"),
+    "macro_f1": ("macro-F1", "{:.3f}"),
+    "agreement": ("agreement", "{:.3f}"),
+    "parameters": ("parameters", "{:,}"),
+    "megabytes": ("MB", "{:,.1f}"),
+    "texts_per_second": ("texts/s", "{:,.0f}"),
+    "times_faster": ("times faster", "{:,.1f}"),
+}
+
+
+class RunFailedError(Exception):
+    """A Dagster run did not succeed; says at which step and why."""
+
+
+def main() -> int:
+    """Run all stages, print where things are, and return the exit status."""
+    try:
+        profile = profile_path()
+        os.environ["FINSTILL_PROFILE"] = str(profile)
+        prepare_instance(profile)
+        with progress_on_terminal():
+            label, decide = run_all_stages()
+    except (InputError, RunFailedError) as error:
+        console.print(f"[bold red]Stopped.[/] {escape(str(error))}", soft_wrap=True)
+        return 1
+    print_outcome(profile, label, decide)
+    return 0
+
+
+def run_all_stages() -> tuple[ExecuteInProcessResult, ExecuteInProcessResult]:
+    """Materialize every stage and return the results of the first job and the last."""
+    from pipelines.definitions import defs
+
+    profile = (defs.resources or {})["profile"]
+    assert isinstance(profile, ProfileResource)
+    recipes = list(profile.recipes())
+    # One tag for all runs of this call: the UI finds them together by it.
+    tags = {"finstill/call": uuid.uuid4().hex[:8]}
+    with DagsterInstance.get() as instance:
+        instance.add_dynamic_partitions(str(students.name), recipes)
+        label = execute("label", instance, tags)
+        for name in recipes:
+            execute("distil", instance, tags, partition=name)
+        return label, execute("decide", instance, tags)
+
+
+def execute(
+    job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
+) -> ExecuteInProcessResult:
+    """Run a job in this process, so that torch is imported once.
+
+    Raises:
+        RunFailedError: a step failed, or a blocking check did not pass.
+    """
+    from pipelines.definitions import defs
+
+    title = f"{job} {partition}" if partition else job
+    console.rule(f"[bold]{escape(title)}")
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance,
+        partition_key=partition,
+        raise_on_error=False,
+        tags=dict(tags),
+        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    if not result.success:
+        raise RunFailedError(f"{title}: {_reason(result)}")
+    return result
+
+
+def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteInProcessResult) -> None:
+    """Print the table, the verdicts, and where to look next."""
+    comparison = home() / profile.stem / "comparison"
+    outcome = read_json(comparison / "comparison.json")
+    table = Table("classifier", title=f"{profile.stem}, on the test split; speed on one thread")
+    for title, _ in COLUMNS.values():
+        table.add_column(title, justify="right")
+    for row in outcome["table"]:
+        cells = [form.format(row[key]) if row[key] is not None else "–" for key, (_, form) in COLUMNS.items()]
+        table.add_row(row["name"], *cells)
+    console.print()
+    console.print(table)
+    for sentence in [*outcome["verdicts"], _metadata(decide, "champion")["reason"]]:
+        console.print(escape(sentence), soft_wrap=True)
+    logits = _metadata(label, "teacher_logits")
+    reached, rows = logits["rows_reached_by_the_teacher"], logits["dagster/row_count"]
+    console.print(f"Texts that reached the teacher: {reached:,} of {rows:,}; the others were in the cache.")
+    console.print(f"\nReport: {comparison / 'report.html'}", soft_wrap=True)
+    command = f"make dev PROFILE={os.path.relpath(profile)}" if profile.stem != "embedded" else "make dev"
+    console.print(f"In the Dagster UI: {command}, then http://127.0.0.1:3000/runs/{decide.run_id}", soft_wrap=True)
+
+
+@contextmanager
+def progress_on_terminal() -> Iterator[None]:
+    """Show Finstill's log lines while the block runs."""
+    handler = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
+    logger = logging.getLogger("finstill")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def _metadata(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+    """Return the values that an asset's materialization in this run recorded."""
+    (event,) = [
+        event
+        for event in result.get_asset_materialization_events()
+        if event.asset_key and event.asset_key.path == [asset]
+    ]
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def _reason(result: ExecuteInProcessResult) -> str:
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            error = event.step_failure_data.error
+            while error.cause is not None:
+                error = error.cause
+            # Dagster prefixes the class name, which a person need not read where the message says it all.
+            return f"{event.step_key}: {error.message.strip().removeprefix('finstill.errors.InputError: ')}"
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    return "; ".join(f"the check {check.check_name} failed: {check.description}" for check in failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Profiles and recipes: what is wrong is named with its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from finstill.errors import InputError
+from finstill.profile import read_profile
+from finstill.students.recipe import Recipe, read_recipes
+
+PROFILE = """\
+task: risk
+corpus:
+  path: texts.csv
+  label: verdict
+  label_names: {0: no_risk, 1: risk}
+teacher:
+  checkpoint: ProsusAI/finbert
+  seen: [financial_phrasebank]
+recipes: recipes.yaml
+"""
+
+
+def write(folder: Path, content: str, name: str = "mine.yaml") -> Path:
+    (folder / name).write_text(content, encoding="utf-8")
+    return folder / name
+
+
+def test_a_profile_is_named_after_its_file_and_its_paths_start_there(tmp_path: Path) -> None:
+    profile = read_profile(write(tmp_path, PROFILE))
+    assert profile.name == "mine"
+    assert profile.corpus.path == str(tmp_path / "texts.csv")
+    assert profile.recipes == tmp_path / "recipes.yaml"
+    assert profile.corpus.label_names == {"0": "no_risk", "1": "risk"}
+    assert profile.task.labels == ("no_risk", "risk")
+
+
+def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> None:
+    assert read_profile(write(tmp_path, PROFILE)).teacher.checkpoint == "ProsusAI/finbert"
+    (tmp_path / "ProsusAI" / "finbert").mkdir(parents=True)
+    assert read_profile(write(tmp_path, PROFILE)).teacher.checkpoint == str(tmp_path / "ProsusAI" / "finbert")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("  label: verdict", "  lable: verdict", r"mine\.yaml, line 4: unknown key 'corpus\.lable'; did you mean 'label'"),
+        ("task: risk", "task: mood", r"line 1: .*there is no task 'mood'.*sentiment"),
+        ("teacher:", "teacher:\n  max_length: 4", r"line 7: 'teacher\.max_length': .*greater than or equal to 8.*4"),
+        ("  path: texts.csv\n", "", r"exactly one of 'path'"),
+        ("recipes: recipes.yaml\n", "", r"mine\.yaml: 'recipes' is missing"),
+        ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
+        ("task: risk", "task: [risk", r"not valid YAML"),
+    ],
+)
+def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_profile(write(tmp_path, PROFILE.replace(old, new)))
+
+
+def test_a_missing_profile_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"absent\.yaml: there is no such file"):
+        read_profile(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: {}\nb:\n  alfa: 0.7\n", r"line 3: unknown key 'b\.alfa'; did you mean 'alpha'"),
+        ("a:\n  alpha: 1.5\n", r"line 2: 'a\.alpha': .*less than or equal to 1.*1\.5"),
+        ("a:\n  temperature: {start: 0}\n", r"line 2: 'a\.temperature\.start': .*greater than 0"),
+        ("a:\n  shape: {layers: three}\n", r"line 2: 'a\.shape\.layers': .*valid integer.*three"),
+        ("a:\n  student: transformer_xl\n", r"line 2: 'a\.student': .*lstm_attention"),
+        ("a|b: {}\n", r"'a\|b' cannot name a recipe"),
+        ("{}\n", r"names no recipe"),
+    ],
+)
+def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_recipes(write(tmp_path, content))
+
+
+def test_a_twin_is_the_same_recipe_with_alpha_zero(tmp_path: Path) -> None:
+    recipes = read_recipes(write(tmp_path, "a: &a {alpha: 0.7, epochs: 3}\nb:\n  <<: *a\n  alpha: 0\nc: {alpha: 0}\n"))
+    assert list(recipes) == ["a", "b", "c"]
+    assert recipes["b"].is_twin_of(recipes["a"])
+    assert not recipes["c"].is_twin_of(recipes["a"])
+    assert not recipes["a"].is_twin_of(recipes["b"])
+
+
+def test_defaults_are_the_designs() -> None:
+    recipe = Recipe()
+    assert (recipe.alpha, recipe.soft_scale, recipe.shape.layers) == (0.7, "square", 3)
+    assert (recipe.temperature.schedule, recipe.temperature.start, recipe.temperature.end) == ("linear", 5, 1)

@@ -1,0 +1,158 @@
+"""The teacher: which checkpoints can be one, and that its graph is equal to it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finstill.distil.loss import NO_LABEL
+from finstill.errors import InputError
+from finstill.onnx_classifier import OnnxClassifier, graph_parity
+from finstill.profile import FineTuning
+from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
+from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.fine_tune import fine_tune
+from finstill.tokens import load_tokenizer
+from finstill.training import TrainingRows
+
+TEXTS = [
+    "Profit rose 12%",
+    "The auditor resigned and nobody has signed the accounts, which lenders noticed before shareholders did.",
+    "违约风险上升",
+    "مخاطر",
+    "🚀🚀",
+    "7",
+]
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherGraph:
+    folder = tmp_path_factory.mktemp("teacher") / "onnx"
+    return export_teacher(tiny_checkpoint, folder, max_length=64, source="test", seen=["phrasebank"])
+
+
+def token_ids(teacher: TeacherGraph, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in load_tokenizer(teacher.folder, 64).encode_batch(texts)]
+
+
+def test_the_graph_gives_what_transformers_gives_row_by_row(teacher: TeacherGraph, tiny_checkpoint: Path) -> None:
+    parity = graph_parity(teacher.graph, load_classifier(tiny_checkpoint), token_ids(teacher, TEXTS), 64)
+    assert parity.holds
+    assert parity.rows == len(TEXTS)
+
+
+def test_parity_fails_against_another_checkpoint(teacher: TeacherGraph, make_checkpoint: Callable[..., Path]) -> None:
+    other = load_classifier(make_checkpoint(seed=1))
+    assert not graph_parity(teacher.graph, other, token_ids(teacher, TEXTS), 64).holds
+
+
+def test_a_texts_logits_do_not_depend_on_its_batch(teacher: TeacherGraph) -> None:
+    rows, classifier = token_ids(teacher, TEXTS), OnnxClassifier(teacher.graph)
+    alone = np.concatenate([classifier.batch_logits([row]) for row in rows])
+    assert classifier.batch_logits(rows) == pytest.approx(alone, abs=1e-5)
+    assert classifier.logits(rows[::-1], 8)[::-1] == pytest.approx(alone, abs=1e-5)
+
+
+def test_labels_and_what_was_seen_travel_with_the_graph(teacher: TeacherGraph) -> None:
+    assert TeacherGraph.read(teacher.folder) == teacher
+    assert teacher.labels == ("positive", "negative", "neutral")
+    assert teacher.seen == ("phrasebank",)
+
+
+def test_a_teacher_that_stands_there_already_is_kept(teacher: TeacherGraph, tiny_checkpoint: Path) -> None:
+    before = teacher.graph.stat().st_mtime_ns
+    again = export_teacher(tiny_checkpoint, teacher.folder, max_length=64, source="test", seen=["phrasebank"])
+    assert again.fingerprint == teacher.fingerprint
+    assert teacher.graph.stat().st_mtime_ns == before
+
+
+def test_an_unknown_execution_provider_lists_those_there_are(teacher: TeacherGraph) -> None:
+    with pytest.raises(InputError, match=r"no TPUExecutionProvider; it has \[.*CPUExecutionProvider"):
+        OnnxClassifier(teacher.graph, provider="TPUExecutionProvider")
+
+
+class TestCheckpoint:
+    def test_a_name_that_is_neither_folder_nor_hub_name(self) -> None:
+        with pytest.raises(InputError, match="'finbert' is neither a folder nor a Hugging Face model name"):
+            resolve_checkpoint("finbert")
+
+    def test_the_hub_out_of_reach_says_what_to_do(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        with pytest.raises(InputError, match=r"'ProsusAI/finbert' cannot be fetched.*give its folder"):
+            resolve_checkpoint("ProsusAI/finbert")
+
+    def test_a_folder_without_weights(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
+        shutil.copy(tiny_checkpoint / "config.json", tmp_path)
+        with pytest.raises(InputError, match="cannot be loaded"):
+            load_classifier(tmp_path)
+
+    def test_a_folder_without_a_configuration(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"no config\.json"):
+            load_classifier(tmp_path)
+
+    def test_weights_that_are_not_finite_are_named(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
+        weights = load_file(tmp_path / "model.safetensors")
+        weights["classifier.bias"][1] = torch.nan
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(InputError, match=r"'classifier\.bias' holds values that are not finite"):
+            load_classifier(tmp_path)
+
+    def test_an_encoder_is_not_a_classifier(self) -> None:
+        with pytest.raises(InputError, match=r"classifier\.bias.*an encoder.*teacher\.fine_tune"):
+            load_classifier(resolve_checkpoint("embedded").folder)
+
+    def test_a_maximum_length_beyond_the_positions(self, make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+        short = make_checkpoint(max_position_embeddings=32)
+        with pytest.raises(InputError, match=r"max_length is 64, and the model has 32 positions"):
+            export_teacher(short, tmp_path / "onnx", max_length=64, source="test")
+        assert not (tmp_path / "onnx").exists()
+
+    def test_a_folder_without_a_tokenizer(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
+        shutil.copytree(tiny_checkpoint, tmp_path / "bare")
+        (tmp_path / "bare" / "tokenizer.json").unlink()
+        with pytest.raises(InputError, match=r"no tokenizer\.json"):
+            export_teacher(tmp_path / "bare", tmp_path / "onnx", max_length=64, source="test")
+
+
+class TestFineTuning:
+    def test_an_encoder_learns_the_rows_and_is_kept_while_they_stay(
+        self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
+    ) -> None:
+        encoder = Checkpoint(tiny_checkpoint, "test", None)
+        settings = FineTuning(epochs=4, batch_size=8, learning_rate=5e-3)
+        rows = learnable_rows(160), learnable_rows(40, seed=1)
+        labels = ("negative", "neutral", "positive")
+        history = fine_tune(encoder, settings, *rows, labels, tmp_path / "teacher", seed=1)
+        assert max(epoch["macro_f1"] for epoch in history) > 0.9
+        assert class_names(load_classifier(tmp_path / "teacher")) == labels
+        assert [file.name for file in tmp_path.iterdir()] == ["teacher"]
+        weights = tmp_path / "teacher" / "model.safetensors"
+        written = weights.stat().st_mtime_ns
+        assert fine_tune(encoder, settings, *rows, labels, tmp_path / "teacher", seed=1) == history
+        assert weights.stat().st_mtime_ns == written
+
+    def test_a_label_without_rows_is_named(
+        self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
+    ) -> None:
+        rows = learnable_rows(30)
+        rows.labels[rows.labels == 2] = NO_LABEL
+        with pytest.raises(InputError, match="no labelled row of the train split is positive"):
+            fine_tune(
+                Checkpoint(tiny_checkpoint, "test", None),
+                FineTuning(),
+                rows,
+                rows,
+                ("negative", "neutral", "positive"),
+                tmp_path / "teacher",
+                seed=1,
+            )

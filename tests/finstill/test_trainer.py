@@ -1,0 +1,153 @@
+"""Training: what a student learns from, the same student from the same seed, and going on after SIGKILL."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finstill.batching import pad
+from finstill.distil.loss import NO_LABEL
+from finstill.distil.trainer import TrainedStudent, train_student
+from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.students.registry import load_student
+from finstill.training import TrainingRows
+
+LABELS = ("negative", "neutral", "positive")
+SMALL = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
+RECIPE = Recipe(shape=SMALL, epochs=4, batch_size=16, learning_rate=0.01)
+
+Train = Callable[..., TrainedStudent]
+
+
+@pytest.fixture
+def train(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path) -> Train:
+    def run(recipe: Recipe = RECIPE, name: str = "student", rows: TrainingRows | None = None) -> TrainedStudent:
+        validation = learnable_rows(40, seed=1)
+        return train_student(
+            recipe, rows or learnable_rows(160), validation, LABELS, tiny_checkpoint, tmp_path / name / "checkpoint",
+            stage=name,
+        )
+
+    return run
+
+
+def weights(student: TrainedStudent) -> dict[str, torch.Tensor]:
+    return load_file(student.folder / "model.safetensors")
+
+
+def test_a_student_learns_from_the_teacher_alone(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    unlabelled = learnable_rows(160, unlabelled=160)
+    student = train(RECIPE.model_copy(update={"epochs": 6}), rows=unlabelled)
+    assert student.rows == 160
+    assert max(epoch["agreement"] for epoch in student.history) > 0.9
+
+
+def test_a_directly_trained_twin_reads_labelled_rows_and_no_teacher(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(160, unlabelled=60)
+    misleading = TrainingRows(rows.input_ids, rows.labels, -rows.teacher_logits)  # type: ignore[operator]
+    twin = RECIPE.model_copy(update={"alpha": 0.0, "epochs": 6})
+    student = train(twin, rows=misleading)
+    assert student.rows == 100
+    assert max(epoch["macro_f1"] for epoch in student.history) > 0.9
+    assert "agreement" not in student.history[0]
+
+
+def test_the_history_shows_the_temperature_falling(train: Train) -> None:
+    temperatures = [epoch["temperature"] for epoch in train().history]
+    assert temperatures == sorted(temperatures, reverse=True)
+    assert temperatures[0] < 5
+    assert temperatures[-1] == pytest.approx(1, abs=0.2)
+
+
+def test_the_same_seed_gives_the_same_student_and_another_seed_another(train: Train) -> None:
+    first, second = weights(train(name="a")), weights(train(name="b"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = weights(train(RECIPE.model_copy(update={"seed": 1}), name="c"))
+    assert not torch.equal(first["head.weight"], other["head.weight"])
+
+
+def test_a_student_of_the_same_inputs_is_kept_and_one_of_others_is_made_again(train: Train) -> None:
+    first = train()
+    written = (first.folder / "model.safetensors").stat().st_mtime_ns
+    assert train().inputs == first.inputs
+    assert (first.folder / "model.safetensors").stat().st_mtime_ns == written
+    assert train(RECIPE.model_copy(update={"alpha": 0.5})).inputs != first.inputs
+    assert (first.folder / "model.safetensors").stat().st_mtime_ns != written
+
+
+def test_early_stopping_keeps_the_best_epoch(train: Train, learnable_rows: Callable[..., TrainingRows]) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 30, "patience": 2})
+    student = train(recipe)
+    scores = [epoch["macro_f1"] for epoch in student.history]
+    assert len(scores) < 30
+    validation = learnable_rows(40, seed=1)
+    input_ids, mask = pad(validation.input_ids)
+    with torch.inference_mode():
+        logits = load_student(student.folder)(torch.from_numpy(input_ids), torch.from_numpy(mask)).logits.numpy()
+    from finstill.evaluation.metrics import macro_f1
+
+    assert macro_f1(validation.labels, logits) == pytest.approx(max(scores))
+
+
+CUT_OFF = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from finstill.distil.trainer import train_student
+from finstill.students.recipe import Recipe
+from finstill.training import TrainingRows
+arrays = np.load(sys.argv[1], allow_pickle=False)
+def rows(name):
+    ids = [row[:length].tolist() for row, length in zip(arrays[name + "_ids"], arrays[name + "_lengths"])]
+    return TrainingRows(ids, arrays[name + "_labels"], arrays[name + "_logits"])
+recipe = Recipe.model_validate_json(sys.argv[2])
+train_student(recipe, rows("train"), rows("validation"), ("negative", "neutral", "positive"), Path(sys.argv[3]),
+              Path(sys.argv[4]), stage="cut off")
+"""
+
+
+def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
+    train: Train, learnable_rows: Callable[..., TrainingRows], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 8, "patience": 8})
+    arrays: dict[str, np.ndarray] = {}
+    for name, rows in (("train", learnable_rows(160)), ("validation", learnable_rows(40, seed=1))):
+        arrays[f"{name}_ids"], _ = pad(rows.input_ids)
+        arrays[f"{name}_lengths"] = np.array([len(ids) for ids in rows.input_ids])
+        arrays[f"{name}_labels"] = rows.labels
+        arrays[f"{name}_logits"] = rows.teacher_logits  # type: ignore[assignment]
+    np.savez(tmp_path / "rows.npz", **arrays)
+    folder = tmp_path / "cut" / "checkpoint"
+    arguments = [str(tmp_path / "rows.npz"), recipe.model_dump_json(), str(tiny_checkpoint), str(folder)]
+    process = subprocess.Popen([sys.executable, "-c", CUT_OFF, *arguments], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(folder.parent.glob("training-*/checkpoint-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not folder.exists(), "the training ended before it was cut off"
+    resumed = train(recipe, name="cut")
+    undisturbed = train(recipe, name="undisturbed")
+    assert len(resumed.history) == len(undisturbed.history) == 8
+    ours, theirs = weights(resumed), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [child.name for child in folder.parent.iterdir()] == ["checkpoint"]
+
+
+def test_rows_without_a_label_are_marked() -> None:
+    rows = TrainingRows([[1], [2], [3]], np.array([0, NO_LABEL, 2]))
+    assert rows.labelled().input_ids == [[1], [3]]
