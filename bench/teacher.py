@@ -3,8 +3,8 @@
     python bench/teacher.py [--quick] [--json FILE]
 
 Speeds are texts a second from text to logits, tokenizing included. The teacher they are measured with has random
-weights; the int8 graph's fidelity is measured with the embedded encoder, fine-tuned on Financial PhraseBank, on the test
-rows.
+weights; the int8 graph's fidelity is measured with the embedded encoder, fine-tuned on Financial PhraseBank, on the
+test rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -84,7 +85,7 @@ Logits = Callable[[list[str]], np.ndarray]
 def main() -> None:
     arguments = read_arguments(__doc__)
     phrasebank, headlines = read_shared("financial_phrasebank"), read_shared("business_headlines")
-    size, rounds, epochs = (64, 3, 1) if arguments.quick else (384, 5, 4)
+    size, rounds, epochs = (48, 3, 1) if arguments.quick else (384, 5, 4)
     texts = {
         "phrasebank": phrasebank["text"].sample(size, seed=0).to_list(),
         "headlines": headlines["text"].sample(size, seed=0).to_list(),
@@ -93,13 +94,16 @@ def main() -> None:
     tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        print("Exporting a BERT-base and comparing speeds", flush=True)
         model = random_teacher()
         graphs = make_graphs(model, folder)
         figures = compare_speed(texts, model, tokenizer, encoder, graphs, rounds)
+        print("Measuring the pass and what batch mates change", flush=True)
         figures["overhead"] = overhead(texts["phrasebank"], tokenizer, graphs["float32"], folder)
         few = token_ids(tokenizer, texts["phrasebank"][:BATCH_SIZE])
         dependence = {precision: batch_dependence(graphs[precision], few) for precision in ("float32", "int8")}
 
+        print("Training a teacher for the int8 graph's fidelity", flush=True)
         trained = make_graphs(train_teacher(phrasebank, tokenizer, encoder, epochs, folder / "trained"), folder)
         rows = token_ids(tokenizer, phrasebank.filter(pl.col("split") == "test")["text"].to_list())
         float32, int8 = (OnnxClassifier(trained[name]).logits(rows, TOKEN_BUDGET) for name in ("float32", "int8"))
@@ -111,9 +115,9 @@ def main() -> None:
     report(ordered, GOALS, describe_machine("onnxruntime", "torch", "transformers"), arguments.json)
 
 
-def random_teacher() -> PreTrainedModel:
+def random_teacher() -> BertForSequenceClassification:
     """Return a classifier of BERT-base's shape (Devlin et al. 2019: 12 layers, 768 wide)."""
-    return BertForSequenceClassification(BertConfig(num_labels=len(LABELS), id2label=dict(enumerate(LABELS)))).eval()
+    return BertForSequenceClassification(BertConfig(id2label=dict(enumerate(LABELS)))).eval()
 
 
 def make_graphs(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
@@ -183,7 +187,7 @@ def pipeline_rival(model: PreTrainedModel, encoder: Checkpoint) -> Logits:
     )
 
     def logits(texts: list[str]) -> np.ndarray:
-        classes = classify(texts, batch_size=BATCH_SIZE, truncation=True)
+        classes: Any = classify(texts, batch_size=BATCH_SIZE, truncation=True)
         scores = [{one["label"]: one["score"] for one in row} for row in classes]
         return np.array([[row[label] for label in LABELS] for row in scores], np.float32)
 
@@ -228,7 +232,7 @@ def openvino_rival(tokenizer: Tokenizer, graph: Path) -> Logits:
     return logits
 
 
-def useful_operations(config: BertConfig, rows: Sequence[Sequence[int]]) -> float:
+def useful_operations(config: Any, rows: Sequence[Sequence[int]]) -> float:
     """Return the multiplications and additions of matrix products that the logits of `rows` need.
 
     Padding does not count, and neither does what no logit depends on: of the last layer all but the keys and values is

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.metrics import agreement, macro_f1
 from finstill.files import read_json
 from finstill.progress import progress_logger
+from finstill.quiet import quiet_transformers
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,8 @@ def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last:
         logger.info("%s: goes on from %s", stage, Path(last).name)
-    trainer.train(resume_from_checkpoint=last)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last)
     history = _epochs(trainer.state.log_history)
     shutil.rmtree(folder)
     return history

@@ -26,7 +26,8 @@ from finstill.errors import InputError
 from finstill.files import read_json
 from pipelines.deployment import home, prepare_instance, profile_path
 
-console = Console(highlight=False)
+# Where the output is no terminal, rich would fold the table into 80 columns.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),

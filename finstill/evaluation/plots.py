@@ -38,7 +38,7 @@ def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
 
 
 def confusion_matrices(matrices: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> bytes:
-    """Plot each classifier's confusion matrix: true labels down, predicted across, shares of the true label as shade."""
+    """Plot each confusion matrix: true labels down, predicted ones across, shares of the true label as shade."""
     figure = Figure(figsize=(3.4 * len(matrices), 3.2), layout="constrained")
     for axes, (name, matrix) in zip(figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True):
         counts = np.array(matrix)

@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
-from onnxscript.rewriter import pattern
 from onnxscript.rewriter.ort_fusions.mha import fuse_mha2
 from onnxscript.rewriter.ort_fusions.mha_bias import fuse_mha_bias
 from onnxscript.rewriter.ort_fusions.mha_scale import fuse_mha_scale
 from onnxscript.rewriter.ort_fusions.sdpa import fuse_sdpa
+from onnxscript.rewriter.ort_fusions.sdpa_via_mha import replace_sdpa_by_mha
 from onnxscript.rewriter.ort_fusions.shape_optimization import rules as shape_rules
+from onnxscript.rewriter.pattern import MatchResult, RewriteRuleClassBase, RewriteRuleSet
 
 from finstill.errors import InputError
 
@@ -30,8 +31,8 @@ ZERO_POINT = 128
 ACTIVATION_LIMIT = 127
 
 WEIGHT_LIMIT = 64
-"""Seven bits. Without VNNI, x86 adds two uint8 x int8 products in 16 bits and saturates (vpmaddubsw); 2 * 255 * 64 fits,
-and so logits agree across processors."""
+"""Seven bits. Without VNNI, x86 adds two uint8 x int8 products in 16 bits and saturates (vpmaddubsw): 2 * 255 * 64
+fits, so that logits agree across processors."""
 
 SMALLEST_MAGNITUDE = 1e-20
 """Stands for the scale of a token whose activations are all zero."""
@@ -46,11 +47,12 @@ def quantize_teacher(float32_graph: Path, path: Path) -> None:
         InputError: the graph has no linear layer to quantise.
     """
     model = fuse(ir.load(float32_graph))
-    if not pattern.RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model):
+    if not RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model):
         raise InputError("the graph multiplies by no constant weight: it cannot be quantised", where=float32_graph)
     # Layers that read the same activations, as queries, keys and values do, then quantise them once.
     passes.CommonSubexpressionEliminationPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.DeduplicateInitializersPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     ir.save(model, path)
 
@@ -60,14 +62,14 @@ def fuse_teacher(float32_graph: Path, path: Path) -> None:
     ir.save(fuse(ir.load(float32_graph)), path)
 
 
-class Int8Linear(pattern.RewriteRuleClassBase):
+class Int8Linear(RewriteRuleClassBase):
     """Computes x W, x of float32 (..., tokens, K) and W constant (K, N), with uint8 activations and int8 weights."""
 
     def pattern(self, op: Any, x: ir.Value, weight: Any) -> ir.Value:
         return op.MatMul(x, weight)
 
-    def check(self, context: Any, x: ir.Value, weight: Any) -> pattern.MatchResult:
-        result = pattern.MatchResult()
+    def check(self, context: Any, x: ir.Value, weight: Any) -> MatchResult:
+        result = MatchResult()
         if weight.const_value is None or weight.const_value.shape.rank() != 2:
             result.fail("not a linear layer")
         return result
@@ -82,9 +84,9 @@ class Int8Linear(pattern.RewriteRuleClassBase):
         # MatMulIntegerToFloat takes one activation scale alone; 1, and the tokens' own follow.
         product = op.MatMulIntegerToFloat(
             op.QuantizeLinear(levels, one, zero_point),
-            op.initializer(ir.tensor(integers), name=f"{weight.name}_int8"),
+            op.Constant(value=ir.tensor(integers)),
             one,
-            op.initializer(ir.tensor(scales / ACTIVATION_LIMIT), name=f"{weight.name}_scale"),
+            op.Constant(value=ir.tensor(scales / ACTIVATION_LIMIT)),
             zero_point,
             _domain=ONNX_RUNTIME,
         )
@@ -106,7 +108,7 @@ def fuse(model: ir.Model) -> ir.Model:
     optimize(model)
     passes.CommonSubexpressionEliminationPass()(model)
     fuse_sdpa(model, apply_shape_inference=True)
-    for fuse_more in (fuse_mha2, fuse_mha_scale, fuse_mha_bias):
+    for fuse_more in (fuse_mha2, fuse_mha_scale, fuse_mha_bias, replace_sdpa_by_mha):
         fuse_more(model)
     optimize(model)
     keep_first_token(model)

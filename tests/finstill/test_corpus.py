@@ -76,9 +76,7 @@ def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_duplicates_are_merged_and_a_label_found_on_any_of_them_is_kept() -> None:
-    table, report = build_corpus(
-        [*rows("Profit  rose"), *rows("Profit rose", label="positive"), *FILLER], LABELS, {}
-    )
+    table, report = build_corpus([*rows("Profit  rose"), *rows("Profit rose", label="positive"), *FILLER], LABELS, {})
     merged = [row for row in table.to_pylist() if row["text"] == "Profit rose"]
     assert [row["label"] for row in merged] == ["positive"]
     assert report.reasons["duplicate merged"] == 1

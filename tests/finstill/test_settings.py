@@ -46,7 +46,11 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("  label: verdict", "  lable: verdict", r"mine\.yaml, line 4: unknown key 'corpus\.lable'; did you mean 'label'"),
+        (
+            "  label: verdict",
+            "  lable: verdict",
+            r"mine\.yaml, line 4: unknown key 'corpus\.lable'; did you mean 'label'",
+        ),
         ("task: risk", "task: mood", r"line 1: .*there is no task 'mood'.*sentiment"),
         ("teacher:", "teacher:\n  max_length: 4", r"line 7: 'teacher\.max_length': .*greater than or equal to 8.*4"),
         ("  path: texts.csv\n", "", r"exactly one of 'path'"),

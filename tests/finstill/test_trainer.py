@@ -34,7 +34,12 @@ def train(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tm
     def run(recipe: Recipe = RECIPE, name: str = "student", rows: TrainingRows | None = None) -> TrainedStudent:
         validation = learnable_rows(40, seed=1)
         return train_student(
-            recipe, rows or learnable_rows(160), validation, LABELS, tiny_checkpoint, tmp_path / name / "checkpoint",
+            recipe,
+            rows or learnable_rows(160),
+            validation,
+            LABELS,
+            tiny_checkpoint,
+            tmp_path / name / "checkpoint",
             stage=name,
         )
 
@@ -45,9 +50,7 @@ def weights(student: TrainedStudent) -> dict[str, torch.Tensor]:
     return load_file(student.folder / "model.safetensors")
 
 
-def test_a_student_learns_from_the_teacher_alone(
-    train: Train, learnable_rows: Callable[..., TrainingRows]
-) -> None:
+def test_a_student_learns_from_the_teacher_alone(train: Train, learnable_rows: Callable[..., TrainingRows]) -> None:
     unlabelled = learnable_rows(160, unlabelled=160)
     student = train(RECIPE.model_copy(update={"epochs": 6}), rows=unlabelled)
     assert student.rows == 160

@@ -158,6 +158,17 @@ def test_readers_and_two_compactions_never_miss_a_row(
     assert errors == []
 
 
+def test_a_listing_made_while_parts_are_swapped_is_made_again(
+    cache: SoftLabelCache, make_rows: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = cache.append(make_rows(5))
+    complete = cache._list()
+    # The old parts are gone already and the merged one came too late to be seen.
+    listings = iter([{}, complete, complete])
+    monkeypatch.setattr(cache, "_list", lambda: next(listings))
+    assert cache.parts() == [part]
+
+
 def test_a_killed_run_leaves_a_temporary_file_that_the_next_compaction_removes_when_it_is_old(
     cache: SoftLabelCache, make_rows: Callable[..., pa.Table]
 ) -> None:

@@ -1,0 +1,231 @@
+"""The assets on a real Dagster instance, from a corpus of one's own to a champion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
+
+from assets import checks
+from assets.comparison import champion, comparison
+from assets.corpus import corpus, tokens
+from assets.resources import ProfileResource
+from assets.students import evaluation, student, student_package, students
+from assets.teacher import teacher_checkpoint, teacher_logits, teacher_onnx
+from finstill.corpus.splits import split_of
+from finstill.text import normalise, text_key
+
+BEFORE = [corpus, tokens, teacher_checkpoint, teacher_onnx, teacher_logits]
+PER_STUDENT = [student, student_package, evaluation]
+AFTER = [comparison, champion]
+CHECKS = [checks.graph_equals_checkpoint, checks.every_text_has_logits, checks.distilling_pays]
+
+RECIPES = """\
+small: &small
+  shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
+  epochs: 2
+small-direct:
+  <<: *small
+  alpha: 0
+"""
+
+TEXTS = {
+    "negative": "Shares fell {} points after the warning",
+    "neutral": "The meeting takes place in room {}",
+    "positive": "Profit rose {} percent on strong orders",
+}
+
+
+class Deployment:
+    """A profile with a CSV corpus and a local teacher, and the Dagster instance its assets are made in."""
+
+    def __init__(self, root: Path, checkpoint: Path, instance: DagsterInstance):
+        self.root, self.instance = root, instance
+        self.resource = ProfileResource(
+            path=str(root / "mine.yaml"), home=str(root / "home"), cache=str(root / "cache")
+        )
+        (root / "recipes.yaml").write_text(RECIPES)
+        self.write_profile(checkpoint)
+        self.write_corpus(range(40))
+
+    def write_profile(self, checkpoint: Path, task: str = "sentiment", extra: str = "") -> None:
+        (self.root / "mine.yaml").write_text(
+            f"task: {task}\ncorpus: {{path: texts.csv, text: body, label: tone}}\n"
+            f"teacher: {{checkpoint: {checkpoint}, max_length: 32{extra}}}\nrecipes: recipes.yaml\n"
+        )
+
+    def write_corpus(self, numbers: range, more: str = "") -> None:
+        lines = [f"{text.format(i)},{label}\n" for i in numbers for label, text in TEXTS.items()]
+        (self.root / "texts.csv").write_text("body,tone\n" + "".join(lines) + more)
+
+    def make(self, selection: list, partition: str | None = None, raising: bool = True) -> ExecuteInProcessResult:
+        return materialize(
+            [*BEFORE, *PER_STUDENT, *AFTER, *CHECKS],
+            selection=[key.key for key in selection],
+            instance=self.instance,
+            partition_key=partition,
+            resources={"profile": self.resource},
+            raise_on_error=raising,
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        )
+
+    def make_all(self) -> ExecuteInProcessResult:
+        names = ["small", "small-direct"]
+        self.instance.add_dynamic_partitions(str(students.name), names)
+        self.make(BEFORE)
+        for name in names:
+            self.make(PER_STUDENT, partition=name)
+        return self.make(AFTER)
+
+    def metadata(self, asset: str) -> dict:
+        event = self.instance.get_latest_materialization_event(AssetKey(asset))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return {name: value.value for name, value in event.asset_materialization.metadata.items()}
+
+    def version(self, asset: str) -> str | None:
+        event = self.instance.get_latest_materialization_event(AssetKey(asset))
+        assert event is not None
+        assert event.asset_materialization is not None
+        return (event.asset_materialization.tags or {}).get("dagster/data_version")
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Deployment]:
+    with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
+        yield Deployment(tmp_path, tiny_checkpoint, instance)
+
+
+def test_from_a_corpus_to_a_champion(deployment: Deployment) -> None:
+    assert deployment.make_all().success
+    assert deployment.metadata("corpus")["dagster/row_count"] == 120
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 120
+    assert [row["name"] for row in map(dict, _rows(deployment.metadata("comparison")["table"]))] == [
+        "teacher",
+        "small",
+        "small-direct",
+    ]
+    assert deployment.metadata("champion")["promoted"] is True
+    home = deployment.resource.workspace
+    assert (home.comparison / "report.html").is_file()
+    assert (home.champion / "current" / "model.onnx").is_file()
+    assert list(deployment.root.rglob(".unfinished-*")) == []
+
+
+def test_made_again_with_nothing_new_no_text_reaches_the_teacher_and_versions_stay(deployment: Deployment) -> None:
+    deployment.make_all()
+    stages = ["corpus", "tokens", "teacher_checkpoint", "teacher_onnx", "teacher_logits", "student", "student_package"]
+    before = {stage: deployment.version(stage) for stage in stages}
+    deployment.make_all()
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
+    assert deployment.metadata("teacher_logits")["cache_hit_rate"] == 1
+    assert {stage: deployment.version(stage) for stage in stages} == before
+    assert deployment.metadata("champion")["promoted"] is False
+
+
+def test_only_new_texts_reach_the_teacher(deployment: Deployment) -> None:
+    deployment.make(BEFORE)
+    deployment.write_corpus(range(41))
+    deployment.make(BEFORE)
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 3
+    assert deployment.metadata("teacher_logits")["dagster/row_count"] == 123
+
+
+def test_one_pass_serves_another_task_of_the_same_teacher(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    deployment.make(BEFORE)
+    deployment.write_profile(tiny_checkpoint, task="risk")
+    body = "".join(
+        f"{text.format(i)},{'risk' if label == 'negative' else 'no_risk'}\n"
+        for i in range(40)
+        for label, text in TEXTS.items()
+    )
+    (deployment.root / "texts.csv").write_text("body,tone\n" + body)
+    deployment.make_all()
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
+    assert {row["class"] for row in map(dict, _rows(deployment.metadata("evaluation")["by_class"]))} == {
+        "no_risk",
+        "risk",
+    }
+
+
+def test_bad_input_stops_the_run_and_leaves_what_was_made(deployment: Deployment) -> None:
+    deployment.make(BEFORE)
+    home = deployment.resource.workspace
+    before = {path: path.read_bytes() for path in (home.corpus, home.tokens, home.teacher_logits)}
+    deployment.write_corpus(range(40), more="Shares were bullish,bullish\n")
+    result = deployment.make(BEFORE, raising=False)
+    assert not result.success
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_key == "corpus"
+    assert "texts.csv, row 121: the label 'bullish'" in failure.step_failure_data.error.cause.message
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_teacher_whose_classes_are_not_the_tasks_stops_before_it_is_run(
+    deployment: Deployment, make_checkpoint: Callable[..., Path]
+) -> None:
+    deployment.write_profile(make_checkpoint(labels=("good", "bad", "ugly")))
+    result = deployment.make(BEFORE, raising=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_key == "teacher_onnx"
+    assert "['good', 'bad', 'ugly'] do not match" in failure.step_failure_data.error.cause.message
+    assert not (deployment.root / "cache").exists()
+
+
+def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
+    deployment: Deployment, make_checkpoint: Callable[..., Path]
+) -> None:
+    """The graph of other weights takes the graph's place between export and check, as a broken exporter would."""
+    from finstill.teacher.export import export_teacher
+
+    deployment.make([corpus, tokens, teacher_checkpoint, teacher_onnx])
+    other = export_teacher(make_checkpoint(seed=5), deployment.root / "other", max_length=32, source="x")
+    (deployment.resource.workspace.teacher_onnx / "model.onnx").write_bytes(other.graph.read_bytes())
+    result = deployment.make([teacher_onnx, teacher_logits], raising=False)
+    assert not result.success
+    assert [check.passed for check in result.get_asset_check_evaluations()] == [False]
+    assert "teacher_logits" not in {
+        event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
+    }
+
+
+def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:
+    deployment.write_corpus(
+        range(40), more="".join(f'"<img src=x onerror=alert({i})> [a](http://b)",neutral\n' for i in range(300))
+    )
+    deployment.make([corpus])
+    shown = str(deployment.metadata("corpus"))
+    assert "img src" in shown
+    assert "<img" not in shown
+    assert "](" not in shown
+
+
+def test_a_partition_without_a_recipe_is_said(deployment: Deployment) -> None:
+    deployment.make(BEFORE)
+    deployment.instance.add_dynamic_partitions(str(students.name), ["gone"])
+    result = deployment.make([student], partition="gone", raising=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert (
+        "there is no recipe 'gone'; it names ['small', 'small-direct']" in failure.step_failure_data.error.cause.message
+    )
+
+
+def test_a_given_split_is_honoured(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    rows = [(TEXTS["neutral"].format(i), "neutral", "test" if i % 3 else "train") for i in range(9)]
+    rows += [("Profit rose", "positive", "validation")]
+    lines = "".join(f"{text},{label},{split}\n" for text, label, split in rows)
+    (deployment.root / "texts.csv").write_text("body,tone,part\n" + lines)
+    profile = (deployment.root / "mine.yaml").read_text().replace("label: tone", "label: tone, split: part")
+    (deployment.root / "mine.yaml").write_text(profile)
+    deployment.make([corpus])
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(deployment.resource.workspace.corpus).to_pylist()
+    assert {row["text"]: row["split"] for row in table} == {text: split for text, _, split in rows}
+    assert any(split_of(text_key(normalise(text))) != split for text, _, split in rows)
+
+
+def _rows(table: object) -> list:
+    return [record.data for record in table.records]  # type: ignore[attr-defined]

@@ -1,0 +1,75 @@
+"""The embedded corpus: size, labels, variety."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import re
+from collections import Counter, defaultdict
+
+import pytest
+
+from finstill.text import normalise
+
+LARGEST_SHARE_OF_TRIPLES = 0.3
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict[str, str]]:
+    file = importlib.resources.files("finstill.data") / "corpus.jsonl"
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def test_size_and_columns(rows: list[dict[str, str]]) -> None:
+    assert len(rows) >= 1500
+    assert all(set(row) == {"text", "sentiment", "risk", "kind"} for row in rows)
+    assert all(row["text"] == normalise(row["text"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "least"),
+    [
+        ("sentiment", {"negative", "neutral", "positive"}, 0.25),
+        ("risk", {"risk", "no_risk"}, 0.25),
+        ("kind", {"news", "filing", "broker_note", "message"}, 0.15),
+    ],
+)
+def test_no_label_is_rare(rows: list[dict[str, str]], column: str, values: set[str], least: float) -> None:
+    counts = Counter(row[column] for row in rows)
+    assert set(counts) == values
+    assert min(counts.values()) / len(rows) >= least
+
+
+def test_risk_is_not_another_word_for_negative(rows: list[dict[str, str]]) -> None:
+    both = Counter((row["sentiment"], row["risk"]) for row in rows)
+    assert both["negative", "no_risk"] >= 50
+    assert both["neutral", "risk"] + both["positive", "risk"] >= 50
+
+
+def test_no_two_texts_are_near_duplicates(rows: list[dict[str, str]]) -> None:
+    """The Jaccard similarity of the sets of word triples, over every pair that shares one."""
+    words = [re.findall(r"\w+", row["text"].lower()) for row in rows]
+    triples = [{tuple(text[i : i + 3]) for i in range(len(text) - 2)} for text in words]
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for i, found in enumerate(triples):
+        for triple in found:
+            holders[triple].append(i)
+    shared = Counter((a, b) for texts in holders.values() for i, a in enumerate(texts) for b in texts[i + 1 :])
+    near = [
+        (rows[a]["text"], rows[b]["text"])
+        for (a, b), common in shared.items()
+        if common / len(triples[a] | triples[b]) > LARGEST_SHARE_OF_TRIPLES
+    ]
+    assert near == []
+
+
+def test_no_opening_is_used_often(rows: list[dict[str, str]]) -> None:
+    openings = Counter(" ".join(row["text"].lower().split()[:4]) for row in rows)
+    assert max(openings.values()) <= 4
+
+
+def test_risk_words_do_not_decide(rows: list[dict[str, str]]) -> None:
+    worded = [row for row in rows if re.search(r"\b(risk|default|loss|crisis|hedg)", row["text"].lower())]
+    assert sum(row["risk"] == "no_risk" for row in worded) >= 40
+    unworded_risk = [row for row in rows if row["risk"] == "risk" and row not in worded]
+    assert len(unworded_risk) >= 200

@@ -1,0 +1,257 @@
+"""Measures against values worked out by hand or by another library; the comparison; the champion."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from finstill.champion import choose_champion
+from finstill.distil.loss import NO_LABEL
+from finstill.distil.trainer import train_student
+from finstill.errors import InputError
+from finstill.evaluation.compare import compare
+from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
+from finstill.evaluation.metrics import (
+    agreement,
+    calibration_error,
+    divergence,
+    macro_f1,
+    paired_interval,
+    quality,
+)
+from finstill.evaluation.report import draw, write_report
+from finstill.package import Package, build_package
+from finstill.profile import CorpusSource, Profile, Teacher
+from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.tasks import SENTIMENT
+from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.training import TrainingRows
+
+LABELS = SENTIMENT.labels
+
+
+def one_hot(classes: list[int], confidence: float = 9.0) -> np.ndarray:
+    return (confidence * np.eye(3)[classes]).astype(np.float32)
+
+
+class TestMetrics:
+    def test_perfect_logits(self) -> None:
+        labels = np.array([0, 1, 2, 1])
+        measured = quality(labels, one_hot([0, 1, 2, 1]), LABELS)
+        assert measured["accuracy"] == measured["macro_f1"] == measured["classes"]["neutral"]["recall"] == 1
+        assert measured["confusion"] == [[1, 0, 0], [0, 2, 0], [0, 0, 1]]
+
+    def test_a_class_never_predicted_counts_nought(self) -> None:
+        # Classes 0 and 1: precision 1/2, recall 1; class 2: 0. F1 is 2/3, 2/3 and 0.
+        labels = np.array([0, 1, 2, 2])
+        assert macro_f1(labels, one_hot([0, 1, 0, 1])) == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+
+    def test_calibration_error_is_confidence_less_accuracy(self) -> None:
+        # Four rows at 80% confidence, half of them right.
+        logits = np.log(np.array([[0.8, 0.1, 0.1]] * 4, dtype=np.float32))
+        assert calibration_error(np.array([0, 0, 1, 2]), logits) == pytest.approx(0.3, abs=1e-6)
+
+    def test_divergence_is_from_teacher_to_student(self) -> None:
+        teacher = np.log(np.array([[0.75, 0.25]], np.float32))
+        student = np.log(np.array([[0.5, 0.5]], np.float32))
+        expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
+        assert divergence(student, teacher) == pytest.approx(expected, abs=1e-6)
+        assert divergence(teacher, teacher) == pytest.approx(0, abs=1e-9)
+
+    def test_agreement(self) -> None:
+        assert agreement(one_hot([0, 1, 2, 2]), one_hot([0, 1, 1, 2])) == 0.75
+
+    @given(st.integers(0, 2**32 - 1))
+    def test_the_bootstraps_macro_f1_is_scikit_learns(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        labels = random.integers(3, size=40)
+        logits, rival = random.normal(size=(2, 40, 3)).astype(np.float32)
+        difference, low, high = paired_interval(labels, logits, rival, resamples=50)
+        ours, theirs = (
+            f1_score(labels, x.argmax(1), average="macro", labels=[0, 1, 2], zero_division=0) for x in (logits, rival)
+        )
+        assert difference == pytest.approx(ours - theirs)
+        assert low <= high
+
+    def test_the_interval_of_a_rival_with_the_same_answers_is_nought(self) -> None:
+        logits = one_hot([0, 1, 2] * 20)
+        assert paired_interval(np.array([0, 1, 2] * 20), logits, 2 * logits) == (0, 0, 0)
+
+    def test_the_interval_excludes_nought_where_one_is_clearly_better(self) -> None:
+        labels = np.array([0, 1, 2] * 40)
+        difference, low, high = paired_interval(labels, one_hot(labels.tolist()), one_hot([0] * 120))
+        assert 0 < low <= difference <= high
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherGraph:
+    return export_teacher(tiny_checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="test")
+
+
+class Bench:
+    """A folder of packaged and evaluated students."""
+
+    def __init__(self, root: Path, teacher: TeacherGraph, checkpoint: Path, rows: Callable[..., TrainingRows]):
+        self.root, self.teacher, self.checkpoint, self.rows = root, teacher, checkpoint, rows
+        self.test = rows(120, seed=2)
+        self.recipes: dict[str, Recipe] = {}
+        self.students: dict[str, StudentEvaluation] = {}
+        self.packages: dict[str, Package] = {}
+
+    def add(self, name: str, **settings: object) -> None:
+        shape = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1)
+        recipe = Recipe(shape=shape, batch_size=16, learning_rate=0.01, **settings)  # type: ignore[arg-type]
+        folder = self.root / name
+        trained = train_student(
+            recipe, self.rows(160), self.rows(40, seed=1), LABELS, self.checkpoint, folder / "checkpoint", stage=name
+        )
+        self.recipes[name] = recipe
+        self.packages[name], _ = build_package(
+            trained.folder,
+            name,
+            recipe.model_dump(),
+            "sentiment",
+            LABELS,
+            self.teacher,
+            self.test.input_ids,
+            folder / "package",
+        )
+        self.students[name] = evaluate_student(self.packages[name], self.teacher, self.test, 512, folder / "evaluation")
+
+    def choose(self, *names: str):
+        students = {name: self.students[name] for name in names}
+        return choose_champion(students, self.packages, self.test, self.root / "champion")
+
+
+@pytest.fixture(scope="module")
+def bench(teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    random_rows = _rows
+    made = Bench(tmp_path_factory.mktemp("bench"), teacher, tiny_checkpoint, random_rows)
+    made.add("poor", epochs=1, alpha=0.7, seed=3)
+    made.add("good", epochs=8, alpha=0.7)
+    made.add("good-direct", epochs=8, alpha=0.0)
+    return made
+
+
+def _rows(rows: int, seed: int = 0) -> TrainingRows:
+    random = np.random.default_rng(seed)
+    labels = random.integers(3, size=rows)
+    input_ids = [[101, *random.integers(2000, 2050, size=6).tolist(), 3000 + int(label), 102] for label in labels]
+    logits = (3.0 * np.eye(3)[labels] + random.normal(scale=0.1, size=(rows, 3))).astype(np.float32)
+    return TrainingRows(input_ids, labels.astype(np.int64), logits)
+
+
+def test_an_evaluation_reads_back_as_it_was_written(bench: Bench) -> None:
+    stored = StudentEvaluation.read(bench.root / "good" / "evaluation")
+    assert stored.student == bench.students["good"].student
+    assert np.array_equal(stored.logits, bench.students["good"].logits)
+
+
+def test_unlabelled_test_rows_count_for_fidelity_alone(bench: Bench) -> None:
+    test = TrainingRows(bench.test.input_ids, bench.test.labels.copy(), bench.test.teacher_logits)
+    test.labels[:100] = NO_LABEL
+    result = evaluate_student(bench.packages["good"], bench.teacher, test, 512, bench.root / "partly")
+    assert (result.student.test_rows, result.student.labelled_rows) == (120, 20)
+    assert sum(sum(row) for row in result.student.quality["confusion"]) == 20  # type: ignore[index]
+    test.labels[:] = NO_LABEL
+    result = evaluate_student(bench.packages["good"], bench.teacher, test, 512, bench.root / "unlabelled")
+    assert result.student.quality is None
+    assert result.student.agreement == bench.students["good"].student.agreement
+
+
+def test_each_distilled_student_is_set_against_its_own_twin(bench: Bench) -> None:
+    comparison = compare(bench.students, bench.recipes)
+    assert [row["name"] for row in comparison.table()] == ["teacher", "poor", "good", "good-direct"]
+    assert [(verdict.student, verdict.twin) for verdict in comparison.verdicts] == [("good", "good-direct")]
+    assert comparison.table()[0]["times_faster"] == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"), [(0.01, 0.1, "beats"), (-0.1, -0.01, "is worse than"), (-0.1, 0.1, "No difference shown")]
+)
+def test_a_verdict_says_plainly_what_was_shown(bench: Bench, low: float, high: float, words: str) -> None:
+    (verdict,) = compare(bench.students, bench.recipes).verdicts
+    assert words in replace(verdict, low=low, high=high).sentence
+
+
+def test_students_of_different_teachers_are_not_compared(bench: Bench) -> None:
+    other = bench.students["good"]
+    stranger = replace(other, teacher=replace(other.teacher, digest="another"))
+    with pytest.raises(ValueError, match="'good-direct' was evaluated on other data or another teacher"):
+        compare({"good": other, "good-direct": stranger}, bench.recipes)
+
+
+def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench, tmp_path: Path) -> None:
+    comparison = compare(bench.students, bench.recipes)
+    plots = draw(comparison, {"good": [{"epoch": 1, "loss": 1.0, "validation_loss": 0.9, "macro_f1": 0.5}]}, LABELS)
+    profile = Profile(
+        name="<script>alert(1)</script>",
+        task=SENTIMENT,
+        corpus=CorpusSource(path="x.csv"),
+        teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("financial_phrasebank",)),
+        recipes=Path("recipes.yaml"),
+    )
+    report = write_report(comparison, bench.students, plots, profile, {"texts": "1"}, tmp_path / "comparison")
+    page = report.read_text(encoding="utf-8")
+    assert "<script>" not in page
+    assert "financial_phrasebank" in page
+    assert page.count("data:image/png;base64,") == len(plots) == 4
+    assert "http://" not in page
+    assert "https://" not in page
+
+
+class TestChampion:
+    def test_it_is_replaced_by_a_better_student_alone(self, bench: Bench) -> None:
+        assert bench.choose("poor").promoted
+        better = bench.choose("poor", "good")
+        assert better.promoted
+        assert better.champion == "good"
+        assert Package.read(bench.root / "champion" / "previous").name == "poor"
+        unproved = bench.choose("good-direct")
+        assert not unproved.promoted
+        assert unproved.champion == "good"
+        assert "not shown to be better" in unproved.reason
+        assert Package.read(bench.root / "champion" / "current").name == "good"
+
+    def test_the_one_in_service_is_left_alone(self, bench: Bench) -> None:
+        bench.choose("good")
+        again = bench.choose("good")
+        assert not again.promoted
+        assert "in service already" in again.reason
+
+
+class TestPackage:
+    def test_it_holds_what_transformers_loads_and_what_runs_without_torch(self, bench: Bench) -> None:
+        names = {file.name for file in bench.packages["good"].folder.iterdir()}
+        assert {"model.onnx", "model.safetensors", "config.json", "tokenizer.json", "package.json"} <= names
+        assert Package.read(bench.packages["good"].folder) == bench.packages["good"]
+
+    def test_a_graph_that_differs_from_the_checkpoint_is_refused(
+        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from finstill.students.lstm_attention import LstmAttention
+        from finstill.students.registry import load_student
+
+        stranger = load_student(bench.root / "poor" / "checkpoint").onnx_graph()
+        monkeypatch.setattr(LstmAttention, "onnx_graph", lambda self: stranger)
+        with pytest.raises(InputError, match="the graph of student 'good' differs from its checkpoint"):
+            build_package(
+                bench.root / "good" / "checkpoint",
+                "good",
+                {},
+                "sentiment",
+                LABELS,
+                bench.teacher,
+                bench.test.input_ids,
+                tmp_path / "package",
+            )
+        assert not (tmp_path / "package").exists()
+        shutil.rmtree(tmp_path)

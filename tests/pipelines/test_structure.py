@@ -1,0 +1,69 @@
+"""Imports run one way, and the code location loads without anything heavy."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAYERS = ("finstill", "assets", "pipelines")
+HEAVY = ("torch", "transformers", "onnxruntime", "polars", "matplotlib")
+
+
+def imported(file: Path) -> set[str]:
+    """Return the top-level packages that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layer", "forbidden"), [("finstill", {"assets", "pipelines", "dagster"}), ("assets", {"pipelines"})]
+)
+def test_imports_run_from_pipelines_to_assets_to_finstill(layer: str, forbidden: set[str]) -> None:
+    files = list((ROOT / layer).rglob("*.py"))
+    assert files
+    wrong = {str(file.relative_to(ROOT)): imported(file) & forbidden for file in files}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_the_code_location_loads_nothing_heavy() -> None:
+    program = f"import sys, pipelines.definitions; print([name for name in {HEAVY} if name in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert loaded.stdout.strip() == "[]"
+    assert loaded.stderr == ""
+
+
+def test_dg_finds_the_definitions_without_a_warning(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "pipelines" / "dagster.yaml", tmp_path)
+    dg = Path(sys.executable).parent / "dg"
+    environment = {"PATH": f"{dg.parent}:/usr/bin:/bin", "HOME": str(tmp_path), "DAGSTER_HOME": str(tmp_path)}
+    checked = subprocess.run([dg, "check", "defs"], capture_output=True, text=True, cwd=ROOT, env=environment)
+    output = checked.stdout + checked.stderr
+    assert checked.returncode == 0, output
+    assert "warning" not in output.lower(), output
+    assert "loaded successfully" in output, output
+
+
+def test_every_asset_says_what_it_is() -> None:
+    from pipelines.definitions import defs
+
+    specs = list(defs.resolve_asset_graph().get_all_asset_keys())
+    graph = defs.resolve_asset_graph()
+    assert len(specs) == 10
+    for key in specs:
+        node = graph.get(key)
+        assert node.description, key
+        assert node.owners, key
+        assert node.kinds, key
+        assert node.group_name != "default", key
+        assert node.code_version, key
