@@ -120,7 +120,12 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
 
     settings, workspace = profile.profile().teacher, profile.workspace
     teacher = TeacherGraph.read(workspace.teacher_onnx)
-    cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels)
+    about = {
+        "source": teacher.source,
+        "revision": teacher.revision or "",
+        "max_length": str(teacher.max_length),
+    }
+    cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
     started = time.monotonic()
     report = label_texts(
         workspace.tokens,
@@ -137,7 +142,7 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
             "rows_reached_by_the_teacher": report.labelled,
             "cache_hit_rate": report.hit_rate,
             **({"texts_per_second": report.labelled / seconds} if report.labelled else {}),
-            "cache": f"{profile.cache}/{teacher.fingerprint}",
+            "cache": cache.where,
         },
         data_version=DataVersion(digest(workspace.teacher_logits)),
     )

@@ -30,6 +30,8 @@ app = typer.Typer(cls=_Group, no_args_is_help=True, help="Finstill: small studen
 cache_app = typer.Typer(no_args_is_help=True, help="Look after the cache of a teacher's logits.")
 app.add_typer(cache_app, name="cache")
 
+DEFAULT_ROOT = ".finstill/cache"
+
 Root = Annotated[
     str, typer.Option(envvar="FINSTILL_CACHE", help="The cache: a folder, or a URL such as s3://bucket/prefix.")
 ]
@@ -43,7 +45,7 @@ def main() -> None:
 
 
 @cache_app.command("ls")
-def list_teachers(root: Root) -> None:
+def list_teachers(root: Root = DEFAULT_ROOT) -> None:
     """List the teachers in the cache and what each has labelled."""
     table = Table("teacher", "source", "labels", "rows", "parts", "MiB", "last written")
     for fingerprint in teachers(root):
@@ -62,7 +64,7 @@ def list_teachers(root: Root) -> None:
 
 
 @cache_app.command()
-def stats(teacher: Teacher, root: Root) -> None:
+def stats(teacher: Teacher, root: Root = DEFAULT_ROOT) -> None:
     """Show what one teacher has labelled: rows, duplicates, parts and the lengths of its texts."""
     cache = _open(root, teacher)
     summary, statistics = upkeep.summarise(cache), upkeep.statistics(cache)
@@ -83,7 +85,7 @@ def stats(teacher: Teacher, root: Root) -> None:
 
 @cache_app.command()
 def verify(
-    root: Root,
+    root: Root = DEFAULT_ROOT,
     teacher: AnyTeacher = "",
     quarantine: Annotated[bool, typer.Option("--quarantine", help="Set damaged parts aside.")] = False,
 ) -> None:
@@ -102,7 +104,7 @@ def verify(
 
 
 @cache_app.command()
-def compact(root: Root, teacher: AnyTeacher = "") -> None:
+def compact(root: Root = DEFAULT_ROOT, teacher: AnyTeacher = "") -> None:
     """Merge small parts into few large ones and drop repeated rows. Labelling may go on meanwhile."""
     for fingerprint in _matching(root, teacher):
         report = upkeep.compact(SoftLabelCache.open(root, fingerprint))
@@ -115,7 +117,7 @@ def compact(root: Root, teacher: AnyTeacher = "") -> None:
 @cache_app.command()
 def prune(
     teacher: Teacher,
-    root: Root,
+    root: Root = DEFAULT_ROOT,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Remove all that one teacher has labelled, for good."""
@@ -131,7 +133,7 @@ def prune(
 def export(
     teacher: Teacher,
     path: Annotated[Path, typer.Argument(help="The file to write: .parquet or .csv.")],
-    root: Root,
+    root: Root = DEFAULT_ROOT,
 ) -> None:
     """Write one teacher's rows to a file, each text once: key in hexadecimal and a column for each label."""
     typer.echo(f"{upkeep.export(_open(root, teacher), path):,} rows written to {path}")
