@@ -130,5 +130,5 @@ def read_profile(path: Path) -> Profile:
     # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
     if (base / teacher.checkpoint).is_dir():
         teacher = teacher.model_copy(update={"checkpoint": str(base / teacher.checkpoint)})
-    resolved = {"corpus": corpus, "teacher": teacher, "recipes": base / file.recipes}
+    resolved = {"corpus": corpus, "teacher": teacher, "recipes": (base / file.recipes).resolve()}
     return Profile(name=path.stem, **{**dict(file), **resolved})

@@ -22,7 +22,7 @@ def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
     for colour, (key, label) in zip(COLOURS, kinds.items(), strict=False):
         losses.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
     losses.set(title=f"{name}: loss", xlabel="epoch", ylim=(0, None))
-    losses.legend(frameon=False, loc="upper right")
+    losses.legend(frameon=False)
     if any("temperature" in epoch for epoch in history):
         temperature = losses.twinx()
         temperature.plot(epochs, [epoch["temperature"] for epoch in history], color="#888888", linestyle="--")
@@ -77,7 +77,7 @@ def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: st
         axes.scatter(texts_per_second, value, s=70, color=colour)
         axes.annotate(name, (texts_per_second, value), xytext=(7, 5), textcoords="offset points")
     axes.set_xscale("log")
-    axes.margins(x=0.25, y=0.25)
+    axes.margins(x=0.35, y=0.25)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)

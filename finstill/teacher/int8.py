@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 from onnx_ir.passes import common as passes
 from onnxscript.optimizer import optimize
 from onnxscript.rewriter.ort_fusions.mha import fuse_mha2
-from onnxscript.rewriter.ort_fusions.mha_bias import fuse_mha_bias
 from onnxscript.rewriter.ort_fusions.mha_scale import fuse_mha_scale
 from onnxscript.rewriter.ort_fusions.sdpa import fuse_sdpa
 from onnxscript.rewriter.ort_fusions.sdpa_via_mha import replace_sdpa_by_mha
@@ -37,6 +37,9 @@ fits, so that logits agree across processors."""
 SMALLEST_MAGNITUDE = 1e-20
 """Stands for the scale of a token whose activations are all zero."""
 
+CALIBRATION_SHAPE = (64, 16)
+"""Rows and tokens of the random ids on which rounding's mean effect is measured."""
+
 ONNX_RUNTIME = "com.microsoft"
 
 
@@ -47,6 +50,7 @@ def quantize_teacher(float32_graph: Path, path: Path) -> None:
         InputError: the graph has no linear layer to quantise.
     """
     model = fuse(ir.load(float32_graph))
+    correct_biases(model)
     if not RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model):
         raise InputError("the graph multiplies by no constant weight: it cannot be quantised", where=float32_graph)
     # Layers that read the same activations, as queries, keys and values do, then quantise them once.
@@ -70,7 +74,7 @@ class Int8Linear(RewriteRuleClassBase):
 
     def check(self, context: Any, x: ir.Value, weight: Any) -> MatchResult:
         result = MatchResult()
-        if weight.const_value is None or weight.const_value.shape.rank() != 2:
+        if not _is_matrix(weight):
             result.fail("not a linear layer")
         return result
 
@@ -100,6 +104,47 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / scales).astype(np.int8), scales
 
 
+def correct_biases(model: ir.Model) -> None:
+    """Take from each linear layer's bias what rounding its weight adds to its output on average.
+
+    Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction". It halves
+    the divergence from float32. The mean of what a layer reads hardly depends on the text, so random ids will do.
+    """
+    # onnx_ir calls every input optional, and those read here are not.
+    nodes: list[Any] = [node for node in model.graph if node.op_type == "MatMul" and _is_matrix(node.inputs[1])]
+    means = _token_means(model, list(dict.fromkeys(node.inputs[0] for node in nodes)))
+    for node in nodes:
+        weight = node.inputs[1].const_value.numpy()
+        integers, scales = quantize_weight(weight)
+        shift = means[node.inputs[0]] @ (weight - integers * scales)
+        for add in node.outputs[0].consumers():
+            for i, bias in enumerate(add.inputs):
+                if add.op_type == "Add" and bias.const_value is not None:
+                    corrected = ir.tensor((bias.const_value.numpy() + shift).astype(np.float32))
+                    value = ir.Value(name=f"{node.name}_bias", const_value=corrected)
+                    model.graph.register_initializer(value)
+                    add.replace_input_with(i, value)
+
+
+def _token_means(model: ir.Model, values: list[ir.Value]) -> dict[ir.Value, np.ndarray]:
+    """Return the mean over the tokens of random ids of each of `values`, (batch, tokens, width): float32, (width,)."""
+    for value in values:
+        value.dtype = ir.DataType.FLOAT
+    outputs = len(model.graph.outputs)
+    model.graph.outputs.extend(values)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
+    del model.graph.outputs[outputs:]
+    words: Any = next(node for node in model.graph.inputs[0].consumers() if node.op_type == "Gather").inputs[0]
+    ids = np.random.default_rng(0).integers(words.shape[0], size=CALIBRATION_SHAPE)
+    feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    arrays = session.run([value.name for value in values], feed)
+    return {value: array.mean(axis=(0, 1)) for value, array in zip(values, arrays, strict=True)}
+
+
+def _is_matrix(value: Any) -> bool:
+    return value.const_value is not None and value.const_value.shape.rank() == 2
+
+
 def fuse(model: ir.Model) -> ir.Model:
     """Return `model` with one attention node a layer, and its last layer computed for the token that the head reads."""
     passes.ShapeInferencePass()(model)
@@ -108,7 +153,7 @@ def fuse(model: ir.Model) -> ir.Model:
     optimize(model)
     passes.CommonSubexpressionEliminationPass()(model)
     fuse_sdpa(model, apply_shape_inference=True)
-    for fuse_more in (fuse_mha2, fuse_mha_scale, fuse_mha_bias, replace_sdpa_by_mha):
+    for fuse_more in (fuse_mha2, fuse_mha_scale, replace_sdpa_by_mha):
         fuse_more(model)
     optimize(model)
     keep_first_token(model)
