@@ -19,11 +19,12 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 
     from finstill.onnx_classifier import LARGEST_DIFFERENCE, graph_parity
     from finstill.teacher.checkpoint import Checkpoint, load_classifier
+    from finstill.teacher.export import TeacherGraph
 
     workspace, settings = profile.workspace, profile.profile().teacher
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
     rows = pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
-    graph = workspace.teacher_onnx / "model.onnx"
+    graph = TeacherGraph.read(workspace.teacher_onnx).float32_graph
     parity = graph_parity(graph, load_classifier(checkpoint.folder), rows, settings.token_budget)
     return AssetCheckResult(
         passed=parity.holds,
@@ -32,6 +33,32 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
             "largest_difference": parity.largest_difference,
             "limit": LARGEST_DIFFERENCE,
             "argmax_agreement": parity.argmax_agreement,
+        },
+    )
+
+
+@asset_check(asset=teacher_onnx, blocking=True)
+def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
+    """An int8 teacher names the class of the float32 one on 99% of the test texts or more, at a mean KL under 0.01."""
+    from finstill.distil.rows import training_rows
+    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.fidelity import LARGEST_DIVERGENCE, LEAST_AGREEMENT, int8_fidelity
+
+    settings, workspace = profile.profile(), profile.workspace
+    teacher = TeacherGraph.read(workspace.teacher_onnx)
+    if teacher.precision == "float32":
+        return AssetCheckResult(passed=True, description="The float32 graph labels: there is nothing to compare.")
+    test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
+    fidelity = int8_fidelity(teacher.graph, teacher.float32_graph, test.input_ids, settings.teacher.token_budget)
+    return AssetCheckResult(
+        passed=fidelity.holds,
+        description=f"{fidelity.agreement:.2%} of {fidelity.rows:,} texts get the same class, and the mean KL is "
+        f"{fidelity.divergence:.2g}. Where this fails, set teacher.precision to float32.",
+        metadata={
+            "agreement": fidelity.agreement,
+            "least_agreement": LEAST_AGREEMENT,
+            "divergence_nats": fidelity.divergence,
+            "largest_divergence_nats": LARGEST_DIVERGENCE,
         },
     )
 

@@ -85,6 +85,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         workspace.teacher_onnx,
         max_length=settings.teacher.max_length,
         source=checkpoint.source,
+        precision=settings.teacher.precision,
         revision=checkpoint.revision,
         seen=settings.teacher.seen,
     )
@@ -93,6 +94,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     return MaterializeResult(
         metadata={
             "fingerprint": teacher.fingerprint,
+            "precision": teacher.precision,
             "classes": ", ".join(teacher.labels),
             "megabytes": teacher.graph.stat().st_size / 1e6,
             "folder": str(teacher.folder),
@@ -124,6 +126,7 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
         "source": teacher.source,
         "revision": teacher.revision or "",
         "max_length": str(teacher.max_length),
+        "precision": teacher.precision,
     }
     cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
     started = time.monotonic()

@@ -16,8 +16,9 @@ from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.onnx_classifier import Parity, graph_parity
 from finstill.students.registry import load_student
-from finstill.teacher.export import GRAPH_FILE, TOKENIZER_FILE, TeacherGraph
+from finstill.teacher.export import TOKENIZER_FILE, TeacherGraph
 
+GRAPH_FILE = "model.onnx"
 PACKAGE_FILE = "package.json"
 
 

@@ -70,6 +70,7 @@ class Teacher(_Section):
         fine_tune: present where the checkpoint is an encoder to fine-tune on this corpus first.
         max_length: texts are cut to this many tokens, special tokens included.
         token_budget: tokens (padding included) in one batch of the teacher pass.
+        precision: of the graph that labels. An int8 one is refused where its labels differ from the float32 one's.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
         seen: names of data sets the teacher was trained on, printed beside the figures they taint.
     """
@@ -79,6 +80,7 @@ class Teacher(_Section):
     fine_tune: FineTuning | None = None
     max_length: int = Field(128, ge=8, le=512)
     token_budget: int = Field(512, ge=8)
+    precision: Literal["float32", "int8"] = "float32"
     execution_provider: str = "CPUExecutionProvider"
     seen: tuple[str, ...] = ()
 

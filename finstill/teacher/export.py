@@ -13,17 +13,18 @@ from finstill.errors import InputError
 from finstill.files import read_json, whole_folder, write_json
 from finstill.teacher.checkpoint import class_names, load_classifier
 from finstill.teacher.fingerprint import teacher_fingerprint
+from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 from finstill.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-GRAPH_FILE = "model.onnx"
+GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 TOKENIZER_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "teacher.json"
 
-PRECISION = "float32"
-VARIANT = "torch-export"
+VARIANT = "fused-attention-1"
+"""The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class TeacherGraph:
         fingerprint: identifies every logit it gives; see `teacher_fingerprint`.
         labels: class names in the order of its logits.
         max_length: tokens a text is cut at.
+        precision: of the graph that labels, `float32` or `int8`.
         source, revision: where its checkpoint came from.
         seen: data sets it was trained on.
         parameters: number of weights.
@@ -46,6 +48,7 @@ class TeacherGraph:
     fingerprint: str
     labels: tuple[str, ...]
     max_length: int
+    precision: str
     source: str
     revision: str | None
     seen: tuple[str, ...]
@@ -53,7 +56,13 @@ class TeacherGraph:
 
     @property
     def graph(self) -> Path:
-        return self.folder / GRAPH_FILE
+        """The graph that labels."""
+        return self.folder / GRAPH_FILES[self.precision]
+
+    @property
+    def float32_graph(self) -> Path:
+        """The graph that is proved equal to the checkpoint, and that an int8 one is measured against."""
+        return self.folder / GRAPH_FILES["float32"]
 
     @classmethod
     def read(cls, folder: Path) -> TeacherGraph:
@@ -67,12 +76,18 @@ def export_teacher(
     *,
     max_length: int,
     source: str,
+    precision: str = "float32",
     revision: str | None = None,
     seen: Sequence[str] = (),
 ) -> TeacherGraph:
     """Export the classifier in `checkpoint` to the folder `folder`, whole or not at all.
 
     A teacher that stands there already with the same fingerprint is kept.
+
+    Args:
+        max_length: texts are cut at this many tokens.
+        precision: `float32`, or `int8` to label with the quantised graph; the float32 one is kept beside it.
+        source, revision, seen: where the checkpoint came from and what it was trained on, for people.
 
     Raises:
         InputError: see `load_classifier` and `load_tokenizer`; or the model has fewer positions than `max_length`.
@@ -91,11 +106,13 @@ def export_teacher(
         model.state_dict(),
         checkpoint / TOKENIZER_FILE,
         max_length=max_length,
-        precision=PRECISION,
+        precision=precision,
         variant=VARIANT,
         labels=labels,
     )
-    graph = TeacherGraph(folder, fingerprint, labels, max_length, source, revision, tuple(seen), model.num_parameters())
+    graph = TeacherGraph(
+        folder, fingerprint, labels, max_length, precision, source, revision, tuple(seen), model.num_parameters()
+    )
     description = {**asdict(graph), "folder": None}
     existing = folder / DESCRIPTION_FILE
     if existing.is_file() and read_json(existing)["fingerprint"] == fingerprint:
@@ -103,7 +120,12 @@ def export_teacher(
         logger.info("teacher_onnx: unchanged, fingerprint %s", fingerprint)
         return graph
     with whole_folder(folder) as unfinished:
-        _export(model, unfinished / GRAPH_FILE)
+        exported = unfinished / "exported.onnx"
+        _export(model, exported)
+        fuse_teacher(exported, unfinished / GRAPH_FILES["float32"])
+        if precision == "int8":
+            quantize_teacher(exported, unfinished / GRAPH_FILES["int8"])
+        exported.unlink()
         (unfinished / TOKENIZER_FILE).write_bytes((checkpoint / TOKENIZER_FILE).read_bytes())
         write_json(unfinished / DESCRIPTION_FILE, description)
     logger.info(

@@ -107,8 +107,9 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def correct_biases(model: ir.Model) -> None:
     """Take from each linear layer's bias what rounding its weight adds to its output on average.
 
-    Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction". It halves
-    the divergence from float32. The mean of what a layer reads hardly depends on the text, so random ids will do.
+    Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction": it
+    halves how often int8 changes a text's class. What a layer reads on average hardly depends on the texts, and so
+    random ids will do.
     """
     # onnx_ir calls every input optional, and those read here are not.
     nodes: list[Any] = [node for node in model.graph if node.op_type == "MatMul" and _is_matrix(node.inputs[1])]
@@ -173,19 +174,25 @@ def keep_first_token(model: ir.Model) -> None:
     if head is None:
         return
     # Inputs by ONNX Runtime's ContribOperators.md; the mask is (batch, 1, queries, keys) and added to the scores.
-    query, _, _, _, _, mask = nodes[attention].inputs
-    layer = [query.producer(), *nodes[attention + 1 : head]]
+    value, _, _, _, _, mask = nodes[attention].inputs
+    layer = nodes[attention + 1 : head]
+    while (projection := value.producer()).op_type in {"Add", "MatMul"}:
+        layer.append(projection)
+        value = projection.inputs[0]
     readers = {*layer, nodes[attention], nodes[head]}
     if any(node.op_type not in TOKENWISE or not readers.issuperset(node.outputs[0].consumers()) for node in layer):
         return
     computed = {node.outputs[0] for node in readers}
     first: dict[ir.Value, ir.Value] = {}
     for node in layer:
+        # The exporter's shape, with all tokens, would mislead ONNX Runtime's memory planning.
+        node.outputs[0].shape = None
         for i, value in enumerate(node.inputs):
             if value.const_value is None and value not in computed:
                 if value not in first:
                     first[value] = _first(model.graph, value, axis=1)
                 node.replace_input_with(i, first[value])
+    nodes[attention].outputs[0].shape = None
     nodes[attention].replace_input_with(5, _first(model.graph, mask, axis=2))
 
 

@@ -20,7 +20,12 @@ from finstill.text import normalise, text_key
 BEFORE = [corpus, tokens, teacher_checkpoint, teacher_onnx, teacher_logits]
 PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion]
-CHECKS = [checks.graph_equals_checkpoint, checks.every_text_has_logits, checks.distilling_pays]
+CHECKS = [
+    checks.graph_equals_checkpoint,
+    checks.int8_labels_as_float32,
+    checks.every_text_has_logits,
+    checks.distilling_pays,
+]
 
 RECIPES = """\
 small: &small
@@ -185,9 +190,30 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     (deployment.resource.workspace.teacher_onnx / "model.onnx").write_bytes(other.graph.read_bytes())
     result = deployment.make([teacher_onnx, teacher_logits], raising=False)
     assert not result.success
-    assert [check.passed for check in result.get_asset_check_evaluations()] == [False]
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
+        "graph_equals_checkpoint": False,
+        "int8_labels_as_float32": True,
+    }
     assert "teacher_logits" not in {
         event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
+    }
+
+
+def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
+    deployment: Deployment, tiny_checkpoint: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    from finstill.teacher.export import export_teacher
+
+    deployment.write_profile(tiny_checkpoint, extra=", precision: int8")
+    deployment.make([corpus, tokens, teacher_checkpoint, teacher_onnx])
+    folder = deployment.root / "other"
+    other = export_teacher(make_checkpoint(seed=5), folder, max_length=32, source="x", precision="int8")
+    (deployment.resource.workspace.teacher_onnx / "model.int8.onnx").write_bytes(other.graph.read_bytes())
+    result = deployment.make([teacher_onnx, teacher_logits], raising=False)
+    assert not result.success
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
+        "graph_equals_checkpoint": True,
+        "int8_labels_as_float32": False,
     }
 
 

@@ -17,6 +17,7 @@ from finstill.onnx_classifier import OnnxClassifier, graph_parity
 from finstill.profile import FineTuning
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.fidelity import int8_fidelity
 from finstill.teacher.fine_tune import fine_tune
 from finstill.tokens import load_tokenizer
 from finstill.training import TrainingRows
@@ -70,6 +71,25 @@ def test_a_teacher_that_stands_there_already_is_kept(teacher: TeacherGraph, tiny
     again = export_teacher(tiny_checkpoint, teacher.folder, max_length=64, source="test", seen=["phrasebank"])
     assert again.fingerprint == teacher.fingerprint
     assert teacher.graph.stat().st_mtime_ns == before
+
+
+def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_beside_it(
+    teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    quantised = export_teacher(tiny_checkpoint, tmp_path / "int8", max_length=64, source="test", precision="int8")
+    assert quantised.fingerprint != teacher.fingerprint
+    assert quantised.graph != quantised.float32_graph
+    assert graph_parity(quantised.float32_graph, load_classifier(tiny_checkpoint), token_ids(teacher, TEXTS), 64).holds
+    rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
+    assert int8_fidelity(quantised.graph, quantised.float32_graph, rows, 256).divergence < 0.05
+
+
+def test_an_int8_graph_of_another_teacher_is_refused(
+    teacher: TeacherGraph, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    stranger = export_teacher(make_checkpoint(seed=1), tmp_path / "x", max_length=64, source="test", precision="int8")
+    rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
+    assert not int8_fidelity(stranger.graph, teacher.float32_graph, rows, 256).holds
 
 
 def test_an_unknown_execution_provider_lists_those_there_are(teacher: TeacherGraph) -> None:
