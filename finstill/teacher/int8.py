@@ -50,9 +50,11 @@ def quantize_teacher(float32_graph: Path, path: Path) -> None:
         InputError: the graph has no linear layer to quantise.
     """
     model = fuse(ir.load(float32_graph))
-    correct_biases(model)
-    if not RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model):
+    layers = [node for node in model.graph if node.op_type == "MatMul" and _is_matrix(node.inputs[1])]
+    if not layers:
         raise InputError("the graph multiplies by no constant weight: it cannot be quantised", where=float32_graph)
+    correct_biases(model, layers)
+    RewriteRuleSet([Int8Linear.rule()]).apply_to_model(model)
     # Layers that read the same activations, as queries, keys and values do, then quantise them once.
     passes.CommonSubexpressionEliminationPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -104,17 +106,15 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / scales).astype(np.int8), scales
 
 
-def correct_biases(model: ir.Model) -> None:
-    """Take from each linear layer's bias what rounding its weight adds to its output on average.
+def correct_biases(model: ir.Model, layers: list[Any]) -> None:
+    """Take from the bias of each linear layer what rounding its weight adds to its output on average.
 
     Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction": it
     halves how often int8 changes a text's class. What a layer reads on average hardly depends on the texts, and so
     random ids will do.
     """
-    # onnx_ir calls every input optional, and those read here are not.
-    nodes: list[Any] = [node for node in model.graph if node.op_type == "MatMul" and _is_matrix(node.inputs[1])]
-    means = _token_means(model, list(dict.fromkeys(node.inputs[0] for node in nodes)))
-    for node in nodes:
+    means = _token_means(model, list(dict.fromkeys(node.inputs[0] for node in layers)))
+    for node in layers:
         weight = node.inputs[1].const_value.numpy()
         integers, scales = quantize_weight(weight)
         shift = means[node.inputs[0]] @ (weight - integers * scales)
@@ -167,7 +167,7 @@ TOKENWISE = {"Add", "Gelu", "LayerNormalization", "MatMul"}
 
 def keep_first_token(model: ir.Model) -> None:
     """Where the head reads the first token alone, drop the other tokens' queries and all that follows from them."""
-    # onnx_ir calls every input optional, and those read here are not.
+    # Any: onnx_ir calls every input optional, and those read here are not.
     nodes: list[Any] = list(model.graph)
     attention = max((i for i, node in enumerate(nodes) if node.op_type == "MultiHeadAttention"), default=len(nodes))
     head = next((i for i, node in enumerate(nodes) if i > attention and _takes_first_token(node)), None)
