@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import Trainer
+from torch.utils.tensorboard import SummaryWriter
+from transformers import Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
 
 import finstill
 from finstill.distil.loss import distillation_loss
@@ -125,7 +127,7 @@ def train_student(
         teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and its word embeddings are the
             student's first ones where the recipe asks for it.
         stage: how log lines call this training.
-        report_to: the trainer's integrations, as `tensorboard`.
+        report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
     """
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
@@ -143,6 +145,10 @@ def train_student(
     )
     checkpoints = folder.parent / f"training-{inputs}"
     labelled = len(validation.labelled()) > 0
+    callbacks: list[TrainerCallback] = [early_stopping(recipe.patience)]
+    if "tensorboard" in report_to:
+        # The trainer's own writes among the checkpoints, which go when training is done.
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
     trainer = DistillationTrainer(
         recipe,
         model=student,
@@ -154,14 +160,14 @@ def train_student(
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
-            report_to=list(report_to),
+            report_to=[each for each in report_to if each != "tensorboard"],
             run_name=stage,
         ),
         train_dataset=train,
         eval_dataset=validation,
         data_collator=collate,
         compute_metrics=validation_metrics,
-        callbacks=[early_stopping(recipe.patience)],
+        callbacks=callbacks,
     )
     history = run_training(trainer, stage)
     trained = TrainedStudent(folder, recipe, inputs, history, len(train), student.num_parameters())

@@ -69,6 +69,7 @@ def test_a_corpus_of_ones_own_and_finbert_need_one_file(folder: Path) -> None:
     assert "financial_phrasebank" in Path(report[1]).read_text()
     assert "http://127.0.0.1:3000/runs/" in first.stdout
     assert first.stderr == ""
+    assert list((folder / "home" / "mine" / "students" / "tiny" / "tensorboard").glob("events.*"))
 
     second = run(folder)
     assert second.returncode == 0, second.stdout + second.stderr
