@@ -49,6 +49,8 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
 @asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
 def champion(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The student in service. It is replaced only by one that the paired interval shows to be better."""
+    import pyarrow.parquet as pq
+
     from finstill.champion import choose_champion
     from finstill.distil.rows import training_rows
     from finstill.package import Package
@@ -57,7 +59,8 @@ def champion(context: AssetExecutionContext, profile: ProfileResource) -> Materi
     students = evaluated_students(profile)
     test = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)["test"]
     packages = {name: Package.read(workspace.package(name)) for name in students}
-    decision = choose_champion(students, packages, test, workspace.champion)
+    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+    decision = choose_champion(students, packages, test, texts, workspace.champion)
     context.log.info(decision.reason)
     return MaterializeResult(
         metadata={

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from finstill.evaluation.metrics import agreement, macro_f1, paired_interval
 from finstill.files import whole_folder
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
+from finstill.tokens import load_tokenizer
 from finstill.training import TrainingRows
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,11 @@ class Decision:
 
 
 def choose_champion(
-    students: Mapping[str, StudentEvaluation], packages: Mapping[str, Package], test: TrainingRows, folder: Path
+    students: Mapping[str, StudentEvaluation],
+    packages: Mapping[str, Package],
+    test: TrainingRows,
+    texts: Sequence[str],
+    folder: Path,
 ) -> Decision:
     """Put the best student into service where it is better than the one that is.
 
@@ -50,6 +52,7 @@ def choose_champion(
     Args:
         students, packages: by recipe name.
         test: the rows of the test split.
+        texts: their texts, in the same order.
         folder: of the champion; holds a copy of its package in `current`.
     """
     labelled = test.labels != NO_LABEL
@@ -69,10 +72,10 @@ def choose_champion(
         return Decision(best, champion.digest, False, f"{best} is in service already")
     if (champion.task, champion.labels) != (challenger.task, challenger.labels):
         return _promote(challenger, folder, f"the task changed from {champion.task} to {challenger.task}")
-    if champion.teacher != challenger.teacher:
-        logger.info("champion: %s learned from another teacher; its own tokenizer's ids are compared", champion.name)
-    # The old champion scores today's test split, so that both are measured on the same rows.
-    logits = OnnxClassifier(champion.graph).logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+    # The champion scores today's test split with its own tokenizer, so that both are measured on the same texts.
+    tokenizer = load_tokenizer(current, champion.max_length)
+    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+    logits = OnnxClassifier(champion.graph).logits(rows, STUDENT_TOKEN_BUDGET)
     truth = test.labels if labelled.any() else test.teacher_logits.argmax(axis=1)  # type: ignore[union-attr]
     counted = labelled if labelled.any() else np.ones(len(test), dtype=bool)
     difference, low, high = paired_interval(truth[counted], students[best].logits[counted], logits[counted])

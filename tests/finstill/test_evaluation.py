@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
+from tokenizers import Tokenizer
 
 from finstill.champion import choose_champion
 from finstill.distil.loss import NO_LABEL
@@ -102,6 +103,9 @@ class Bench:
     def __init__(self, root: Path, teacher: TeacherGraph, checkpoint: Path, rows: Callable[..., TrainingRows]):
         self.root, self.teacher, self.checkpoint, self.rows = root, teacher, checkpoint, rows
         self.test = rows(120, seed=2)
+        # Each token of a row is one word of the vocabulary, so that its text is tokenized to the same ids.
+        vocabulary = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+        self.texts = [" ".join(vocabulary.id_to_token(i) for i in ids[1:-1]) for ids in self.test.input_ids]
         self.recipes: dict[str, Recipe] = {}
         self.students: dict[str, StudentEvaluation] = {}
         self.packages: dict[str, Package] = {}
@@ -128,7 +132,7 @@ class Bench:
 
     def choose(self, *names: str):
         students = {name: self.students[name] for name in names}
-        return choose_champion(students, self.packages, self.test, self.root / "champion")
+        return choose_champion(students, self.packages, self.test, self.texts, self.root / "champion")
 
 
 @pytest.fixture(scope="module")
