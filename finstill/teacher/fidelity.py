@@ -28,8 +28,8 @@ class Fidelity:
         agreement: share of rows with the same most likely class.
         divergence: mean KL from the float32 probabilities, in nats.
         batch_dependence: the largest distance of a logit in a batch from that of its text alone. Products of integers
-            are exact; what may still differ is a float before them that batch mates made round the other way, and
-            with it one level of an activation.
+            are exact, but a float before them that rounds the other way in another batch moves an activation by a
+            level.
     """
 
     rows: int
