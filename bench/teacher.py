@@ -235,8 +235,8 @@ def openvino_rival(tokenizer: Tokenizer, graph: Path) -> Logits:
 def useful_operations(config: Any, rows: Sequence[Sequence[int]]) -> float:
     """Return the multiplications and additions of matrix products that the logits of `rows` need.
 
-    Padding does not count, and neither does what no logit depends on: of the last layer all but the keys and values is
-    needed for the first token alone.
+    Padding does not count, and neither does what no logit depends on: after the last attention, and of its queries, all
+    but the first token.
     """
     n = np.array([len(row) for row in rows], float)
     width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers

@@ -166,23 +166,21 @@ TOKENWISE = {"Add", "Gelu", "LayerNormalization", "MatMul"}
 
 
 def keep_first_token(model: ir.Model) -> None:
-    """Where the head reads the first token alone, drop the other tokens' queries and all that follows from them."""
+    """Where the head reads the first token alone, drop the other tokens after the last layer's attention.
+
+    Attention itself stays whole: for a single query ONNX Runtime sums in an order that depends on the padding.
+    """
     # Any: onnx_ir calls every input optional, and those read here are not.
     nodes: list[Any] = list(model.graph)
     attention = max((i for i, node in enumerate(nodes) if node.op_type == "MultiHeadAttention"), default=len(nodes))
     head = next((i for i, node in enumerate(nodes) if i > attention and _takes_first_token(node)), None)
     if head is None:
         return
-    # Inputs by ONNX Runtime's ContribOperators.md; the mask is (batch, 1, queries, keys) and added to the scores.
-    value, _, _, _, _, mask = nodes[attention].inputs
     layer = nodes[attention + 1 : head]
-    while (projection := value.producer()).op_type in {"Add", "MatMul"}:
-        layer.append(projection)
-        value = projection.inputs[0]
-    readers = {*layer, nodes[attention], nodes[head]}
+    readers = {*layer, nodes[head]}
     if any(node.op_type not in TOKENWISE or not readers.issuperset(node.outputs[0].consumers()) for node in layer):
         return
-    computed = {node.outputs[0] for node in readers}
+    computed = {node.outputs[0] for node in layer}
     first: dict[ir.Value, ir.Value] = {}
     for node in layer:
         # The exporter's shape, with all tokens, would mislead ONNX Runtime's memory planning.
@@ -190,10 +188,8 @@ def keep_first_token(model: ir.Model) -> None:
         for i, value in enumerate(node.inputs):
             if value.const_value is None and value not in computed:
                 if value not in first:
-                    first[value] = _first(model.graph, value, axis=1)
+                    first[value] = _first_token(model.graph, value)
                 node.replace_input_with(i, first[value])
-    nodes[attention].outputs[0].shape = None
-    nodes[attention].replace_input_with(5, _first(model.graph, mask, axis=2))
 
 
 def _takes_first_token(node: Any) -> bool:
@@ -203,10 +199,10 @@ def _takes_first_token(node: Any) -> bool:
     return index is not None and index.numpy().tolist() == 0
 
 
-def _first(graph: ir.Graph, value: Any, axis: int) -> ir.Value:
-    """Return the first slice of `value` along `axis`, which stays."""
+def _first_token(graph: ir.Graph, value: Any) -> ir.Value:
+    """Return (batch, 1, width) of `value`, (batch, tokens, width)."""
     tape = ir.tape.Tape()
-    bounds = [tape.op("Constant", [], {"value_ints": [bound]}) for bound in (0, 1, axis)]
+    bounds = [tape.op("Constant", [], {"value_ints": [bound]}) for bound in (0, 1, 1)]
     first = tape.op("Slice", [value, *bounds])
     graph.insert_after(value.producer(), tape.nodes)
     return first

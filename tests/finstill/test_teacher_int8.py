@@ -85,7 +85,7 @@ def test_int8_is_smaller_and_no_layer_stays_float32(graphs: dict[str, Path]) -> 
 
 def test_the_last_layer_follows_one_token(graphs: dict[str, Path]) -> None:
     slices = [node for node in onnx.load(graphs["fused"]).graph.node if node.op_type == "Slice"]
-    assert len(slices) == 3, "position embeddings, the last layer's input and its mask"
+    assert len(slices) == 3, "position embeddings, and the last layer's attention and residual"
 
 
 def test_weights_never_leave_seven_bits() -> None:
