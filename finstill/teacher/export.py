@@ -23,7 +23,7 @@ GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 TOKENIZER_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "teacher.json"
 
-VARIANT = "fused-attention-1"
+VARIANT = "fused-attention-2"
 """The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
 
 logger = logging.getLogger(__name__)
