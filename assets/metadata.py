@@ -6,7 +6,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dagster import MetadataValue, TableColumnDep, TableColumnLineage, TableMetadataValue, TableRecord
+from dagster import MetadataValue, TableMetadataValue, TableRecord
 
 OWNERS = ["team:finstill"]
 
@@ -31,11 +31,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> TableMetadataValue | str:
 
 def picture(title: str, png: bytes) -> MetadataValue:
     return MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
-
-
-def same_columns(upstream: str, *columns: str) -> TableColumnLineage:
-    """Return the lineage of columns taken over from the asset `upstream` as they are."""
-    return TableColumnLineage({column: [TableColumnDep(upstream, column)] for column in columns})
 
 
 def _short(value: Any) -> Any:

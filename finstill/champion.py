@@ -11,7 +11,7 @@ import numpy as np
 
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.evaluate import STUDENT_TOKEN_BUDGET, StudentEvaluation
-from finstill.evaluation.metrics import agreement, macro_f1, paired_interval
+from finstill.evaluation.metrics import agreement, describe_difference, macro_f1, paired_interval
 from finstill.files import whole_folder
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
@@ -79,7 +79,7 @@ def choose_champion(
     truth = test.labels if labelled.any() else test.teacher_logits.argmax(axis=1)  # type: ignore[union-attr]
     counted = labelled if labelled.any() else np.ones(len(test), dtype=bool)
     difference, low, high = paired_interval(truth[counted], students[best].logits[counted], logits[counted])
-    interval = f"{100 * difference:+.1f} points of macro-F1, 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+    interval = describe_difference(difference, low, high)
     if low > 0:
         return _promote(challenger, folder, f"it is better than {champion.name}: {interval}")
     return Decision(champion.name, champion.digest, False, f"{best} is not shown to be better: {interval}")

@@ -131,7 +131,8 @@ def train_student(
     """
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    inputs = _inputs_digest(recipe, train, validation, labels, teacher_checkpoint)
+    embeddings = _word_embeddings(teacher_checkpoint)
+    inputs = _inputs_digest(recipe, train, validation, labels, teacher_checkpoint, embeddings)
     if (folder / TRAINING_FILE).is_file():
         existing = TrainedStudent.read(folder)
         if existing.inputs == inputs:
@@ -139,7 +140,6 @@ def train_student(
             return existing
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
-    embeddings = _word_embeddings(teacher_checkpoint)
     student = STUDENTS[recipe.student].from_shape(
         recipe.shape, labels, len(embeddings), embeddings if recipe.shape.embedding == "teacher" else None
     )
@@ -182,7 +182,12 @@ def train_student(
 
 
 def _inputs_digest(
-    recipe: Recipe, train: TrainingRows, validation: TrainingRows, labels: Sequence[str], teacher_checkpoint: Path
+    recipe: Recipe,
+    train: TrainingRows,
+    validation: TrainingRows,
+    labels: Sequence[str],
+    teacher_checkpoint: Path,
+    embeddings: np.ndarray,
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
@@ -192,7 +197,7 @@ def _inputs_digest(
         teacher_checkpoint / "tokenizer.json",
     ]
     if recipe.shape.embedding == "teacher":
-        parts.append(_word_embeddings(teacher_checkpoint).tobytes())
+        parts.append(embeddings.tobytes())
     return digest(*parts, *train.content(), *validation.content())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
-from finstill.evaluation.metrics import paired_interval
+from finstill.evaluation.metrics import describe_difference, paired_interval
 from finstill.students.recipe import Recipe
 
 
@@ -28,8 +28,7 @@ class Verdict:
 
     @property
     def sentence(self) -> str:
-        interval = f"95% interval {100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        points = f"{100 * self.difference:+.1f} points of macro-F1, {interval}"
+        points = describe_difference(self.difference, self.low, self.high)
         if self.low > 0:
             return f"{self.student} beats its directly trained twin {self.twin}: {points}."
         if self.high < 0:

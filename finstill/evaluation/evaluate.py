@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,6 @@ PREDICTIONS_FILE = "predictions.npz"
 
 STUDENT_TOKEN_BUDGET = 1024
 SPEED_SAMPLE = 64
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

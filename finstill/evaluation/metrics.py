@@ -85,6 +85,11 @@ def quality(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> dic
     }
 
 
+def describe_difference(difference: float, low: float, high: float) -> str:
+    """Return what `paired_interval` found, for people."""
+    return f"{100 * difference:+.1f} points of macro-F1, 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+
+
 def paired_interval(
     labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray, *, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float, float]:

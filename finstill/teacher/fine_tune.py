@@ -58,9 +58,9 @@ def fine_tune(
         )
     inputs = _inputs_digest(encoder, settings, train, validation, labels, seed)
     record = folder / FINE_TUNING_FILE
-    if record.is_file() and read_json(record)["inputs"] == inputs:
+    if record.is_file() and (existing := read_json(record))["inputs"] == inputs:
         logger.info("teacher_checkpoint: unchanged, the teacher of these rows is kept")
-        return read_json(record)["history"]
+        return existing["history"]
     transformers.set_seed(seed)
     with quiet_transformers():
         model = AutoModelForSequenceClassification.from_pretrained(

@@ -32,7 +32,7 @@ ACTIVATION_LIMIT = 127
 
 WEIGHT_LIMIT = 64
 """Seven bits. Without VNNI, x86 adds two uint8 x int8 products in 16 bits and saturates (vpmaddubsw): 2 * 255 * 64
-fits, so that logits agree across processors."""
+fits, so that the product is exact on every processor."""
 
 SMALLEST_MAGNITUDE = 1e-20
 """Stands for the scale of a token whose activations are all zero."""
@@ -109,9 +109,8 @@ def quantize_weight(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def correct_biases(model: ir.Model, layers: list[Any]) -> None:
     """Take from the bias of each linear layer what rounding its weight adds to its output on average.
 
-    Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction": it
-    halves how often int8 changes a text's class. What a layer reads on average hardly depends on the texts, and so
-    random ids will do.
+    Section 4.2 of Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction". What
+    a layer reads on average hardly depends on the texts, and so random ids will do.
     """
     means = _token_means(model, list(dict.fromkeys(node.inputs[0] for node in layers)))
     for node in layers:
