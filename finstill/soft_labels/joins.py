@@ -50,11 +50,12 @@ def cached_logits(keys: pa.ChunkedArray, cached: ds.Dataset, classes: int) -> tu
     # The hash join carries numbers, not lists of them: a column for each class.
     columns = {f"logit_{i}": pc.list_element(pc.field("logits"), i) for i in range(classes)}
     for start in range(0, len(keys), JOIN_ROWS):
-        for batch in _join("inner", keys, start, cached, {"key": pc.field("key"), **columns}).to_reader():
-            positions = batch["position"].to_numpy()
-            # A key that stands in several parts comes several times, with equal logits.
-            logits[positions] = np.stack([batch[name].to_numpy(zero_copy_only=False) for name in columns], axis=1)
-            found[positions] = True
+        # As a table and not a stream: where a part is damaged, Acero's reader can wait for ever for a next batch.
+        rows = _join("inner", keys, start, cached, {"key": pc.field("key"), **columns}).to_table()
+        positions = rows["position"].to_numpy()
+        # A key that stands in several parts comes several times, with equal logits.
+        logits[positions] = np.stack([rows[name].to_numpy() for name in columns], axis=1)
+        found[positions] = True
     if not np.isfinite(logits[found]).all():
         raise pa.ArrowInvalid("a logit is not a number")
     return logits, found
