@@ -49,7 +49,7 @@ from finstill.profile import FineTuning
 from finstill.soft_labels.cache import SoftLabelCache
 from finstill.soft_labels.labelling import label_texts
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from finstill.teacher.export import _export
+from finstill.teacher.export import export_graph
 from finstill.teacher.fine_tune import fine_tune
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 from finstill.text import KEY_BYTES, normalise, text_key
@@ -123,7 +123,7 @@ def random_teacher() -> BertForSequenceClassification:
 def make_graphs(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
     """Return the exporter's own graph, which the rivals run, and ours of each precision."""
     graphs = {name: folder / f"{name}.onnx" for name in ("exported", "float32", "int8")}
-    _export(model, graphs["exported"])
+    export_graph(model, graphs["exported"])
     fuse_teacher(graphs["exported"], graphs["float32"])
     quantize_teacher(graphs["exported"], graphs["int8"])
     return graphs

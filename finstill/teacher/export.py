@@ -23,7 +23,7 @@ GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 TOKENIZER_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "teacher.json"
 
-VARIANT = "fused-attention-2"
+VARIANT = "fused-attention-3"
 """The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
 
 logger = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ def export_teacher(
         return graph
     with whole_folder(folder) as unfinished:
         exported = unfinished / "exported.onnx"
-        _export(model, exported)
+        export_graph(model, exported)
         fuse_teacher(exported, unfinished / GRAPH_FILES["float32"])
         if precision == "int8":
             quantize_teacher(exported, unfinished / GRAPH_FILES["int8"])
@@ -136,7 +136,7 @@ def export_teacher(
     return graph
 
 
-def _export(model: PreTrainedModel, path: Path) -> None:
+def export_graph(model: PreTrainedModel, path: Path) -> None:
     """Write `model` to `path` as ONNX with free batch and sequence lengths."""
     import torch
     from torch.export import Dim

@@ -93,3 +93,15 @@ def test_a_changed_teacher_never_meets_anothers_rows(teacher: dict[str, Any], ch
 def test_a_teacher_saved_again_keeps_its_rows(teacher: dict[str, Any]) -> None:
     again = {name: tensor.clone() for name, tensor in reversed(teacher["weights"].items())}
     assert teacher_fingerprint(**{**teacher, "weights": again}) == teacher_fingerprint(**teacher)
+
+
+@pytest.mark.parametrize(
+    ("precision", "same"), [pytest.param("float32", True, id="float32"), pytest.param("int8", False, id="int8")]
+)
+def test_an_int8_teacher_belongs_to_one_runtime(
+    teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch, precision: str, same: bool
+) -> None:
+    teacher["precision"] = precision
+    here = teacher_fingerprint(**teacher)
+    monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
+    assert (teacher_fingerprint(**teacher) == here) is same

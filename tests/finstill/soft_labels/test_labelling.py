@@ -57,6 +57,14 @@ def assert_same_set(ours: dict[bytes, list[float]], theirs: dict[bytes, list[flo
     np.testing.assert_allclose([ours[key] for key in theirs], list(theirs.values()), rtol=0, atol=1e-4)
 
 
+@pytest.fixture(params=["mean embedding", "fused", "int8"])
+def any_graph(request: pytest.FixtureRequest) -> Path:
+    """A teacher of each kind: one of a few nodes, and a BERT in float32 and int8."""
+    if request.param == "mean embedding":
+        return request.getfixturevalue("graph")
+    return request.getfixturevalue("graphs")[request.param]
+
+
 @given(
     texts=TEXTS,
     seed=st.integers(0, 1000),
@@ -79,14 +87,14 @@ def test_the_labelled_set_depends_on_texts_and_teacher_alone(
     window: int,
     cuts: list[int],
     threads: int,
-    graph: Path,
+    any_graph: Path,
     write_tokens: WriteTokens,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.mktemp("example")
     write_tokens(folder / "tokens.parquet", texts)
     plain = SoftLabelCache(folder / "plain", "0" * 32, ["a", "b", "c"])
-    label_texts(folder / "tokens.parquet", plain, partial(OnnxClassifier, graph, threads=1), 512)
+    label_texts(folder / "tokens.parquet", plain, partial(OnnxClassifier, any_graph, threads=1), 512)
 
     other = SoftLabelCache(folder / "other", "0" * 32, ["a", "b", "c"])
     order = random.Random(seed).sample(texts, len(texts))
@@ -96,7 +104,7 @@ def test_the_labelled_set_depends_on_texts_and_teacher_alone(
         patch.setattr(labelling, "WINDOW_ROWS", window)
         for run in runs:
             write_tokens(folder / "run.parquet", run)
-            label_texts(folder / "run.parquet", other, partial(OnnxClassifier, graph, threads=threads), budget)
+            label_texts(folder / "run.parquet", other, partial(OnnxClassifier, any_graph, threads=threads), budget)
     assert_same_set(labelled_set(other), labelled_set(plain))
 
 
