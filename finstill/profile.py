@@ -85,11 +85,42 @@ class Teacher(_Section):
     seen: tuple[str, ...] = ()
 
 
+class Augmentation(_Section):
+    """More texts for the teacher to label, made from train rows: see `finstill.augment`.
+
+    Attributes:
+        variants_per_text: variants of each row; 0 makes none.
+        origins: which train rows they are made from: those with a label, or all.
+        spliced: share of variants that are the head of one text and the tail of another.
+        windowed: share that are a random window of the text's words.
+        replaced: share of word pieces replaced by one of the `neighbours` nearest in the teacher's embedding space.
+        masked: share of word pieces replaced by the mask token.
+        seed: another seed makes other variants.
+    """
+
+    variants_per_text: int = Field(0, ge=0, le=1000)
+    origins: Literal["labelled", "all"] = "labelled"
+    spliced: float = Field(0.25, ge=0, le=1)
+    windowed: float = Field(0.2, ge=0, le=1)
+    replaced: float = Field(0.16, ge=0, le=1)
+    neighbours: int = Field(10, ge=1, le=1000)
+    masked: float = Field(0.06, ge=0, le=1)
+    seed: int = Field(17, ge=0)
+
+    @model_validator(mode="after")
+    def _shares(self) -> Augmentation:
+        for first, second in (("spliced", "windowed"), ("replaced", "masked")):
+            if (total := getattr(self, first) + getattr(self, second)) > 1:
+                raise ValueError(f"'{first}' and '{second}' are shares of the same whole, and add up to {total:g}")
+        return self
+
+
 class ProfileFile(_Section):
     """What a profile's YAML file holds.
 
     Attributes:
         task: `sentiment`, `risk`, or a task of one's own.
+        augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
         report_to: where the students' trainer reports besides Finstill's own log.
         seed: of the teacher's fine-tuning; each recipe has its own.
@@ -98,6 +129,7 @@ class ProfileFile(_Section):
     task: Task
     corpus: CorpusSource
     teacher: Teacher
+    augmentation: Augmentation = Augmentation()
     recipes: Path
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17
