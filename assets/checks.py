@@ -68,18 +68,22 @@ def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
 
 @asset_check(asset=teacher_logits, blocking=True)
 def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
-    """Each text of the corpus has exactly one row of finite logits."""
+    """Each text of the corpus and of the augmented one has exactly one row of finite logits."""
     import numpy as np
     import pyarrow.parquet as pq
 
     workspace = profile.workspace
-    logits = pq.read_table(workspace.teacher_logits)
-    keys = pq.read_table(workspace.corpus, columns=["key"])["key"]
-    finite = bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
-    covered = logits["key"].equals(keys)
+    texts, covered, finite = 0, True, True
+    pairs = ((workspace.corpus, workspace.teacher_logits), (workspace.augmented, workspace.augmented_logits))
+    for of_texts, of_logits in pairs:
+        logits = pq.read_table(of_logits)
+        keys = pq.read_table(of_texts, columns=["key"])["key"]
+        texts += len(keys)
+        covered &= logits["key"].equals(keys)
+        finite &= bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
     return AssetCheckResult(
         passed=covered and finite,
-        description=f"{len(keys):,} texts; rows of logits in the same order: {covered}; all finite: {finite}.",
+        description=f"{texts:,} texts; rows of logits in the same order: {covered}; all finite: {finite}.",
     )
 
 

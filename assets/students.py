@@ -7,14 +7,14 @@ from dagster import AssetExecutionContext, DataVersion, DynamicPartitionsDefinit
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
-from assets.teacher import teacher_checkpoint, teacher_logits, teacher_onnx
+from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
 
 students = DynamicPartitionsDefinition(name="students")
 
 
 @asset(
     partitions_def=students,
-    deps=[corpus, tokens, teacher_checkpoint, teacher_logits],
+    deps=[corpus, tokens, augmented_corpus, teacher_checkpoint, teacher_logits],
     group_name="students",
     kinds={"pytorch"},
     owners=OWNERS,
@@ -23,7 +23,7 @@ students = DynamicPartitionsDefinition(name="students")
 )
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
-    from finstill.distil.rows import training_rows
+    from finstill.distil.rows import training_rows, with_augmented
     from finstill.distil.trainer import train_student
     from finstill.errors import InputError
     from finstill.evaluation.plots import training_curves
@@ -41,7 +41,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
     trained = train_student(
         recipes[name],
-        rows["train"],
+        with_augmented(rows["train"], workspace.augmented, workspace.augmented_logits, settings.task),
         rows["validation"],
         settings.task.labels,
         Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json").folder,

@@ -7,9 +7,17 @@ from typing import Any
 
 from dagster import DataVersion, MaterializeResult, TableColumn, TableColumnDep, TableColumnLineage, TableSchema, asset
 
-from assets.corpus import corpus, tokens
-from assets.metadata import OWNERS, picture
+from assets.corpus import TOKENS_COLUMNS, corpus, tokens
+from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
+
+AUGMENTED_COLUMNS = TableSchema(
+    [
+        *TOKENS_COLUMNS.columns,
+        TableColumn("text", "string", "the variant, by the tokenizer's decoder"),
+        TableColumn("origin", "binary(16)", "key of the train row that it was made from"),
+    ]
+)
 
 LOGITS_COLUMNS = TableSchema(
     [
@@ -68,6 +76,51 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     )
 
 
+@asset(
+    deps=[corpus, tokens, teacher_checkpoint],
+    group_name="corpus",
+    kinds={"python", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+    metadata={"dagster/column_schema": AUGMENTED_COLUMNS},
+)
+def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
+    """More texts of the corpus's own kind, made from its train rows: splices, windows of words, near pieces and masks.
+
+    They have no label and count through what the teacher says of them. The profile says how many; by default, none.
+    """
+    import pyarrow.parquet as pq
+
+    from finstill.augment.build import augment_corpus
+    from finstill.files import digest
+    from finstill.teacher.checkpoint import Checkpoint, word_embeddings
+    from finstill.tokens import load_tokenizer
+
+    settings, workspace = profile.profile(), profile.workspace
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    report = augment_corpus(
+        workspace.corpus,
+        workspace.tokens,
+        load_tokenizer(checkpoint.folder, settings.teacher.max_length),
+        word_embeddings(checkpoint.folder),
+        settings.augmentation,
+        workspace.augmented,
+    )
+    with pq.ParquetFile(workspace.augmented) as file:
+        sample = next(file.iter_batches(10, columns=["text"]), None)
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": report.kept,
+            "dagster/uri": workspace.augmented.as_uri(),
+            "train_rows_varied": report.origins,
+            "variants_made": report.made,
+            "dropped": table([{"reason": why, "variants": variants} for why, variants in report.dropped.items()]),
+            "sample": table([{"text": cell(row["text"])} for row in sample.to_pylist()] if sample else []),
+        },
+        data_version=DataVersion(digest(workspace.augmented)),
+    )
+
+
 @asset(deps=[teacher_checkpoint], group_name="teacher", kinds={"onnx"}, owners=OWNERS, code_version="1")
 def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     """The teacher as an ONNX graph, with the fingerprint that every logit of it is kept under.
@@ -104,7 +157,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset(
-    deps=[tokens, teacher_onnx],
+    deps=[tokens, augmented_corpus, teacher_onnx],
     group_name="teacher",
     kinds={"onnx", "parquet"},
     owners=OWNERS,
@@ -113,7 +166,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
 )
 def teacher_logits(profile: ProfileResource) -> MaterializeResult:
-    """What the teacher says of each text of the corpus: only texts that the cache has not seen reach it."""
+    """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
     from finstill.files import digest
     from finstill.onnx_classifier import OnnxClassifier
     from finstill.soft_labels.cache import SoftLabelCache
@@ -130,22 +183,29 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     }
     cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
     started = time.monotonic()
-    report = label_texts(
-        workspace.tokens,
-        cache,
-        lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
-        settings.token_budget,
+    of_corpus, of_augmented = (
+        label_texts(
+            texts,
+            cache,
+            lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
+            settings.token_budget,
+        )
+        for texts in (workspace.tokens, workspace.augmented)
     )
     seconds = time.monotonic() - started
     write_corpus_logits(workspace.tokens, cache, workspace.teacher_logits)
+    write_corpus_logits(workspace.augmented, cache, workspace.augmented_logits)
+    report = of_corpus + of_augmented
     return MaterializeResult(
         metadata={
-            "dagster/row_count": report.rows,
+            "dagster/row_count": of_corpus.rows,
             "dagster/uri": workspace.teacher_logits.as_uri(),
+            "texts": report.rows,
+            "texts_augmented": of_augmented.rows,
             "rows_reached_by_the_teacher": report.labelled,
             "cache_hit_rate": report.hit_rate,
             **({"texts_per_second": report.labelled / seconds} if report.labelled else {}),
             "cache": cache.where,
         },
-        data_version=DataVersion(digest(workspace.teacher_logits)),
+        data_version=DataVersion(digest(workspace.teacher_logits, workspace.augmented_logits)),
     )

@@ -52,12 +52,17 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
     def labelled(self) -> TrainingRows:
         """Return the rows that have a label."""
-        chosen = np.flatnonzero(self.labels != NO_LABEL)
-        return TrainingRows(
-            [self.input_ids[i] for i in chosen.tolist()],
-            self.labels[chosen],
-            None if self.teacher_logits is None else self.teacher_logits[chosen],
-        )
+        return self._at(np.flatnonzero(self.labels != NO_LABEL))
+
+    def with_labelled_repeated(self, times: int) -> TrainingRows:
+        """Return the rows with each labelled one `times` times, or as they are where all are labelled.
+
+        Rows without a label speak through the teacher alone. Where they are many, few batches would hold a label.
+        """
+        labelled = np.flatnonzero(self.labels != NO_LABEL)
+        if len(labelled) == len(self):
+            return self
+        return self._at(np.concatenate([np.arange(len(self)), *[labelled] * (times - 1)]))
 
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""
@@ -65,6 +70,13 @@ class TrainingRows(Dataset[dict[str, Any]]):
         tokens = np.array([token for ids in self.input_ids for token in ids], dtype=np.int64)
         logits = b"" if self.teacher_logits is None else self.teacher_logits.tobytes()
         return [lengths.tobytes(), tokens.tobytes(), self.labels.tobytes(), logits]
+
+    def _at(self, positions: np.ndarray) -> TrainingRows:
+        return TrainingRows(
+            [self.input_ids[i] for i in positions.tolist()],
+            self.labels[positions],
+            None if self.teacher_logits is None else self.teacher_logits[positions],
+        )
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

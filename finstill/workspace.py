@@ -35,6 +35,14 @@ class Workspace:
         return self.root / "teacher_logits.parquet"
 
     @property
+    def augmented(self) -> Path:
+        return self.root / "augmented.parquet"
+
+    @property
+    def augmented_logits(self) -> Path:
+        return self.root / "augmented_logits.parquet"
+
+    @property
     def comparison(self) -> Path:
         return self.root / "comparison"
 

@@ -116,7 +116,7 @@ def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteI
     for sentence in [*outcome["verdicts"], _metadata(decide, "champion")["reason"]]:
         console.print(escape(sentence), soft_wrap=True)
     logits = _metadata(label, "teacher_logits")
-    reached, rows = logits["rows_reached_by_the_teacher"], logits["dagster/row_count"]
+    reached, rows = logits["rows_reached_by_the_teacher"], logits["texts"]
     console.print(f"Texts that reached the teacher: {reached:,} of {rows:,}; the others were in the cache.")
     console.print(f"\nReport: {comparison / 'report.html'}", soft_wrap=True)
     command = f"make dev PROFILE={os.path.relpath(profile)}" if profile.stem != "embedded" else "make dev"

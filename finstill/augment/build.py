@@ -101,7 +101,9 @@ def _windows(
     vocabulary = read_vocabulary(tokenizer, len(embeddings))
     if settings.masked and vocabulary.mask is None:
         raise InputError(
-            "the teacher's tokenizer has no mask token", where="augmentation.masked", remedy="Set it to 0 in the profile"
+            "the teacher's tokenizer has no mask token",
+            where="augmentation.masked",
+            remedy="Set it to 0 in the profile",
         )
     rows = pq.read_table(corpus, columns=["key", "label", "split"])
     ids = pq.read_table(tokens, columns=["input_ids"])["input_ids"].combine_chunks()

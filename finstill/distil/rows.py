@@ -18,7 +18,7 @@ from finstill.training import TrainingRows
 def training_rows(
     corpus: Path, tokens: Path, task: Task, teacher_logits: Path | None = None
 ) -> dict[str, TrainingRows]:
-    """Return the rows of each split, in the corpus's order.
+    """Return the rows of each split, in the corpus's order; those without a label count through their soft labels.
 
     Args:
         corpus, tokens, teacher_logits: Parquet files of one row a text, in the same order.
@@ -35,7 +35,7 @@ def training_rows(
     if teacher_logits is not None:
         table = pq.read_table(teacher_logits)
         _require_same_rows(columns, table, teacher_logits)
-        logits = task_logits(_matrix(table["logits"]), task, read_teacher_labels(table.schema))
+        logits = _task_logits(table, task)
     rows = ids["input_ids"].to_pylist()
     splits = columns["split"].to_numpy()
     chosen = {split: np.flatnonzero(splits == split) for split in SPLITS}
@@ -45,16 +45,38 @@ def training_rows(
     }
 
 
+def with_augmented(train: TrainingRows, augmented: Path, augmented_logits: Path, task: Task) -> TrainingRows:
+    """Return the rows of `train` and, after them, those of the augmented corpus: rows without a label.
+
+    Args:
+        train: with teacher logits over the task's labels.
+        augmented, augmented_logits: Parquet files of one row a text, in the same order.
+
+    Raises:
+        ValueError: the tables do not belong together: one was made again and the other was not.
+    """
+    assert train.teacher_logits is not None
+    texts, logits = pq.read_table(augmented, columns=["key", "input_ids"]), pq.read_table(augmented_logits)
+    _require_same_rows(texts, logits, augmented_logits)
+    return TrainingRows(
+        train.input_ids + texts["input_ids"].to_pylist(),
+        np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
+        np.concatenate([train.teacher_logits, _task_logits(logits, task)]),
+    )
+
+
 def read_teacher_labels(schema: pa.Schema) -> list[str]:
     """Return the class names that stand in the metadata of a table of teacher logits."""
     return schema.metadata[b"labels"].decode().split("\n")
 
 
-def _matrix(logits: pa.ChunkedArray) -> np.ndarray:
-    flat = logits.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(logits), -1)
+def _task_logits(table: pa.Table, task: Task) -> np.ndarray:
+    """Return the logits of a table of teacher logits over the task's labels: float32, (rows, labels)."""
+    teacher_labels = read_teacher_labels(table.schema)
+    flat = table["logits"].combine_chunks().flatten().to_numpy()
+    return task_logits(flat.reshape(len(table), len(teacher_labels)), task, teacher_labels)
 
 
-def _require_same_rows(corpus: pa.Table, other: pa.Table, path: Path) -> None:
-    if not corpus["key"].equals(other["key"]):
-        raise ValueError(f"{path.name} is not of this corpus: materialize it again")
+def _require_same_rows(texts: pa.Table, other: pa.Table, path: Path) -> None:
+    if not texts["key"].equals(other["key"]):
+        raise ValueError(f"{path.name} is not of these texts: materialize it again")

@@ -22,7 +22,7 @@ from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.quiet import quiet_transformers
 from finstill.students.recipe import Recipe
 from finstill.students.registry import STUDENTS
-from finstill.teacher.checkpoint import load_classifier
+from finstill.teacher.checkpoint import word_embeddings
 from finstill.training import (
     TrainingRows,
     collate,
@@ -86,7 +86,7 @@ class TrainedStudent:
         recipe: what it was made by.
         inputs: digest of everything that determines it; equal inputs give an equal student.
         history: an entry an epoch: loss, temperature, validation figures.
-        rows: texts it was trained on.
+        rows: texts it was trained on, each counted once.
         parameters: number of weights.
     """
 
@@ -131,13 +131,15 @@ def train_student(
     """
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    embeddings = _word_embeddings(teacher_checkpoint)
+    embeddings = word_embeddings(teacher_checkpoint)
     inputs = _inputs_digest(recipe, train, validation, labels, teacher_checkpoint, embeddings)
     if (folder / TRAINING_FILE).is_file():
         existing = TrainedStudent.read(folder)
         if existing.inputs == inputs:
             logger.info("%s: unchanged, the student of these inputs is kept", stage)
             return existing
+    texts = len(train)
+    train = train.with_labelled_repeated(recipe.labelled_repeats)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
     student = STUDENTS[recipe.student].from_shape(
@@ -170,7 +172,7 @@ def train_student(
         callbacks=callbacks,
     )
     history = run_training(trainer, stage)
-    trained = TrainedStudent(folder, recipe, inputs, history, len(train), student.num_parameters())
+    trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters())
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)
@@ -199,10 +201,3 @@ def _inputs_digest(
     if recipe.shape.embedding == "teacher":
         parts.append(embeddings.tobytes())
     return digest(*parts, *train.content(), *validation.content())
-
-
-def _word_embeddings(teacher_checkpoint: Path) -> np.ndarray:
-    """Return the teacher's word embeddings: float32, (vocabulary, width)."""
-    embedding = load_classifier(teacher_checkpoint).get_input_embeddings()
-    assert isinstance(embedding, torch.nn.Embedding)
-    return embedding.weight.detach().numpy()

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabellingReport:
-    """Rows of the corpus, and how many of them reached the teacher."""
+    """Rows of a token table, and how many of them reached the teacher."""
 
     rows: int
     labelled: int
@@ -36,6 +36,9 @@ class LabellingReport:
     @property
     def hit_rate(self) -> float:
         return 1 - self.labelled / max(self.rows, 1)
+
+    def __add__(self, other: LabellingReport) -> LabellingReport:
+        return LabellingReport(self.rows + other.rows, self.labelled + other.labelled)
 
 
 def label_texts(

@@ -45,6 +45,8 @@ class Recipe(BaseModel):
             why it is not the default).
         patience: epochs without a better validation score after which training stops.
         seed: the same recipe, data and seed give the same student.
+        labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
+            labels would drown.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +62,7 @@ class Recipe(BaseModel):
     weight_decay: float = Field(0.01, ge=0, lt=1)
     patience: int = Field(5, ge=1)
     seed: int = 17
+    labelled_repeats: int = Field(3, ge=1, le=100)
 
     def is_twin_of(self, other: Recipe) -> bool:
         """Whether this is `other` trained without a teacher: alpha 0 and nothing else changed."""

