@@ -5,11 +5,12 @@ from __future__ import annotations
 from dagster import AssetCheckResult, AssetCheckSeverity, asset_check
 
 from assets.comparison import comparison
-from assets.metadata import table
+from assets.metadata import cell, table
 from assets.resources import ProfileResource
-from assets.teacher import teacher_logits, teacher_onnx
+from assets.teacher import augmented_corpus, teacher_logits, teacher_onnx
 
 PARITY_TEXTS = 64
+LEAKS_SHOWN = 10
 
 
 @asset_check(asset=teacher_onnx, blocking=True)
@@ -63,6 +64,25 @@ def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
             "batch_dependence": fidelity.batch_dependence,
             "largest_batch_dependence": LARGEST_BATCH_DEPENDENCE,
         },
+    )
+
+
+@asset_check(asset=augmented_corpus, blocking=True)
+def no_test_text_is_learned_from(profile: ProfileResource) -> AssetCheckResult:
+    """No train or augmented text is nearly a validation or test text; labelled train texts that are near are named."""
+    from finstill.corpus.leakage import find_leaks
+
+    leaks = find_leaks(profile.workspace.corpus, profile.workspace.augmented)
+    forbidden = [leak for leak in leaks if leak.forbidden]
+    shown = sorted(leaks, key=lambda leak: (not leak.forbidden, -leak.similarity))[:LEAKS_SHOWN]
+    examples = [{**vars(leak), "text": cell(leak.text), "other": cell(leak.other)} for leak in shown]
+    return AssetCheckResult(
+        passed=not leaks,
+        severity=AssetCheckSeverity.ERROR if forbidden else AssetCheckSeverity.WARN,
+        description=f"{len(forbidden):,} texts to learn from are validation or test texts in all but name, and "
+        f"{len(leaks) - len(forbidden):,} labelled train texts are near one."
+        + (f" The first: “{cell(shown[0].text)}”, as in {shown[0].split}: “{cell(shown[0].other)}”." if shown else ""),
+        metadata={"examples": table(examples)},
     )
 
 

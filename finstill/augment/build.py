@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from finstill.augment.neighbours import nearest_pieces
 from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
+from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.profile import Augmentation
@@ -68,7 +69,7 @@ def augment_corpus(
 
     A variant becomes a text: its ids are decoded, and what is kept are the ids of that text, so that the teacher's
     answer belongs to a text here as everywhere. One whose ids a row of the corpus has, in whichever split, or another
-    variant, is left out.
+    variant, is left out, and so is a near-duplicate of a validation or test text.
 
     Memory holds the corpus's ids and 8 bytes for each variant, beside a window of variants.
 
@@ -105,7 +106,8 @@ def _windows(
             where="augmentation.masked",
             remedy="Set it to 0 in the profile",
         )
-    rows = pq.read_table(corpus, columns=["key", "label", "split"])
+    rows = pq.read_table(corpus, columns=["key", "text", "label", "split"])
+    measured = NearDuplicates(rows["text"].filter(pc.not_equal(rows["split"], "train")).to_pylist())
     ids = pq.read_table(tokens, columns=["input_ids"])["input_ids"].combine_chunks()
     # Nor is a variant that decodes to nothing a text.
     seen = {_content(np.array(tokenizer.encode("").ids, np.int32)), *map(_content, _rows_of(ids))}
@@ -125,24 +127,33 @@ def _windows(
     for start in range(0, len(texts), step):
         positions = np.arange(start, min(start + step, len(texts)))
         variants = make_variants(texts, positions, vocabulary, neighbours, settings)
-        yield _new_texts(variants, keys, tokenizer, seen, report)
+        yield _new_texts(variants, keys, tokenizer, seen, measured, report)
         advance(len(positions))
 
 
 def _new_texts(
-    variants: Variants, keys: pa.ChunkedArray, tokenizer: Tokenizer, seen: set[int], report: AugmentationReport
+    variants: Variants,
+    keys: pa.ChunkedArray,
+    tokenizer: Tokenizer,
+    seen: set[int],
+    measured: NearDuplicates,
+    report: AugmentationReport,
 ) -> pa.Table:
-    """Return the texts of `variants` whose ids are not in `seen`, and add them to it."""
+    """Return the texts of `variants` whose ids are not in `seen`, and add them to it; none near a `measured` text."""
     pieces = [row.tolist() for row in np.split(variants.ids, np.cumsum(variants.lengths)[:-1])]
     texts = [normalise(text) for text in tokenizer.decode_batch(pieces, skip_special_tokens=False)]
     table = tokenize(pa.array([text_key(text) for text in texts]), texts, tokenizer)
     report.made += len(texts)
     new = []
-    for position, row in enumerate(_rows_of(table["input_ids"].combine_chunks())):
-        if (content := _content(row)) not in seen:
+    matches = measured.nearest(texts)
+    for position, (row, match) in enumerate(zip(_rows_of(table["input_ids"].combine_chunks()), matches, strict=True)):
+        if (content := _content(row)) in seen:
+            report.dropped["its tokens are another row's"] += 1
+        elif match is not None:
+            report.dropped["near-duplicate of a validation or test text"] += 1
+        else:
             seen.add(content)
             new.append(position)
-    report.dropped["its tokens are another row's"] += len(texts) - len(new)
     origin = keys.take(pa.array(variants.origin))
     columns = [*table.columns, pa.array(texts), origin]
     return pa.table(columns, schema=AUGMENTED_SCHEMA).take(pa.array(new, pa.int64()))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finstill.corpus.leakage import ROWS_PER_WINDOW, is_forbidden
+from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.sources import Row
 from finstill.corpus.splits import SPLITS, canonical_split, split_of
 from finstill.errors import InputError
@@ -126,6 +128,7 @@ def build_corpus(
         report.count("contradictory labels", entry.source, entry.text)
     for key, entry in entries.items():
         entry.split = entry.split or split_of(key)
+    _drop_leaks(entries, report)
     report.kept = len(entries)
     _require_usable(entries, report)
     logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
@@ -172,6 +175,19 @@ def _merge(entry: _Entry, row: Row, label: str | None, split: str | None, place:
         report.count("in two splits", place, entry.text)
         entry.split = min(split, entry.split, key=_PRECEDENCE.__getitem__)
     entry.split = entry.split or split
+
+
+def _drop_leaks(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
+    """Take out the train texts that must not be learned from because they nearly are validation or test texts."""
+    index = NearDuplicates([entry.text for entry in entries.values() if entry.split != "train"])
+    train = [(key, entry) for key, entry in entries.items() if entry.split == "train"]
+    for start in range(0, len(train), ROWS_PER_WINDOW):
+        window = train[start : start + ROWS_PER_WINDOW]
+        matches = index.nearest([entry.text for _, entry in window])
+        for (key, entry), match in zip(window, matches, strict=True):
+            if match is not None and is_forbidden(entry.label is not None, match.similarity):
+                report.count("near-duplicate of a validation or test text", entry.source, entry.text)
+                del entries[key]
 
 
 def _require_usable(entries: dict[bytes, _Entry], report: CorpusReport) -> None:

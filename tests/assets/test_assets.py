@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
 
@@ -14,6 +16,7 @@ from assets.corpus import corpus, tokens
 from assets.resources import ProfileResource
 from assets.students import evaluation, student, student_package, students
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
+from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
 from finstill.corpus.splits import split_of
 from finstill.distil.trainer import TrainedStudent
 from finstill.text import normalise, text_key
@@ -25,6 +28,7 @@ CHECKS = [
     checks.graph_equals_checkpoint,
     checks.int8_labels_as_float32,
     checks.every_text_has_logits,
+    checks.no_test_text_is_learned_from,
     checks.distilling_pays,
 ]
 
@@ -235,6 +239,26 @@ def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
     }
 
 
+def test_a_test_text_among_the_augmented_ones_blocks_the_teacher_pass(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = deployment.resource.workspace
+
+    def leak(*_: object) -> AugmentationReport:
+        (text, *_) = pq.read_table(workspace.corpus, filters=[("split", "=", "test")])["text"].to_pylist()
+        row = {"key": bytes(16), "input_ids": [], "n_tokens": 0, "truncated": False, "text": text, "origin": bytes(16)}
+        pq.write_table(pa.Table.from_pylist([row], AUGMENTED_SCHEMA), workspace.augmented)
+        return AugmentationReport(kept=1)
+
+    monkeypatch.setattr("finstill.augment.build.augment_corpus", leak)
+    result = deployment.make(BEFORE, raising=False)
+    assert not result.success
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [(check.check_name, check.severity.value) for check in failed] == [("no_test_text_is_learned_from", "ERROR")]
+    assert "as in test: “" in (failed[0].description or "")
+    assert not workspace.teacher_logits.exists()
+
+
 def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:
     deployment.write_corpus(
         range(40), more="".join(f'"<img src=x onerror=alert({i})> [a](http://b)",neutral\n' for i in range(300))
@@ -264,8 +288,6 @@ def test_a_given_split_is_honoured(deployment: Deployment, tiny_checkpoint: Path
     profile = (deployment.root / "mine.yaml").read_text().replace("label: tone", "label: tone, split: part")
     (deployment.root / "mine.yaml").write_text(profile)
     deployment.make([corpus])
-    import pyarrow.parquet as pq
-
     table = pq.read_table(deployment.resource.workspace.corpus).to_pylist()
     assert {row["text"]: row["split"] for row in table} == {text: split for text, _, split in rows}
     assert any(split_of(text_key(normalise(text))) != split for text, _, split in rows)

@@ -1,0 +1,75 @@
+"""Whether anything that students learn from nearly is a text that they are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from finstill.corpus.near_duplicates import Match, NearDuplicates
+
+ROWS_PER_WINDOW = 8192
+
+
+@dataclass(frozen=True)
+class Leak:
+    """A text to learn from that is nearly one of the validation or test split.
+
+    Attributes:
+        rows: which kind of row it is: `labelled`, `unlabelled` or `augmented`.
+        text: the train text.
+        split: of the other text.
+        other: the other text.
+        similarity: Jaccard index of their runs of two words; 1 where both are the same words.
+    """
+
+    rows: str
+    text: str
+    split: str
+    other: str
+    similarity: float
+
+    @property
+    def forbidden(self) -> bool:
+        return is_forbidden(self.rows == "labelled", self.similarity)
+
+
+def is_forbidden(labelled: bool, similarity: float) -> bool:
+    """Whether a train text this near a validation or test text must not be learned from.
+
+    Texts without a label are plentiful, so none that is near is kept. A labelled one has its place in a split that
+    somebody published or a hash decided, and figures compare only while it stays there: it is left out where it is the
+    very same words, and reported where it is near.
+    """
+    return not labelled or similarity == 1
+
+
+def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
+    """Return the train and augmented rows that are near-duplicates of validation or test rows.
+
+    Args:
+        corpus, augmented: Parquet files with the columns of `CORPUS_SCHEMA` and `AUGMENTED_SCHEMA`.
+    """
+    measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")]).to_pylist()
+    index = NearDuplicates([row["text"] for row in measured])
+
+    def leaks(rows: str, texts: list[str], matches: list[Match | None]) -> Iterator[Leak]:
+        for text, match in zip(texts, matches, strict=True):
+            if match is not None:
+                other = measured[match.position]
+                yield Leak(rows, text, other["split"], other["text"], match.similarity)
+
+    found: list[Leak] = []
+    with pq.ParquetFile(corpus) as file:
+        for batch in file.iter_batches(ROWS_PER_WINDOW, columns=["text", "label", "split"]):
+            train = [row for row in batch.to_pylist() if row["split"] == "train"]
+            for rows in ("labelled", "unlabelled"):
+                texts = [row["text"] for row in train if (row["label"] is None) == (rows == "unlabelled")]
+                found += leaks(rows, texts, index.nearest(texts))
+    with pq.ParquetFile(augmented) as file:
+        for batch in file.iter_batches(ROWS_PER_WINDOW, columns=["text"]):
+            texts = batch["text"].to_pylist()
+            found += leaks("augmented", texts, index.nearest(texts))
+    return found

@@ -1,0 +1,98 @@
+"""Near-duplicates are found as a comparison of all pairs would, and none of a test text is learned from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finstill.augment.build import AUGMENTED_SCHEMA
+from finstill.corpus.build import build_corpus, write_corpus
+from finstill.corpus.leakage import find_leaks
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, shingles
+from finstill.corpus.sources import Row
+
+TESTED = "Operating profit of the group rose to 13.1 mn euros from 8.7 mn euros a year earlier"
+NEAR = "Operating profit of the group rose to 13.1 mn euros from 8.9 mn euros a year earlier"
+SAME_WORDS = "OPERATING profit of the group rose to 13.1 mn euros, from 8.7 mn euros a year earlier."
+OTHER = "The company will build a new mill in Tornio next spring"
+
+
+def corpus(*rows: tuple[str, str | None, str]) -> tuple[pa.Table, dict[str, int]]:
+    filler = [("A plain sentence", "neutral", "validation"), ("Another of its kind", "positive", "test")]
+    table, report = build_corpus(
+        [Row("f.csv", i, text, label, None, None, split) for i, (text, label, split) in enumerate([*rows, *filler], 1)],
+        ("negative", "neutral", "positive"),
+        {},
+    )
+    return table, dict(report.reasons)
+
+
+class TestNearDuplicates:
+    def test_similarity_is_the_jaccard_index_of_runs_of_two_words(self) -> None:
+        # a-b b-c c-d against a-b b-c c-e: two shared of four.
+        assert shingles("A b, c d") == {b"a b", b"b c", b"c d"}
+        (match,) = NearDuplicates([NEAR]).nearest([TESTED])
+        assert match is not None
+        shared, all_ = shingles(NEAR) & shingles(TESTED), shingles(NEAR) | shingles(TESTED)
+        assert match.similarity == len(shared) / len(all_)
+        assert NearDuplicates(["a b c e"]).nearest(["a b c d"]) == [None]
+
+    @pytest.mark.parametrize(("text", "similarity"), [(SAME_WORDS, 1), ("Rises", None), ("", None), ("?!", None)])
+    def test_case_and_punctuation_are_left_out_and_short_texts_do_no_harm(
+        self, text: str, similarity: float | None
+    ) -> None:
+        (match,) = NearDuplicates([OTHER, TESTED, "Falls"]).nearest([text])
+        assert (match and (match.position, match.similarity)) == (similarity and (1, similarity))
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(0, 2**32 - 1))
+    def test_none_is_missed_that_a_comparison_of_all_pairs_finds(self, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        indexed = [random.integers(200, size=random.integers(5, 30)) for _ in range(30)]
+        near = [np.where(random.random(len(row)) < 0.08, 7, row) for row in indexed]
+        texts, others = ([" ".join(map(str, row)) for row in rows] for rows in (indexed, near))
+        for other, match in zip(others, NearDuplicates(texts).nearest(others), strict=True):
+            own = shingles(other)
+            best = max(len(own & shingles(text)) / len(own | shingles(text)) for text in texts)
+            assert (match.similarity if match else None) == (best if best >= LEAST_SIMILARITY else None)
+
+    def test_an_empty_index_finds_nothing(self) -> None:
+        assert NearDuplicates([]).nearest([TESTED]) == [None]
+
+
+class TestCorpus:
+    @pytest.mark.parametrize("split", ["validation", "test"])
+    def test_an_unlabelled_train_text_near_a_measured_one_is_dropped_and_counted(self, split: str) -> None:
+        table, reasons = corpus((TESTED, "positive", split), (NEAR, None, "train"), (OTHER, None, "train"))
+        assert NEAR not in table["text"].to_pylist()
+        assert OTHER in table["text"].to_pylist()
+        assert reasons == {"near-duplicate of a validation or test text": 1}
+
+    def test_a_labelled_one_is_dropped_where_it_is_the_same_words_and_kept_where_it_is_near(self) -> None:
+        table, reasons = corpus(
+            (TESTED, "positive", "test"),
+            (NEAR, "positive", "train"),
+            (SAME_WORDS, "positive", "train"),
+            (OTHER, "neutral", "train"),
+        )
+        assert {NEAR, OTHER, TESTED} < set(table["text"].to_pylist())
+        assert SAME_WORDS not in table["text"].to_pylist()
+        assert reasons == {"near-duplicate of a validation or test text": 1}
+
+
+def test_leaks_are_found_in_rows_of_every_kind(tmp_path: Path) -> None:
+    table, _ = corpus((TESTED, "positive", "test"), (NEAR, "positive", "train"), (OTHER, None, "train"))
+    write_corpus(table, tmp_path / "corpus.parquet")
+    row = {"key": bytes(16), "input_ids": [], "n_tokens": 0, "truncated": False, "text": NEAR, "origin": bytes(16)}
+    pq.write_table(pa.Table.from_pylist([row], AUGMENTED_SCHEMA), tmp_path / "augmented.parquet")
+    leaks = find_leaks(tmp_path / "corpus.parquet", tmp_path / "augmented.parquet")
+    assert [(leak.rows, leak.split, leak.other, leak.forbidden) for leak in leaks] == [
+        ("labelled", "test", TESTED, False),
+        ("augmented", "test", TESTED, True),
+    ]
