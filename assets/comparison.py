@@ -33,7 +33,7 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
         **{f"in {each['values']}": f"{each['counts']:,}" for each in texts["split"].value_counts().to_pylist()},
     }
-    report = write_report(result, students, plots, settings, figures, workspace.comparison)
+    report = write_report(result, plots, settings, figures, workspace.comparison)
     return MaterializeResult(
         metadata={
             "table": table(result.table()),

@@ -6,6 +6,7 @@ from dagster import AssetExecutionContext, DataVersion, DynamicPartitionsDefinit
 
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
+from assets.other_origin import other_origin
 from assets.resources import ProfileResource
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
 
@@ -111,7 +112,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
 
 @asset(
     partitions_def=students,
-    deps=[corpus, tokens, teacher_logits, student_package],
+    deps=[corpus, tokens, teacher_logits, other_origin, student_package],
     group_name="evaluation",
     kinds={"scikitlearn"},
     owners=OWNERS,
@@ -128,12 +129,18 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    elsewhere = None
+    if (source := settings.other_origin) is not None:
+        other = workspace.other_origin
+        there = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
+        elsewhere = str(source.name), there
     result = evaluate_student(
         Package.read(workspace.package(name)),
         TeacherGraph.read(workspace.teacher_onnx),
         rows["test"],
         settings.teacher.token_budget,
         workspace.evaluation(name),
+        elsewhere,
     )
     both = (result.student, result.teacher)
     metadata: dict[str, Any] = {
@@ -158,6 +165,18 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
             "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
             "reliability": picture("Reliability", reliability_diagram(bins)),
         }
+    if result.student.elsewhere is not None:
+        metadata["elsewhere"] = table(
+            [
+                {
+                    "classifier": each.name,
+                    "texts of": each.elsewhere.name,
+                    "macro_f1": each.elsewhere.quality["macro_f1"],
+                }
+                for each in both
+                if each.elsewhere is not None
+            ]
+        )
     return MaterializeResult(metadata=metadata)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dagster import DataVersion, MaterializeResult, TableColumn, TableColumnDep, TableColumnLineage, TableSchema, asset
 
 from assets.corpus import TOKENS_COLUMNS, corpus, tokens
 from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
+
+if TYPE_CHECKING:
+    from finstill.soft_labels.cache import SoftLabelCache
+    from finstill.soft_labels.labelling import LabellingReport
 
 AUGMENTED_COLUMNS = TableSchema(
     [
@@ -168,33 +173,12 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
     from finstill.files import digest
-    from finstill.onnx_classifier import OnnxClassifier
-    from finstill.soft_labels.cache import SoftLabelCache
-    from finstill.soft_labels.labelling import label_texts, write_corpus_logits
-    from finstill.teacher.export import TeacherGraph
 
-    settings, workspace = profile.profile().teacher, profile.workspace
-    teacher = TeacherGraph.read(workspace.teacher_onnx)
-    about = {
-        "source": teacher.source,
-        "revision": teacher.revision or "",
-        "max_length": str(teacher.max_length),
-        "precision": teacher.precision,
-    }
-    cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
+    workspace = profile.workspace
     started = time.monotonic()
-    of_corpus, of_augmented = (
-        label_texts(
-            texts,
-            cache,
-            lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
-            settings.token_budget,
-        )
-        for texts in (workspace.tokens, workspace.augmented)
-    )
+    of_corpus, cache = label_table(profile, workspace.tokens, workspace.teacher_logits)
+    of_augmented, _ = label_table(profile, workspace.augmented, workspace.augmented_logits)
     seconds = time.monotonic() - started
-    write_corpus_logits(workspace.tokens, cache, workspace.teacher_logits)
-    write_corpus_logits(workspace.augmented, cache, workspace.augmented_logits)
     report = of_corpus + of_augmented
     return MaterializeResult(
         metadata={
@@ -209,3 +193,33 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
         },
         data_version=DataVersion(digest(workspace.teacher_logits, workspace.augmented_logits)),
     )
+
+
+def label_table(profile: ProfileResource, tokens: Path, logits: Path) -> tuple[LabellingReport, SoftLabelCache]:
+    """Write to `logits` what the teacher says of each row of the token table `tokens`, from the cache where it can.
+
+    Returns:
+        What reached the teacher, and the cache that now holds a row for each.
+    """
+    from finstill.onnx_classifier import OnnxClassifier
+    from finstill.soft_labels.cache import SoftLabelCache
+    from finstill.soft_labels.labelling import label_texts, write_corpus_logits
+    from finstill.teacher.export import TeacherGraph
+
+    settings = profile.profile().teacher
+    teacher = TeacherGraph.read(profile.workspace.teacher_onnx)
+    about = {
+        "source": teacher.source,
+        "revision": teacher.revision or "",
+        "max_length": str(teacher.max_length),
+        "precision": teacher.precision,
+    }
+    cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
+    report = label_texts(
+        tokens,
+        cache,
+        lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
+        settings.token_budget,
+    )
+    write_corpus_logits(tokens, cache, logits)
+    return report, cache

@@ -29,6 +29,7 @@ class CorpusSource(_Section):
         date, id: columns carried along for people.
         split: the column that holds train, validation or test; rows where it is empty are split by their key.
         label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`.
+        name: what the data set is called, as `teacher.seen` would call it.
     """
 
     path: str | None = None
@@ -39,6 +40,7 @@ class CorpusSource(_Section):
     id: str | None = None
     split: str | None = None
     label_names: dict[str, str] = {}
+    name: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
@@ -120,6 +122,7 @@ class ProfileFile(_Section):
 
     Attributes:
         task: `sentiment`, `risk`, or a task of one's own.
+        other_origin: a second labelled corpus, on which students are measured and from which none learns.
         augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
         report_to: where the students' trainer reports besides Finstill's own log.
@@ -129,10 +132,18 @@ class ProfileFile(_Section):
     task: Task
     corpus: CorpusSource
     teacher: Teacher
+    other_origin: CorpusSource | None = None
     augmentation: Augmentation = Augmentation()
     recipes: Path
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17
+
+    @field_validator("other_origin")
+    @classmethod
+    def _labelled_and_named(cls, value: CorpusSource | None) -> CorpusSource | None:
+        if value is not None and (value.label is None or value.name is None):
+            raise ValueError("it needs a 'label', the column to measure against, and a 'name'")
+        return value
 
     @field_validator("task", mode="before")
     @classmethod
@@ -149,6 +160,11 @@ class Profile(ProfileFile):
 
     name: str
 
+    def seen_by_teacher(self, source: CorpusSource | None) -> bool:
+        """Whether the teacher was trained on the data set that `source` names: its figures there are tainted."""
+        seen = {name.casefold() for name in self.teacher.seen}
+        return source is not None and source.name is not None and source.name.casefold() in seen
+
 
 def read_profile(path: Path) -> Profile:
     """Read a profile; its name is the file's, and relative paths in it start at its folder.
@@ -158,11 +174,20 @@ def read_profile(path: Path) -> Profile:
     """
     file = read_settings(path, ProfileFile)
     base = path.resolve().parent
-    corpus, teacher = file.corpus, file.teacher
-    if corpus.path and corpus.path != EMBEDDED:
-        corpus = corpus.model_copy(update={"path": str(base / corpus.path)})
+    teacher = file.teacher
     # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
     if (base / teacher.checkpoint).is_dir():
         teacher = teacher.model_copy(update={"checkpoint": str(base / teacher.checkpoint)})
-    resolved = {"corpus": corpus, "teacher": teacher, "recipes": (base / file.recipes).resolve()}
+    resolved = {
+        "corpus": _absolute(file.corpus, base),
+        "other_origin": file.other_origin and _absolute(file.other_origin, base),
+        "teacher": teacher,
+        "recipes": (base / file.recipes).resolve(),
+    }
     return Profile(name=path.stem, **{**dict(file), **resolved})
+
+
+def _absolute(source: CorpusSource, base: Path) -> CorpusSource:
+    if not source.path or source.path == EMBEDDED:
+        return source
+    return source.model_copy(update={"path": str(base / source.path)})

@@ -43,6 +43,11 @@ class Workspace:
         return self.root / "augmented_logits.parquet"
 
     @property
+    def other_origin(self) -> Workspace:
+        """Holds the tables of the other origin under their usual names."""
+        return Workspace(self.root / "other_origin")
+
+    @property
     def comparison(self) -> Path:
         return self.root / "comparison"
 

@@ -7,6 +7,7 @@ from dagster import Definitions, load_asset_checks_from_modules, load_assets_fro
 import assets.checks
 import assets.comparison
 import assets.corpus
+import assets.other_origin
 import assets.students
 import assets.teacher
 from assets.resources import ProfileResource
@@ -15,7 +16,9 @@ from pipelines.jobs import decide, distil, label
 from pipelines.sensors import new_recipes
 
 defs = Definitions(
-    assets=load_assets_from_modules([assets.corpus, assets.teacher, assets.students, assets.comparison]),
+    assets=load_assets_from_modules(
+        [assets.corpus, assets.teacher, assets.other_origin, assets.students, assets.comparison]
+    ),
     asset_checks=load_asset_checks_from_modules([assets.checks]),
     jobs=[label, distil, decide],
     sensors=[new_recipes],

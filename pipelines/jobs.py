@@ -6,12 +6,13 @@ from dagster import AssetSelection, define_asset_job
 
 from assets.comparison import champion, comparison
 from assets.corpus import corpus
+from assets.other_origin import other_origin
 from assets.students import evaluation, student, students
 from assets.teacher import teacher_logits
 
 label = define_asset_job(
     "label",
-    AssetSelection.assets(teacher_logits).upstream() | AssetSelection.assets(corpus),
+    AssetSelection.assets(teacher_logits, other_origin).upstream() | AssetSelection.assets(corpus),
     description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
 )
 

@@ -33,6 +33,7 @@ COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "macro_f1": ("macro-F1", "{:.3f}"),
     "agreement": ("agreement", "{:.3f}"),
+    "macro_f1_elsewhere": ("macro-F1 elsewhere", "{:.3f}"),
     "parameters": ("parameters", "{:,}"),
     "megabytes": ("MB", "{:,.1f}"),
     "texts_per_second": ("texts/s", "{:,.0f}"),
@@ -106,14 +107,15 @@ def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteI
     comparison = home() / profile.stem / "comparison"
     outcome = read_json(comparison / "comparison.json")
     table = Table("classifier", title=f"{profile.stem}, on the test split; speed on one thread")
-    for title, _ in COLUMNS.values():
+    columns = {key: column for key, column in COLUMNS.items() if any(row[key] is not None for row in outcome["table"])}
+    for title, _ in columns.values():
         table.add_column(title, justify="right")
     for row in outcome["table"]:
-        cells = [form.format(row[key]) if row[key] is not None else "–" for key, (_, form) in COLUMNS.items()]
+        cells = [form.format(row[key]) if row[key] is not None else "–" for key, (_, form) in columns.items()]
         table.add_row(row["name"], *cells)
     console.print()
     console.print(table)
-    for sentence in [*outcome["verdicts"], _metadata(decide, "champion")["reason"]]:
+    for sentence in [*outcome["verdicts"], *outcome["notes"], _metadata(decide, "champion")["reason"]]:
         console.print(escape(sentence), soft_wrap=True)
     logits = _metadata(label, "teacher_logits")
     reached, rows = logits["rows_reached_by_the_teacher"], logits["texts"]

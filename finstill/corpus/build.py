@@ -64,7 +64,7 @@ class CorpusReport:
 
 
 @dataclass
-class _Entry:
+class Entry:
     """One distinct text and what its rows said of it."""
 
     text: str
@@ -96,14 +96,30 @@ def build_corpus(
         InputError: a label or split name is not known, no row is usable, the labelled rows hold one class only, or a
             split is left without a text.
     """
+    entries, report = distinct_texts(rows, labels, label_names)
+    for key, entry in entries.items():
+        entry.split = entry.split or split_of(key)
+    _drop_leaks(entries, report)
+    report.kept = len(entries)
+    _require_usable(entries, report)
+    logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
+    return corpus_table(entries), report
+
+
+def distinct_texts(
+    rows: Iterable[Row], labels: tuple[str, ...], label_names: dict[str, str]
+) -> tuple[dict[bytes, Entry], CorpusReport]:
+    """Normalise and merge `rows`, as `build_corpus` does, and return each text by its key.
+
+    Raises:
+        InputError: a label or split name is not known.
+    """
     names = {label.casefold(): label for label in labels}
     names |= {given.casefold(): name for given, name in label_names.items()}
     for given, name in label_names.items():
         if name not in labels:
-            raise InputError(
-                f"corpus.label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}"
-            )
-    entries: dict[bytes, _Entry] = {}
+            raise InputError(f"label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}")
+    entries: dict[bytes, Entry] = {}
     report = CorpusReport()
     for row in rows:
         report.read += 1
@@ -119,20 +135,14 @@ def build_corpus(
         key = text_key(text)
         entry = entries.get(key)
         if entry is None:
-            entries[key] = _Entry(text, label, split, row.source, row.date, row.id)
+            entries[key] = Entry(text, label, split, row.source, row.date, row.id)
             continue
         report.count("duplicate merged", place, text)
         _merge(entry, row, label, split, place, report)
     for key in [key for key, entry in entries.items() if entry.contradicted]:
         entry = entries.pop(key)
         report.count("contradictory labels", entry.source, entry.text)
-    for key, entry in entries.items():
-        entry.split = entry.split or split_of(key)
-    _drop_leaks(entries, report)
-    report.kept = len(entries)
-    _require_usable(entries, report)
-    logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
-    return _table(entries), report
+    return entries, report
 
 
 def write_corpus(table: pa.Table, path: Path) -> None:
@@ -151,7 +161,7 @@ def _label(row: Row, names: dict[str, str], labels: tuple[str, ...]) -> str | No
             f"the label '{row.label}' is not one of the task's labels {list(labels)}",
             where=row.source,
             row=row.number,
-            remedy=f"Map it in the profile, as corpus.label_names: {{'{row.label}': {labels[0]}}}",
+            remedy=f"Map it in the profile, as label_names: {{'{row.label}': {labels[0]}}}",
         ) from None
 
 
@@ -164,7 +174,7 @@ def _given_split(row: Row) -> str | None:
     return split
 
 
-def _merge(entry: _Entry, row: Row, label: str | None, split: str | None, place: str, report: CorpusReport) -> None:
+def _merge(entry: Entry, row: Row, label: str | None, split: str | None, place: str, report: CorpusReport) -> None:
     """Fold another row of the same text into `entry`."""
     if label is not None and entry.label is not None and label != entry.label:
         entry.contradicted = True
@@ -177,7 +187,7 @@ def _merge(entry: _Entry, row: Row, label: str | None, split: str | None, place:
     entry.split = entry.split or split
 
 
-def _drop_leaks(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
+def _drop_leaks(entries: dict[bytes, Entry], report: CorpusReport) -> None:
     """Take out the train texts that must not be learned from because they nearly are validation or test texts."""
     index = NearDuplicates([entry.text for entry in entries.values() if entry.split != "train"])
     train = [(key, entry) for key, entry in entries.items() if entry.split == "train"]
@@ -190,7 +200,7 @@ def _drop_leaks(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
                 del entries[key]
 
 
-def _require_usable(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
+def _require_usable(entries: dict[bytes, Entry], report: CorpusReport) -> None:
     if not entries:
         raise InputError(
             f"no row of the corpus is usable ({report.read:,} read; {dict(report.reasons)})",
@@ -210,7 +220,7 @@ def _require_usable(entries: dict[bytes, _Entry], report: CorpusReport) -> None:
             )
 
 
-def _table(entries: dict[bytes, _Entry]) -> pa.Table:
+def corpus_table(entries: dict[bytes, Entry]) -> pa.Table:
     keys = sorted(entries)
     ordered = [entries[key] for key in keys]
     columns = {

@@ -51,15 +51,17 @@ class NearDuplicates:
 
     def nearest(self, texts: Sequence[str]) -> list[Match | None]:
         """Return for each of `texts` its nearest near-duplicate in the index, or None where there is none."""
-        found: list[Match | None] = [None] * len(texts)
+        return [max(found, key=lambda match: match.similarity, default=None) for found in self.matches(texts)]
+
+    def matches(self, texts: Sequence[str]) -> list[list[Match]]:
+        """Return for each of `texts` its near-duplicates in the index."""
+        found: list[list[Match]] = [[] for _ in texts]
         wanted = [shingles(text) for text in texts]
         # A near-duplicate shares so many shingles with one text, and so at least as many with all of them together.
         possible = [i for i, own in enumerate(wanted) if len(own & self._known) >= LEAST_SIMILARITY * len(own)]
         for i, sketch in zip(possible, _sketches([wanted[i] for i in possible]), strict=True):
-            matches = [Match(j, _jaccard(wanted[i], self._shingles[j])) for j in sorted(self._index.query(sketch))]
-            best = max(matches, key=lambda match: match.similarity, default=None)
-            if best is not None and best.similarity >= LEAST_SIMILARITY:
-                found[i] = best
+            candidates = [Match(j, _jaccard(wanted[i], self._shingles[j])) for j in sorted(self._index.query(sketch))]
+            found[i] = [match for match in candidates if match.similarity >= LEAST_SIMILARITY]
         return found
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
 from finstill.evaluation.metrics import describe_difference, paired_interval
@@ -61,6 +63,8 @@ class Comparison:
             "agreement": evaluation.agreement,
             "divergence": evaluation.divergence,
             "calibration_error": measured.get("calibration_error"),
+            "macro_f1_elsewhere": evaluation.elsewhere and evaluation.elsewhere.quality["macro_f1"],
+            "agreement_elsewhere": evaluation.elsewhere and evaluation.elsewhere.agreement,
             "parameters": evaluation.parameters,
             "megabytes": evaluation.megabytes,
             "latency_ms": evaluation.speed.latency_ms,
@@ -81,7 +85,12 @@ def compare(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Rec
     """
     first = next(iter(students.values()))
     for name, student in students.items():
-        if student.teacher.digest != first.teacher.digest or len(student.labels) != len(first.labels):
+        same = (
+            student.teacher.digest == first.teacher.digest
+            and np.array_equal(student.labels, first.labels)
+            and student.teacher.elsewhere == first.teacher.elsewhere
+        )
+        if not same:
             raise ValueError(f"'{name}' was evaluated on other data or another teacher: evaluate it again")
     verdicts = [
         _verdict(name, twin, students)

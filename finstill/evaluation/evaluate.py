@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,22 @@ SPEED_SAMPLE = 64
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What was measured on labelled texts of another origin, which no student learned from.
+
+    Attributes:
+        name: of their data set.
+        rows: texts.
+        quality, agreement: as in `Evaluation`.
+    """
+
+    name: str
+    rows: int
+    quality: dict[str, Any]
+    agreement: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was measured of one classifier.
 
@@ -38,6 +54,7 @@ class Evaluation:
         parameters: number of weights.
         megabytes: of the ONNX graph, 10^6 bytes.
         speed: one thread.
+        elsewhere: the same measures on the texts of another origin, or None where the profile names none.
     """
 
     name: str
@@ -50,10 +67,12 @@ class Evaluation:
     parameters: int
     megabytes: float
     speed: Speed
+    elsewhere: Elsewhere | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        return cls(**{**values, "speed": Speed(**values["speed"])})
+        elsewhere = Elsewhere(**values["elsewhere"]) if values.get("elsewhere") else None
+        return cls(**{**values, "speed": Speed(**values["speed"]), "elsewhere": elsewhere})
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,12 @@ class StudentEvaluation:
 
 
 def evaluate_student(
-    package: Package, teacher: TeacherGraph, test: TrainingRows, teacher_token_budget: int, folder: Path
+    package: Package,
+    teacher: TeacherGraph,
+    test: TrainingRows,
+    teacher_token_budget: int,
+    folder: Path,
+    elsewhere: tuple[str, TrainingRows] | None = None,
 ) -> StudentEvaluation:
     """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
 
@@ -88,6 +112,7 @@ def evaluate_student(
 
     Args:
         test: the rows of the test split, with the teacher's logits over the task's labels.
+        elsewhere: name and rows of another origin, all of them labelled, with the teacher's logits too.
     """
     assert test.teacher_logits is not None
     one_thread = OnnxClassifier(package.graph, threads=1)
@@ -105,6 +130,16 @@ def evaluate_student(
         _evaluation(name, digest, subject, scores, pace, package.labels, test)
         for name, digest, subject, scores, pace in subjects
     )
+    if elsewhere is not None:
+        name, rows = elsewhere
+        assert rows.teacher_logits is not None
+        student_evaluation, teacher_evaluation = (
+            replace(evaluation, elsewhere=_elsewhere(name, scores, package.labels, rows))
+            for evaluation, scores in (
+                (student_evaluation, one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET)),
+                (teacher_evaluation, rows.teacher_logits),
+            )
+        )
     with whole_folder(folder) as unfinished:
         np.savez(unfinished / PREDICTIONS_FILE, labels=test.labels, logits=logits, teacher_logits=test.teacher_logits)
         write_json(
@@ -137,3 +172,8 @@ def _evaluation(
         megabytes=subject.graph.stat().st_size / 1e6,
         speed=speed,
     )
+
+
+def _elsewhere(name: str, logits: np.ndarray, names: tuple[str, ...], rows: TrainingRows) -> Elsewhere:
+    assert rows.teacher_logits is not None
+    return Elsewhere(name, len(rows), quality(rows.labels, logits, names), agreement(logits, rows.teacher_logits))

@@ -12,7 +12,6 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from finstill.evaluation.compare import Comparison
-from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
 from finstill.files import whole_folder, write_json
 from finstill.profile import Profile
@@ -44,7 +43,6 @@ def draw(
 
 def write_report(
     comparison: Comparison,
-    students: Mapping[str, StudentEvaluation],
     plots: Mapping[str, bytes],
     profile: Profile,
     corpus: Mapping[str, Any],
@@ -59,10 +57,17 @@ def write_report(
         loader=PackageLoader("finstill.evaluation", "."), autoescape=True, undefined=StrictUndefined
     )
     images = {title: base64.b64encode(png).decode() for title, png in plots.items()}
+    tainted = {
+        "test": profile.seen_by_teacher(profile.corpus),
+        "elsewhere": profile.seen_by_teacher(profile.other_origin),
+    }
+    teacher = comparison.evaluations[0]
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         table=comparison.table(),
-        teacher=next(iter(students.values())).teacher,
+        teacher=teacher,
+        elsewhere=teacher.elsewhere,
+        tainted=tainted,
         images=images,
         profile=profile,
         profile_yaml=_yaml(profile.model_dump(mode="json")),
@@ -71,7 +76,13 @@ def write_report(
     with whole_folder(folder) as unfinished:
         (unfinished / REPORT_FILE).write_text(page, encoding="utf-8")
         verdicts = [verdict.sentence for verdict in comparison.verdicts]
-        write_json(unfinished / TABLE_FILE, {"table": comparison.table(), "verdicts": verdicts})
+        splits = {"test": "the test split", "elsewhere": f"{profile.other_origin and profile.other_origin.name}"}
+        notes = [
+            f"The teacher was trained on the data set that {splits[where]} is from: its own figures there are tainted."
+            for where, seen in tainted.items()
+            if seen
+        ]
+        write_json(unfinished / TABLE_FILE, {"table": comparison.table(), "verdicts": verdicts, "notes": notes})
     return folder / REPORT_FILE
 
 

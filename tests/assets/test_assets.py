@@ -13,6 +13,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materiali
 from assets import checks
 from assets.comparison import champion, comparison
 from assets.corpus import corpus, tokens
+from assets.other_origin import other_origin
 from assets.resources import ProfileResource
 from assets.students import evaluation, student, student_package, students
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
@@ -21,7 +22,7 @@ from finstill.corpus.splits import split_of
 from finstill.distil.trainer import TrainedStudent
 from finstill.text import normalise, text_key
 
-BEFORE = [corpus, tokens, teacher_checkpoint, augmented_corpus, teacher_onnx, teacher_logits]
+BEFORE = [corpus, tokens, teacher_checkpoint, augmented_corpus, teacher_onnx, teacher_logits, other_origin]
 PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion]
 CHECKS = [
@@ -257,6 +258,20 @@ def test_a_test_text_among_the_augmented_ones_blocks_the_teacher_pass(
     assert [(check.check_name, check.severity.value) for check in failed] == [("no_test_text_is_learned_from", "ERROR")]
     assert "as in test: “" in (failed[0].description or "")
     assert not workspace.teacher_logits.exists()
+
+
+def test_an_other_origin_is_measured_beside_the_test_split(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    section = "other_origin: {path: tweets.csv, text: tweet, label: mood, name: tweets, label_names: {up: positive}}\n"
+    deployment.write_profile(tiny_checkpoint, sections=section)
+    (deployment.root / "tweets.csv").write_text("tweet,mood\nTo the moon,up\nIt sinks,negative\nA day,neutral\n")
+    deployment.make_all()
+    assert deployment.metadata("other_origin")["rows_reached_by_the_teacher"] == 3
+    shown = [dict(row) for row in _rows(deployment.metadata("comparison")["table"])]
+    assert all(0 <= row["macro_f1_elsewhere"] <= 1 for row in shown)
+    assert "macro-F1 on tweets" in (deployment.resource.workspace.comparison / "report.html").read_text()
+    deployment.write_profile(tiny_checkpoint)
+    deployment.make([other_origin])
+    assert not deployment.resource.workspace.other_origin.root.exists()
 
 
 def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:

@@ -29,6 +29,7 @@ from finstill.evaluation.metrics import (
     quality,
 )
 from finstill.evaluation.report import draw, write_report
+from finstill.files import read_json
 from finstill.package import Package, build_package
 from finstill.profile import CorpusSource, Profile, Teacher
 from finstill.students.recipe import LstmAttentionShape, Recipe
@@ -203,13 +204,46 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
         teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("financial_phrasebank",)),
         recipes=Path("recipes.yaml"),
     )
-    report = write_report(comparison, bench.students, plots, profile, {"texts": "1"}, tmp_path / "comparison")
+    report = write_report(comparison, plots, profile, {"texts": "1"}, tmp_path / "comparison")
     page = report.read_text(encoding="utf-8")
     assert "<script>" not in page
     assert "financial_phrasebank" in page
     assert page.count("data:image/png;base64,") == len(plots) == 4
     assert "http://" not in page
     assert "https://" not in page
+
+
+def test_figures_on_texts_that_the_teacher_has_seen_are_marked(bench: Bench, tmp_path: Path) -> None:
+    """The teacher has seen the other origin; only its own figure there bears the mark."""
+    there = TrainingRows(bench.test.input_ids[:60], bench.test.labels[:60], bench.test.teacher_logits[:60])  # type: ignore[index]
+    measured = evaluate_student(
+        bench.packages["good"], bench.teacher, bench.test, 512, bench.root / "elsewhere", ("tweets", there)
+    )
+    assert StudentEvaluation.read(bench.root / "elsewhere").student == measured.student
+    student, teacher = measured.student.elsewhere, measured.teacher.elsewhere
+    assert student is not None
+    assert teacher is not None
+    assert (student.name, student.rows, teacher.agreement) == ("tweets", 60, 1.0)
+    comparison = compare({"good": measured}, bench.recipes)
+    assert [row["macro_f1_elsewhere"] for row in comparison.table()] == [
+        teacher.quality["macro_f1"],
+        student.quality["macro_f1"],
+    ]
+    profile = Profile(
+        name="mine",
+        task=SENTIMENT,
+        corpus=CorpusSource(path="x.csv", name="phrasebank"),
+        other_origin=CorpusSource(path="y.csv", label="tone", name="tweets"),
+        teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("Tweets",)),
+        recipes=Path("recipes.yaml"),
+    )
+    page = write_report(comparison, {}, profile, {}, tmp_path / "comparison").read_text(encoding="utf-8")
+    assert f"{teacher.quality['macro_f1']:.3f}*</td>" in page
+    assert page.count("*</td>") == 1
+    (note,) = read_json(tmp_path / "comparison" / "comparison.json")["notes"]
+    assert "tweets" in note
+    with pytest.raises(ValueError, match="'good' was evaluated on other data"):
+        compare({"poor": bench.students["poor"], "good": measured}, bench.recipes)
 
 
 class TestChampion:

@@ -1,0 +1,56 @@
+"""Texts of another origin: what a student is worth where it never learned."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+
+from dagster import DataVersion, MaterializeResult, asset
+
+from assets.corpus import corpus
+from assets.metadata import OWNERS, table
+from assets.resources import ProfileResource
+from assets.teacher import label_table, teacher_onnx
+
+
+@asset(
+    deps=[corpus, teacher_onnx],
+    group_name="evaluation",
+    kinds={"onnx", "parquet"},
+    owners=OWNERS,
+    code_version="1",
+    pool="teacher",
+)
+def other_origin(profile: ProfileResource) -> MaterializeResult:
+    """A second labelled corpus, with what the teacher says of it: students are measured on it, and none learns from it.
+
+    Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
+    """
+    from finstill.corpus.build import write_corpus
+    from finstill.corpus.other_origin import build_other_origin
+    from finstill.corpus.sources import read_rows
+    from finstill.files import digest
+    from finstill.tokens import load_tokenizer, tokenize_corpus
+
+    settings, workspace = profile.profile(), profile.workspace
+    source, made = settings.other_origin, workspace.other_origin
+    if source is None:
+        shutil.rmtree(made.root, ignore_errors=True)
+        return MaterializeResult(metadata={"texts": 0}, data_version=DataVersion("none"))
+    texts, report = build_other_origin(read_rows(source), settings.task.labels, source.label_names, workspace.corpus)
+    write_corpus(texts, made.corpus)
+    tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
+    tokenize_corpus(made.corpus, tokenizer, made.tokens)
+    labelling, _ = label_table(profile, made.tokens, made.teacher_logits)
+    counts = Counter(texts["label"].to_pylist())
+    return MaterializeResult(
+        metadata={
+            "name": source.name,
+            "texts": report.kept,
+            "seen_by_the_teacher": settings.seen_by_teacher(source),
+            "texts_by_label": table([{"label": label, "texts": count} for label, count in sorted(counts.items())]),
+            "dropped_or_merged": table([{"reason": why, "rows": rows} for why, rows in report.reasons.items()]),
+            "rows_reached_by_the_teacher": labelling.labelled,
+        },
+        data_version=DataVersion(digest(made.corpus, made.teacher_logits)),
+    )
