@@ -115,8 +115,12 @@ def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
 
     verdicts = compare(evaluated_students(profile), profile.recipes()).verdicts
     return AssetCheckResult(
-        passed=all(verdict.low > 0 for verdict in verdicts),
+        passed=all(verdict.difference.low > 0 for verdict in verdicts),
         severity=AssetCheckSeverity.WARN,
         description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a twin.",
-        metadata={"verdicts": table([{**vars(verdict)} for verdict in verdicts])},
+        metadata={
+            "verdicts": table(
+                [{"student": each.student, "twin": each.twin, **vars(each.difference)} for each in verdicts]
+            )
+        },
     )

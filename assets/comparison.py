@@ -37,6 +37,7 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     return MaterializeResult(
         metadata={
             "table": table(result.table()),
+            "by_recipe": table(result.standings),
             "verdicts": MetadataValue.md(
                 "\n".join(f"- {verdict.sentence}" for verdict in result.verdicts) or "no twins"
             ),

@@ -10,32 +10,31 @@ import numpy as np
 
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
-from finstill.evaluation.metrics import describe_difference, paired_interval
+from finstill.evaluation.significance import Difference, group_by_recipe, standings, without_seed
 from finstill.students.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What distilling was worth to one student: its macro-F1 less its twin's, which learned from labels alone.
+    """What distilling was worth to a recipe's students: their macro-F1 less that of their twins, which learned from
+    labels alone.
 
     Attributes:
-        difference, low, high: the difference on the test split and its 95% interval.
+        student, twin: the groups, each of one recipe's students with all their seeds.
+        difference: on the test split.
     """
 
     student: str
     twin: str
-    difference: float
-    low: float
-    high: float
+    difference: Difference
 
     @property
     def sentence(self) -> str:
-        points = describe_difference(self.difference, self.low, self.high)
-        if self.low > 0:
-            return f"{self.student} beats its directly trained twin {self.twin}: {points}."
-        if self.high < 0:
-            return f"{self.student} is worse than its directly trained twin {self.twin}: {points}."
-        return f"No difference shown between {self.student} and its directly trained twin {self.twin}: {points}."
+        words = self.difference.words
+        if not self.difference.shown:
+            return f"No difference shown between {self.student} and its directly trained twin {self.twin}: {words}."
+        verb = "beats" if self.difference.points > 0 else "is worse than"
+        return f"{self.student} {verb} its directly trained twin {self.twin}: {words}."
 
 
 @dataclass(frozen=True)
@@ -44,11 +43,13 @@ class Comparison:
 
     Attributes:
         evaluations: the teacher first, then the students in the order of the recipes.
-        verdicts: one for each student that has a twin.
+        verdicts: one for each recipe that has a twin.
+        standings: a row a recipe, its students of several seeds taken together; see `standings`.
     """
 
     evaluations: list[Evaluation]
     verdicts: list[Verdict]
+    standings: list[dict[str, Any]]
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row a classifier; speeds are of one thread, and the teacher's is from each student's own run."""
@@ -92,20 +93,14 @@ def compare(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Rec
         )
         if not same:
             raise ValueError(f"'{name}' was evaluated on other data or another teacher: evaluate it again")
+    groups = group_by_recipe(students, recipes)
+    labelled = (first.labels != NO_LABEL).any()
     verdicts = [
-        _verdict(name, twin, students)
-        for name in students
-        for twin in students
-        if recipes[twin].is_twin_of(recipes[name]) and (first.labels != NO_LABEL).any()
+        Verdict(group.name, twin.name, group.against(twin))
+        for group in groups
+        for twin in groups
+        if without_seed(twin.recipe).is_twin_of(without_seed(group.recipe)) and labelled
     ]
-    return Comparison([first.teacher, *(student.student for student in students.values())], verdicts)
-
-
-def _verdict(name: str, twin: str, students: Mapping[str, StudentEvaluation]) -> Verdict:
-    labels = students[name].labels
-    labelled = labels != NO_LABEL
-    return Verdict(
-        name,
-        twin,
-        *paired_interval(labels[labelled], students[name].logits[labelled], students[twin].logits[labelled]),
-    )
+    evaluations = [first.teacher, *(student.student for student in students.values())]
+    teacher_macro_f1 = first.teacher.quality["macro_f1"] if first.teacher.quality else None
+    return Comparison(evaluations, verdicts, standings(groups, teacher_macro_f1))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from scipy.special import log_softmax, softmax
+from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 CALIBRATION_BINS = 15
@@ -96,23 +97,49 @@ def paired_interval(
     """Return by how much macro-F1 exceeds a rival's on the same rows, and the 95% interval of that difference.
 
     The interval is the percentile bootstrap over rows, the same rows drawn for both (Efron and Tibshirani 1993,
-    chapter 13): what the two have in common cancels out.
+    chapter 13): what the two have in common cancels out. Where either was trained with several seeds, the seeds are
+    drawn too, for each on its own, so that the interval is one of the recipe and not of its lucky run.
+
+    Args:
+        logits, rival_logits: float32, (rows, classes) or (seeds, rows, classes).
 
     Returns:
-        difference, low, high.
+        difference of the means over seeds, low, high.
     """
+    random = np.random.default_rng(seed)
+    rows = random.integers(len(labels), size=(resamples, len(labels)))
+    means, resampled = [], []
+    for scores in (logits, rival_logits):
+        runs = scores.reshape(-1, *scores.shape[-2:])
+        means.append(float(np.mean([macro_f1(labels, run) for run in runs])))
+        drawn = np.stack([_f1_of_draws(labels, run, rows) for run in runs])
+        chosen = random.integers(len(runs), size=(len(runs), resamples))
+        resampled.append(np.take_along_axis(drawn, chosen, axis=0).mean(axis=0))
+    low, high = np.quantile(resampled[0] - resampled[1], [0.025, 0.975])
+    return means[0] - means[1], float(low), float(high)
+
+
+def mcnemar(labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray) -> float:
+    """Return the p-value of McNemar's exact test that two classifiers are equally often right on the same rows.
+
+    McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages", with
+    the binomial in place of the chi-squared distribution: only rows that one gets right and the other wrong count.
+
+    Args:
+        logits, rival_logits: float32, (rows, classes).
+    """
+    right, rival_right = logits.argmax(axis=1) == labels, rival_logits.argmax(axis=1) == labels
+    ahead, behind = int((right & ~rival_right).sum()), int((rival_right & ~right).sum())
+    return float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
+
+
+def _f1_of_draws(labels: np.ndarray, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """Return macro-F1 over each row of `draws`, positions of texts: float64, (draws,)."""
     classes = logits.shape[1]
-    cells = [labels * classes + scores.argmax(axis=1) for scores in (logits, rival_logits)]
-    rows = np.random.default_rng(seed).integers(len(labels), size=(resamples, len(labels)))
-
-    def f1_of_draws(cell: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        offsets = np.arange(len(draws))[:, None] * classes**2
-        counts = np.bincount((cell[draws] + offsets).ravel(), minlength=len(draws) * classes**2)
-        confusion = counts.reshape(len(draws), classes, classes)
-        hits = confusion.diagonal(axis1=1, axis2=2)
-        total = confusion.sum(axis=1) + confusion.sum(axis=2)
-        return (2 * hits / np.maximum(total, 1)).mean(axis=1)
-
-    differences = f1_of_draws(cells[0], rows) - f1_of_draws(cells[1], rows)
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return macro_f1(labels, logits) - macro_f1(labels, rival_logits), float(low), float(high)
+    cell = labels * classes + logits.argmax(axis=1)
+    offsets = np.arange(len(draws))[:, None] * classes**2
+    counts = np.bincount((cell[draws] + offsets).ravel(), minlength=len(draws) * classes**2)
+    confusion = counts.reshape(len(draws), classes, classes)
+    hits = confusion.diagonal(axis1=1, axis2=2)
+    total = confusion.sum(axis=1) + confusion.sum(axis=2)
+    return (2 * hits / np.maximum(total, 1)).mean(axis=1)

@@ -82,7 +82,13 @@ def write_report(
             for where, seen in tainted.items()
             if seen
         ]
-        write_json(unfinished / TABLE_FILE, {"table": comparison.table(), "verdicts": verdicts, "notes": notes})
+        outcome = {
+            "table": comparison.table(),
+            "recipes": comparison.standings,
+            "verdicts": verdicts,
+            "notes": notes,
+        }
+        write_json(unfinished / TABLE_FILE, outcome)
     return folder / REPORT_FILE
 
 

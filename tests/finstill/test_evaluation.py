@@ -25,6 +25,7 @@ from finstill.evaluation.metrics import (
     calibration_error,
     divergence,
     macro_f1,
+    mcnemar,
     paired_interval,
     quality,
 )
@@ -86,6 +87,25 @@ class TestMetrics:
     def test_the_interval_of_a_rival_with_the_same_answers_is_nought(self) -> None:
         logits = one_hot([0, 1, 2] * 20)
         assert paired_interval(np.array([0, 1, 2] * 20), logits, 2 * logits) == (0, 0, 0)
+
+    def test_the_interval_of_several_seeds_is_one_of_the_recipe_and_not_of_a_lucky_run(self) -> None:
+        """One recipe's runs are right always or never, the other's half the time: alone the lucky run wins clearly."""
+        labels = np.array([0, 1, 2] * 60)
+        lucky, unlucky = one_hot(labels.tolist()), one_hot(((labels + 1) % 3).tolist())
+        half = one_hot([label if i % 2 else (label + 1) % 3 for i, label in enumerate(labels.tolist())])
+        assert paired_interval(labels, lucky, half)[1] > 0
+        difference, low, high = paired_interval(labels, np.stack([lucky, unlucky]), np.stack([half, half]))
+        assert difference == pytest.approx(0.0, abs=1e-9)
+        assert low == pytest.approx(-0.5, abs=0.1)
+        assert high == pytest.approx(0.5, abs=0.1)
+
+    def test_mcnemars_test_counts_the_rows_that_one_alone_gets_right(self) -> None:
+        # 8 rows for one, 1 for the other: twice the probability of at most 1 of 9 heads, 2 * (1 + 9) / 2^9.
+        labels = np.zeros(20, np.int64)
+        one, other = one_hot([0] * 19 + [1]), one_hot([1] * 8 + [0] * 12)
+        assert mcnemar(labels, one, other) == pytest.approx(20 / 512)
+        assert mcnemar(labels, other, one) == pytest.approx(20 / 512)
+        assert mcnemar(labels, one, 2 * one) == 1
 
     def test_the_interval_excludes_nought_where_one_is_clearly_better(self) -> None:
         labels = np.array([0, 1, 2] * 40)
@@ -184,7 +204,28 @@ def test_each_distilled_student_is_set_against_its_own_twin(bench: Bench) -> Non
 )
 def test_a_verdict_says_plainly_what_was_shown(bench: Bench, low: float, high: float, words: str) -> None:
     (verdict,) = compare(bench.students, bench.recipes).verdicts
-    assert words in replace(verdict, low=low, high=high).sentence
+    difference = replace(verdict.difference, points=(low + high) / 2, low=low, high=high)
+    assert words in replace(verdict, difference=difference).sentence
+
+
+def test_recipes_that_differ_in_their_seed_alone_are_compared_as_one(bench: Bench) -> None:
+    recipes = dict(bench.recipes)
+    students = dict(bench.students)
+    for name, source, seed in (("good-2", "good", 2), ("good-direct-2", "good-direct", 3)):
+        recipes[name] = recipes[source].model_copy(update={"seed": seed})
+        students[name] = students[source]
+    comparison = compare(students, recipes)
+    (verdict,) = comparison.verdicts
+    assert (verdict.student, verdict.twin) == ("good (2 seeds)", "good-direct (2 seeds)")
+    poor, good, direct = comparison.standings
+    assert (poor["seeds"], good["seeds"], direct["seeds"]) == (1, 2, 2)
+    assert poor["macro_f1_deviation"] is None
+    assert good["macro_f1_deviation"] == pytest.approx(0)
+    assert good["macro_f1"] == pytest.approx(students["good"].student.quality["macro_f1"])  # type: ignore[index]
+    assert "points of macro-F1" in poor["against_the_best"]
+    assert poor["against_the_best"].startswith("-")
+    others = {good["against_the_best"], direct["against_the_best"]} - {"the best"}
+    assert all(words.startswith("no difference shown") for words in others)
 
 
 def test_students_of_different_teachers_are_not_compared(bench: Bench) -> None:
