@@ -98,7 +98,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
 
     from finstill.augment.build import augment_corpus
     from finstill.files import digest
-    from finstill.teacher.checkpoint import Checkpoint, word_embeddings
+    from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
     from finstill.tokens import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
@@ -107,7 +107,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
         workspace.corpus,
         workspace.tokens,
         load_tokenizer(checkpoint.folder, settings.teacher.max_length),
-        word_embeddings(checkpoint.folder),
+        word_embeddings(load_classifier(checkpoint.folder)),
         settings.augmentation,
         workspace.augmented,
     )

@@ -1,43 +1,46 @@
-"""The distillation loss."""
+"""The distillation loss: what the teacher says and what the label says, weighed for each row."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from finstill.distil.soft_losses import SOFT_LOSSES
 
 NO_LABEL = -100
 """The label of a row that has none: torch's own mark for rows that cross-entropy leaves out."""
 
 
-def soft_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Return KL(softmax(teacher / T) || softmax(student / T)), summed over classes, averaged over rows.
-
-    Hinton et al. 2015, "Distilling the Knowledge in a Neural Network", without its factor T^2: see
-    `distillation_loss`.
-
-    Args:
-        student_logits, teacher_logits: float, (rows, classes).
-
-    Returns:
-        A scalar, in nats.
-    """
-    return F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=-1),
-        F.log_softmax(teacher_logits / temperature, dim=-1),
-        reduction="batchmean",
-        log_target=True,
-    )
-
-
 def hard_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the cross-entropy with the true label, averaged over the rows that have one, and 0 where none has.
+    """Return the cross-entropy with the true label, nats, and 0 where a row has none.
 
     Args:
         student_logits: float, (rows, classes).
         labels: int64, (rows,), `NO_LABEL` where a row has none.
+
+    Returns:
+        float, (rows,).
     """
-    labelled = (labels != NO_LABEL).sum()
-    return F.cross_entropy(student_logits, labels, ignore_index=NO_LABEL, reduction="sum") / labelled.clamp(min=1)
+    return F.cross_entropy(student_logits, labels, ignore_index=NO_LABEL, reduction="none")
+
+
+def trusted_alpha(alpha: float, teacher_logits: Tensor, targets: Tensor) -> Tensor:
+    """Return `alpha` times the probability (T = 1) that the teacher gives to the target class.
+
+    It is near `alpha` where the teacher is sure and right, lower where it is unsure, and near 0 where it contradicts
+    the label. So a row's label counts for more where its teacher is worth less: a soft form of Meng et al. 2019,
+    "Conditional Teacher-Student Learning", which hears the teacher only where it is right. A row without a label has
+    the teacher's own class for a target, and only its doubt counts.
+
+    Args:
+        teacher_logits: float, (rows, classes).
+        targets: int64, (rows,): the true label, or the teacher's class where a row has none.
+
+    Returns:
+        float, (rows,).
+    """
+    return alpha * torch.softmax(teacher_logits, dim=-1).gather(1, targets[:, None]).squeeze(1)
 
 
 def distillation_loss(
@@ -47,21 +50,27 @@ def distillation_loss(
     *,
     alpha: float,
     temperature: float,
-    soft_scale: str = "square",
+    soft_loss: str = "kl",
+    alpha_rule: str = "constant",
 ) -> Tensor:
-    """Return alpha * scale * soft + (1 - alpha) * hard.
-
-    With scale T^2 the size of the soft gradient does not depend on T (Hinton et al. 2015, section 2.1).
+    """Return alpha * soft + (1 - alpha) * hard, soft averaged over the rows and hard over those that have a label.
 
     Args:
         student_logits, teacher_logits: float, (rows, classes); the teacher's are not needed with alpha 0.
         labels: int64, (rows,), `NO_LABEL` where a row has none.
-        soft_scale: `square` for T^2, `inverse_square` for 1/T^2.
+        soft_loss: a name of `SOFT_LOSSES`.
+        alpha_rule: `constant`, or `trusted` to lower it a row by `trusted_alpha`.
+
+    Returns:
+        A scalar.
     """
-    hard = hard_loss(student_logits, labels)
+    is_labelled = labels != NO_LABEL
+    hard, labelled = hard_loss(student_logits, labels), is_labelled.sum().clamp(min=1)
     if alpha == 0:
-        return hard
+        return hard.sum() / labelled
     if teacher_logits is None:
         raise ValueError(f"alpha is {alpha}, and there are no teacher logits")
-    scale = temperature**2 if soft_scale == "square" else temperature**-2
-    return alpha * scale * soft_loss(student_logits, teacher_logits, temperature) + (1 - alpha) * hard
+    targets = torch.where(is_labelled, labels, teacher_logits.argmax(dim=-1))
+    soft = SOFT_LOSSES[soft_loss](student_logits, teacher_logits, targets, temperature)
+    weights = trusted_alpha(alpha, teacher_logits, targets) if alpha_rule == "trusted" else alpha
+    return (weights * soft).mean() + ((1 - weights) * hard).sum() / labelled

@@ -9,20 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from torch.utils.tensorboard import SummaryWriter
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
 from finstill.distil.loss import distillation_loss
+from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.quiet import quiet_transformers
+from finstill.students.base import Student
 from finstill.students.recipe import Recipe
 from finstill.students.registry import STUDENTS
-from finstill.teacher.checkpoint import word_embeddings
+from finstill.students.shapes import Shape
+from finstill.students.vocabulary import Vocabulary
+from finstill.teacher.checkpoint import load_classifier, word_embeddings
 from finstill.training import (
     TrainingRows,
     collate,
@@ -37,14 +41,63 @@ TRAINING_FILE = "training.json"
 logger = logging.getLogger(__name__)
 
 
-class DistillationTrainer(Trainer):
-    """transformers' trainer with the distillation loss in place of the model's own."""
+DIVERGED = 100.0
+"""A loss so many times that of a student that says nothing is not on its way down."""
 
-    def __init__(self, recipe: Recipe, **kwargs: Any):
-        super().__init__(**kwargs)
+ROWS_NAMED = 8
+
+
+class DistillationTrainer(Trainer):
+    """transformers' trainer with the distillation loss in place of the model's own.
+
+    A loss that is not finite, or far above that of logits that are all 0, raises `InputError` before it reaches a
+    weight; the checkpoints of the epochs before stay in `checkpoints`.
+
+    Args:
+        recipe: how to train.
+        student: untrained.
+        train, validation: the rows; teacher logits are needed unless the recipe's alpha is 0.
+        checkpoints: the folder that a cut-off training resumes from.
+        stage: how logs and errors call this training.
+        callbacks, report_to: as transformers takes them.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: Student,
+        train: TrainingRows,
+        validation: TrainingRows,
+        checkpoints: Path,
+        *,
+        stage: str,
+        callbacks: Sequence[TrainerCallback] = (),
+        report_to: Sequence[str] = (),
+    ):
+        arguments = training_arguments(
+            checkpoints,
+            best_by="macro_f1" if len(validation.labelled()) > 0 else "agreement",
+            seed=recipe.seed,
+            num_train_epochs=recipe.epochs,
+            per_device_train_batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            report_to=list(report_to),
+            run_name=stage,
+        )
+        super().__init__(
+            model=student,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=collate,
+            compute_metrics=validation_metrics,
+            callbacks=list(callbacks),
+        )
         self._recipe = recipe
-        heard = recipe.alpha > 0
-        self.label_names = ["labels", "teacher_logits"] if heard else ["labels"]
+        self._train = train
+        self._stage = stage
+        self.label_names = ["labels", "teacher_logits"] if recipe.alpha > 0 else ["labels"]
         # The loss is a mean over the batch: the trainer is not to rescale it by its own count of items.
         self.model_accepts_loss_kwargs = False
 
@@ -60,16 +113,45 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-        loss = distillation_loss(
-            outputs.logits,
+        loss = self._loss(outputs.logits, inputs, training=model.training)
+        if model.training:
+            self._stop_if_diverging(loss, outputs.logits, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, logits: torch.Tensor, inputs: dict[str, Any], *, training: bool) -> torch.Tensor:
+        return distillation_loss(
+            logits,
             inputs.get("teacher_logits"),
             inputs["labels"],
             alpha=self._recipe.alpha,
             # Evaluated at T = 1, as the student will be used, so that epochs compare while T moves.
-            temperature=self.temperature if model.training else 1.0,
-            soft_scale=self._recipe.soft_scale,
+            temperature=self.temperature if training else 1.0,
+            soft_loss=self._recipe.soft_loss,
+            alpha_rule=self._recipe.alpha_rule,
         )
-        return (loss, outputs) if return_outputs else loss
+
+    def _stop_if_diverging(self, loss: torch.Tensor, logits: torch.Tensor, inputs: dict[str, Any]) -> None:
+        value = loss.item()
+        if value < DIVERGED:
+            return
+        says_nothing = self._loss(torch.zeros_like(logits), inputs, training=True).item()
+        if value < DIVERGED * (1 + says_nothing):
+            return
+        finite = torch.stack([x.isfinite().all(dim=-1) for x in (logits, inputs.get("teacher_logits", logits))]).all(0)
+        suspects = ~finite if not finite.all() else torch.ones_like(finite)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        batch = [row[:n] for row, n in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
+        named = [row for row, suspect in zip(batch, suspects.tolist(), strict=True) if suspect]
+        positions = [i for i, row in enumerate(self._train.input_ids) if list(row) in named]
+        more = f" and {len(positions) - ROWS_NAMED} more" if len(positions) > ROWS_NAMED else ""
+        last = get_last_checkpoint(str(self.args.output_dir))
+        raise InputError(
+            f"the loss of step {self.state.global_step + 1} is {value:.4g}, in a batch with row "
+            f"{', '.join(map(str, positions[:ROWS_NAMED]))}{more} of the train split (from 0)"
+            + (f"; the last good checkpoint is {last}" if last else ""),
+            where=self._stage,
+            remedy="Lower the recipe's learning_rate, or look at these rows and their teacher logits",
+        )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._recipe.alpha > 0:
@@ -124,15 +206,20 @@ def train_student(
     Args:
         train, validation: teacher logits over the task's labels; with alpha 0 only labelled rows are read.
         labels: the task's labels, in the order of the logits.
-        teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and its word embeddings are the
+        teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and some of its weights are the
             student's first ones where the recipe asks for it.
         stage: how log lines call this training.
         report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
+
+    Raises:
+        InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
     """
+    teacher = load_classifier(teacher_checkpoint)
+    # Before rows without a label are left out, so that a twin knows the same words.
+    vocabulary = _vocabulary(recipe.shape, train, teacher_checkpoint, len(word_embeddings(teacher)))
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    embeddings = word_embeddings(teacher_checkpoint)
-    inputs = _inputs_digest(recipe, train, validation, labels, teacher_checkpoint, embeddings)
+    inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, teacher_checkpoint, teacher)
     if (folder / TRAINING_FILE).is_file():
         existing = TrainedStudent.read(folder)
         if existing.inputs == inputs:
@@ -142,34 +229,21 @@ def train_student(
     train = train.with_labelled_repeated(recipe.labelled_repeats)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
-    student = STUDENTS[recipe.student].from_shape(
-        recipe.shape, labels, len(embeddings), embeddings if recipe.shape.embedding == "teacher" else None
-    )
-    checkpoints = folder.parent / f"training-{inputs}"
-    labelled = len(validation.labelled()) > 0
+    student = STUDENTS[recipe.student].from_shape(recipe.shape, labels, vocabulary, teacher)
+    del teacher  # A large one need not stay in memory while its student is trained.
     callbacks: list[TrainerCallback] = [early_stopping(recipe.patience)]
     if "tensorboard" in report_to:
         # The trainer's own writes among the checkpoints, which go when training is done.
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
     trainer = DistillationTrainer(
         recipe,
-        model=student,
-        args=training_arguments(
-            checkpoints,
-            best_by="macro_f1" if labelled else "agreement",
-            seed=recipe.seed,
-            num_train_epochs=recipe.epochs,
-            per_device_train_batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            report_to=[each for each in report_to if each != "tensorboard"],
-            run_name=stage,
-        ),
-        train_dataset=train,
-        eval_dataset=validation,
-        data_collator=collate,
-        compute_metrics=validation_metrics,
+        student,
+        train,
+        validation,
+        folder.parent / f"training-{inputs}",
+        stage=stage,
         callbacks=callbacks,
+        report_to=[each for each in report_to if each != "tensorboard"],
     )
     history = run_training(trainer, stage)
     trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters())
@@ -180,7 +254,18 @@ def train_student(
         write_json(
             unfinished / TRAINING_FILE, {**asdict(trained), "folder": None, "recipe": recipe.model_dump(mode="json")}
         )
+    # What trainings of other inputs left when they were cut off.
+    for left in folder.parent.glob("training-*"):
+        shutil.rmtree(left)
     return trained
+
+
+def _vocabulary(shape: Shape, train: TrainingRows, teacher_checkpoint: Path, size: int) -> Vocabulary:
+    if shape.vocabulary == "full":
+        return Vocabulary.full(size)
+    return Vocabulary.of_corpus(
+        train.input_ids, size, teacher_checkpoint / "tokenizer.json", at_most=shape.vocabulary_size
+    )
 
 
 def _inputs_digest(
@@ -188,16 +273,18 @@ def _inputs_digest(
     train: TrainingRows,
     validation: TrainingRows,
     labels: Sequence[str],
+    vocabulary: Vocabulary,
     teacher_checkpoint: Path,
-    embeddings: np.ndarray,
+    teacher: PreTrainedModel,
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
         recipe.model_dump_json(),
         versions,
         *labels,
+        vocabulary.token_ids.tobytes(),
         teacher_checkpoint / "tokenizer.json",
     ]
-    if recipe.shape.embedding == "teacher":
-        parts.append(embeddings.tobytes())
+    if recipe.shape.starts_from_teacher:
+        parts += [tensor.contiguous().numpy().tobytes() for _, tensor in sorted(teacher.state_dict().items())]
     return digest(*parts, *train.content(), *validation.content())

@@ -6,53 +6,91 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
 import onnx
-from pydantic import BaseModel
-from torch import Tensor, nn
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from finstill.students.embedding import TokenEmbedding, fit_width
+from finstill.students.shapes import EmbeddingShape, Shape
+from finstill.students.vocabulary import Vocabulary
+from finstill.teacher.checkpoint import word_embeddings
+
+
+class StudentConfig(PretrainedConfig):
+    """What a saved student is rebuilt from.
+
+    Attributes:
+        shape: the settings of the student's own shape; see `finstill.students.shapes`.
+        vocab_size: ids that the tokenizer can give.
+        known_tokens: how many of them have a vector of their own; all where it is not given.
+    """
+
+    def __init__(
+        self,
+        shape: dict[str, Any] | None = None,
+        vocab_size: int = 30522,
+        known_tokens: int | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.shape = shape or {}
+        self.vocab_size = vocab_size
+        self.known_tokens = known_tokens or vocab_size
 
 
 class Student(PreTrainedModel):
     """A small classifier that reads the teacher's token ids.
 
     Loaded and saved as any transformers model. `forward(input_ids, attention_mask)` returns a
-    `SequenceClassifierOutput` with logits of shape (rows, classes), and each row's logits depend on that row alone.
+    `SequenceClassifierOutput` with logits of shape (rows, classes), and each row's logits depend on that row alone. Its
+    first layer is `self.embedding`.
     """
+
+    embedding: TokenEmbedding
 
     def _init_weights(self, module: nn.Module) -> None:
         """Keep torch's own initial values: transformers' normal(0, 0.02) is made for transformers' layer norms."""
 
     @classmethod
-    @abstractmethod
     def from_shape(
-        cls, shape: BaseModel, labels: Sequence[str], vocabulary: int, teacher_embeddings: np.ndarray | None
+        cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
     ) -> Self:
         """Return an untrained student.
 
         Args:
             shape: the student's own part of the recipe.
             labels: the task's labels, in the order of the logits.
-            vocabulary: number of token ids.
-            teacher_embeddings: the teacher's word embeddings, float32, (vocabulary, width), or None where the student
-                starts from random ones.
+            vocabulary: the tokens it knows, by the ids of the teacher's tokenizer.
+            teacher: what the student may take its first weights from.
+
+        Raises:
+            InputError: the shape asks of this teacher what it does not have.
         """
+        assert isinstance(shape, EmbeddingShape)
+        student = cls(cls.configuration(shape, labels, vocabulary))
+        vectors = None
+        if shape.starts_from_teacher:
+            vectors = fit_width(word_embeddings(teacher), shape.embedding_width)[vocabulary.token_ids]
+        student.embedding.start_from(vocabulary, vectors)
+        return student
+
+    @classmethod
+    def configuration(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Any:
+        """Return the configuration of a student; `more` are fields that its own class adds."""
+        assert cls.config_class is not None
+        return cls.config_class(
+            shape=shape.model_dump(mode="json"),
+            vocab_size=vocabulary.size,
+            known_tokens=len(vocabulary.token_ids),
+            **label_maps(labels),
+            **more,
+        )
 
     @abstractmethod
     def onnx_graph(self) -> onnx.ModelProto:
-        """Return this student as a graph with inputs `input_ids` and `attention_mask` and outputs `logits` and
-        `attention`."""
-
-
-def arrays(model: PreTrainedModel) -> dict[str, np.ndarray]:
-    """Return a model's weights by name as float32 arrays."""
-    return {name: _numpy(tensor) for name, tensor in model.state_dict().items()}
+        """Return this student as a graph; see `finstill.students.graph.build_graph` for its inputs and outputs."""
 
 
 def label_maps(labels: Sequence[str]) -> dict[str, Any]:
     """Return the class names as a transformers configuration holds them."""
     return {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-
-
-def _numpy(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().float().cpu().numpy()

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
 
 from finstill.distil.schedules import TemperatureSchedule
 from finstill.settings import read_settings
+from finstill.students.shapes import SHAPES, AnyShape, StudentName
 
 # Dagster reserves '|' and ',' in partition keys, and a name is a folder too.
 RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
-
-
-class LstmAttentionShape(BaseModel):
-    """The size of an `lstm_attention` student.
-
-    Attributes:
-        embedding: `teacher` starts from the teacher's word embeddings, projected to `embedding_width` by PCA where the
-            widths differ; `random` starts from nothing.
-        hidden_width: units of one direction of one layer.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    embedding: Literal["teacher", "random"] = "teacher"
-    embedding_width: int = Field(128, ge=1, le=4096)
-    hidden_width: int = Field(128, ge=1, le=4096)
-    layers: int = Field(3, ge=1, le=12)
-    dropout: float = Field(0.3, ge=0, lt=1)
 
 
 class Recipe(BaseModel):
@@ -38,11 +21,12 @@ class Recipe(BaseModel):
 
     Attributes:
         student: the architecture.
-        shape: its size.
+        shape: its size, in that architecture's own settings.
         alpha: weight of the soft loss; `1 - alpha` is the hard loss's.
+        alpha_rule: `constant`, or `trusted`: lower for a row where the teacher contradicts the label or is unsure; see
+            `finstill.distil.loss.trusted_alpha`.
         temperature: how the softmax temperature moves over the training steps.
-        soft_scale: what the soft loss is multiplied by: `square` is T^2, `inverse_square` is 1/T^2 (docs/loss.md says
-            why it is not the default).
+        soft_loss: what of the teacher's logits the student is to match; see `finstill.distil.soft_losses`.
         patience: epochs without a better validation score after which training stops.
         seed: the same recipe, data and seed give the same student.
         labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
@@ -51,11 +35,12 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    student: Literal["lstm_attention"] = "lstm_attention"
-    shape: LstmAttentionShape = LstmAttentionShape()
+    student: StudentName = "lstm_attention"
+    shape: AnyShape = Field(default_factory=lambda settings: _shape_class(settings)())
     alpha: float = Field(0.7, ge=0, le=1)
+    alpha_rule: Literal["constant", "trusted"] = "constant"
     temperature: TemperatureSchedule = TemperatureSchedule()
-    soft_scale: Literal["square", "inverse_square"] = "square"
+    soft_loss: Literal["kl", "kl_inverse_square", "mse", "standardised_kl", "dkd", "dist"] = "kl"
     epochs: int = Field(20, ge=1, le=1000)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0, lt=1)
@@ -64,9 +49,22 @@ class Recipe(BaseModel):
     seed: int = 17
     labelled_repeats: int = Field(3, ge=1, le=100)
 
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _shape_of_this_student(cls, shape: Any, info: ValidationInfo) -> Any:
+        expected = _shape_class(info.data)
+        if isinstance(shape, BaseModel) and not isinstance(shape, expected):
+            raise ValueError(f"{type(shape).__name__} is not the shape of this student: {expected.__name__} is")
+        return expected.model_validate(shape)
+
     def is_twin_of(self, other: Recipe) -> bool:
         """Whether this is `other` trained without a teacher: alpha 0 and nothing else changed."""
         return self.alpha == 0 < other.alpha and self == other.model_copy(update={"alpha": 0.0})
+
+
+def _shape_class(settings: dict[str, Any]) -> type[AnyShape]:
+    """Return the shape's class for the student of a recipe; a student of an unknown name is an error of its own."""
+    return SHAPES[settings.get("student", "lstm_attention")]
 
 
 class RecipeBook(RootModel[dict[str, Recipe]]):

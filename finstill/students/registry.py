@@ -8,9 +8,17 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from finstill.quiet import quiet_transformers
 from finstill.students.base import Student
+from finstill.students.convolution import Convolution
 from finstill.students.lstm_attention import LstmAttention
+from finstill.students.static import Static
+from finstill.students.transformer import Transformer
 
-STUDENTS: dict[str, type[Student]] = {"lstm_attention": LstmAttention}
+STUDENTS: dict[str, type[Student]] = {
+    "lstm_attention": LstmAttention,
+    "convolution": Convolution,
+    "transformer": Transformer,
+    "static": Static,
+}
 
 # transformers' Auto classes then load a saved student by its model_type, without trust_remote_code.
 for _student in STUDENTS.values():

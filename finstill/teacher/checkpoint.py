@@ -130,15 +130,11 @@ def load_classifier(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def word_embeddings(folder: Path) -> np.ndarray:
-    """Return the word embeddings of the classifier in `folder`: float32, (vocabulary, width).
-
-    Raises:
-        InputError: see `load_classifier`.
-    """
+def word_embeddings(model: PreTrainedModel) -> np.ndarray:
+    """Return a classifier's word embeddings: float32, (vocabulary, width)."""
     import torch
 
-    embedding = load_classifier(folder).get_input_embeddings()
+    embedding = model.get_input_embeddings()
     assert isinstance(embedding, torch.nn.Embedding)
     return embedding.weight.detach().numpy()
 

@@ -33,7 +33,8 @@ from finstill.evaluation.report import draw, write_report
 from finstill.files import read_json
 from finstill.package import Package, build_package
 from finstill.profile import CorpusSource, Profile, Teacher
-from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.students.recipe import Recipe
+from finstill.students.shapes import LstmAttentionShape
 from finstill.tasks import SENTIMENT
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.training import TrainingRows

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from finstill.distil.loss import NO_LABEL, distillation_loss, hard_loss, soft_loss
+from finstill.distil.loss import NO_LABEL, distillation_loss, hard_loss, trusted_alpha
 from finstill.distil.schedules import TemperatureSchedule
+from finstill.distil.soft_losses import SOFT_LOSSES
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.1]])
 
@@ -16,35 +17,49 @@ def test_softmax_at_a_temperature(temperature: float, expected: tuple[float, ...
     assert torch.softmax(LOGITS / temperature, -1)[0].tolist() == pytest.approx(expected, abs=5e-4)
 
 
-def test_soft_loss_is_the_divergence_from_teacher_to_student() -> None:
-    # Teacher (3/4, 1/4), student uniform: 3/4 ln(3/2) + 1/4 ln(1/2).
-    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
-    expected = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    assert soft_loss(student, teacher, 1.0).item() == pytest.approx(expected)
-
-
-def test_soft_loss_is_averaged_over_rows_and_summed_over_classes() -> None:
-    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
-    once = soft_loss(student, teacher, 2.0)
-    assert soft_loss(student.repeat(5, 1), teacher.repeat(5, 1), 2.0).item() == pytest.approx(once.item())
-
-
 def test_rows_without_a_label_do_not_count_in_the_hard_loss() -> None:
     logits = torch.tensor([[0.0, 0.0, 0.0], [5.0, -5.0, 1.0]])
-    assert hard_loss(logits, torch.tensor([1, NO_LABEL])).item() == pytest.approx(math.log(3))
+    labels = torch.tensor([1, NO_LABEL])
+    assert hard_loss(logits, labels).tolist() == pytest.approx([math.log(3), 0])
+    assert distillation_loss(logits, None, labels, alpha=0, temperature=1).item() == pytest.approx(math.log(3))
 
 
 def test_a_batch_without_labels_has_no_hard_loss() -> None:
-    assert hard_loss(LOGITS, torch.tensor([NO_LABEL])).item() == 0.0
+    assert distillation_loss(LOGITS, None, torch.tensor([NO_LABEL]), alpha=0, temperature=1).item() == 0.0
 
 
-def test_total_weighs_soft_by_alpha_and_temperature_squared() -> None:
+def test_total_weighs_soft_by_alpha() -> None:
     teacher, labels = torch.tensor([[0.3, 1.2, -0.4]]), torch.tensor([2])
-    soft, hard = soft_loss(LOGITS, teacher, 3.0), hard_loss(LOGITS, labels)
-    total = distillation_loss(LOGITS, teacher, labels, alpha=0.7, temperature=3.0)
-    assert total.item() == pytest.approx((0.7 * 9 * soft + 0.3 * hard).item())
-    inverse = distillation_loss(LOGITS, teacher, labels, alpha=0.7, temperature=3.0, soft_scale="inverse_square")
-    assert inverse.item() == pytest.approx((0.7 / 9 * soft + 0.3 * hard).item())
+    hard = hard_loss(LOGITS, labels)
+    for name, soft_loss in SOFT_LOSSES.items():
+        soft = soft_loss(LOGITS, teacher, labels, 3.0)
+        total = distillation_loss(LOGITS, teacher, labels, alpha=0.7, temperature=3.0, soft_loss=name)
+        assert total.item() == pytest.approx((0.7 * soft + 0.3 * hard).item())
+
+
+def test_a_trusted_alpha_is_alpha_times_the_teachers_probability_of_the_target() -> None:
+    # Sure and right, unsure, wrong: the teacher gives the target 3/4, 1/2 and 1/4.
+    teacher = torch.tensor([[math.log(3), 0.0], [0.0, 0.0], [math.log(3), 0.0]])
+    weights = trusted_alpha(0.8, teacher, torch.tensor([0, 0, 1]))
+    assert weights.tolist() == pytest.approx([0.6, 0.4, 0.2])
+
+
+def test_where_the_teacher_is_trusted_less_the_label_counts_more() -> None:
+    # Teacher (3/4, 1/4) against label 1: alpha 0.8 becomes 0.2. Student uniform: the hard loss is ln 2.
+    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    soft = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    total = distillation_loss(
+        student, teacher, torch.tensor([1]), alpha=0.8, temperature=1.0, alpha_rule="trusted"
+    )
+    assert total.item() == pytest.approx(0.2 * soft + 0.8 * math.log(2))
+
+
+def test_without_a_label_only_the_teachers_doubt_lowers_alpha() -> None:
+    teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
+    soft = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+    unlabelled = torch.tensor([NO_LABEL])
+    total = distillation_loss(student, teacher, unlabelled, alpha=0.8, temperature=1.0, alpha_rule="trusted")
+    assert total.item() == pytest.approx(0.6 * soft)
 
 
 def test_the_square_keeps_the_size_of_the_soft_gradient() -> None:
@@ -70,5 +85,13 @@ def test_linear_temperature_goes_from_start_to_end() -> None:
     assert [schedule.at(step, 5) for step in range(5)] == [5, 4, 3, 2, 1]
 
 
-def test_constant_temperature_stays() -> None:
-    assert {TemperatureSchedule(schedule="constant", start=3).at(step, 9) for step in range(9)} == {3}
+def test_cosine_temperature_is_half_way_in_the_middle_and_slow_at_both_ends() -> None:
+    schedule = TemperatureSchedule(schedule="cosine", start=5, end=1)
+    # 1 + 4 * (1 + cos(pi * share)) / 2 at shares 0, 1/4, 1/2, 3/4 and 1.
+    expected = [5, 3 + math.sqrt(2), 3, 3 - math.sqrt(2), 1]
+    assert [schedule.at(step, 5) for step in range(5)] == pytest.approx(expected)
+
+
+def test_constant_temperature_stays_and_is_3_where_nothing_is_said() -> None:
+    assert {TemperatureSchedule(schedule="constant").at(step, 9) for step in range(9)} == {3}
+    assert {TemperatureSchedule(schedule="constant", start=2).at(step, 9) for step in range(9)} == {2}

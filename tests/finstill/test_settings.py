@@ -9,6 +9,7 @@ import pytest
 from finstill.errors import InputError
 from finstill.profile import read_profile
 from finstill.students.recipe import Recipe, read_recipes
+from finstill.students.shapes import LstmAttentionShape, StaticShape
 
 PROFILE = """\
 task: risk
@@ -77,6 +78,13 @@ def test_a_missing_profile_is_said(tmp_path: Path) -> None:
         ("a:\n  temperature: {start: 0}\n", r"line 2: 'a\.temperature\.start': .*greater than 0"),
         ("a:\n  shape: {layers: three}\n", r"line 2: 'a\.shape\.layers': .*valid integer.*three"),
         ("a:\n  student: transformer_xl\n", r"line 2: 'a\.student': .*lstm_attention"),
+        ("a:\n  student: static\n  shape: {layers: 2}\n", r"line 3: unknown key 'a\.shape\.layers'"),
+        (
+            "a:\n  student: convolution\n  shape: {filtres: 2}\n",
+            r"unknown key 'a\.shape\.filtres'; did you mean 'filters'",
+        ),
+        ("a:\n  shape: {vocabulary_size: 900}\n", r"line 2: 'a\.shape': .*say vocabulary: corpus too"),
+        ("a:\n  soft_loss: kd\n", r"line 2: 'a\.soft_loss': .*'standardised_kl'.*'kd'"),
         ("a|b: {}\n", r"'a\|b' cannot name a recipe"),
         ("{}\n", r"names no recipe"),
     ],
@@ -94,7 +102,16 @@ def test_a_twin_is_the_same_recipe_with_alpha_zero(tmp_path: Path) -> None:
     assert not recipes["a"].is_twin_of(recipes["b"])
 
 
+def test_a_shape_is_its_students_own() -> None:
+    assert isinstance(Recipe(student="static").shape, StaticShape)
+    read = Recipe.model_validate_json(Recipe(student="static", shape={"hidden_width": 0}).model_dump_json())
+    assert read.shape == StaticShape(hidden_width=0)
+    with pytest.raises(ValueError, match="LstmAttentionShape is not the shape of this student"):
+        Recipe(student="static", shape=LstmAttentionShape())
+
+
 def test_defaults_are_the_designs() -> None:
     recipe = Recipe()
-    assert (recipe.alpha, recipe.soft_scale, recipe.shape.layers) == (0.7, "square", 3)
+    assert (recipe.alpha, recipe.soft_loss) == (0.7, "kl")
+    assert recipe.shape == LstmAttentionShape(layers=3, hidden_width=128)
     assert (recipe.temperature.schedule, recipe.temperature.start, recipe.temperature.end) == ("linear", 5, 1)

@@ -17,14 +17,36 @@ from safetensors.torch import load_file
 
 from finstill.batching import pad
 from finstill.distil.loss import NO_LABEL
+from finstill.distil.schedules import TemperatureSchedule
+from finstill.distil.soft_losses import SOFT_LOSSES
 from finstill.distil.trainer import TrainedStudent, train_student
-from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.errors import InputError
+from finstill.students.recipe import Recipe
 from finstill.students.registry import load_student
+from finstill.students.shapes import ConvolutionShape, LstmAttentionShape, StaticShape, TransformerShape
 from finstill.training import TrainingRows
 
 LABELS = ("negative", "neutral", "positive")
 SMALL = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
-RECIPE = Recipe(shape=SMALL, epochs=4, batch_size=16, learning_rate=0.01)
+TRAINING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01}
+RECIPE = Recipe(shape=SMALL, **TRAINING)
+OTHER_KINDS = {
+    "convolution": Recipe(
+        student="convolution",
+        shape=ConvolutionShape(embedding_width=16, filters=16, vocabulary="corpus"),
+        **TRAINING,
+    ),
+    "transformer": Recipe(
+        student="transformer",
+        shape=TransformerShape(layers=(1,), vocabulary="corpus"),
+        **TRAINING,
+    ),
+    "static": Recipe(
+        student="static",
+        shape=StaticShape(embedding_width=16, hidden_width=16, vocabulary="corpus", vocabulary_size=40),
+        **{**TRAINING, "learning_rate": 0.05},
+    ),
+}
 
 Train = Callable[..., TrainedStudent]
 
@@ -161,6 +183,93 @@ def test_labelled_rows_are_read_more_often_among_rows_without_a_label(
     assert np.array_equal(repeated.teacher_logits[6:8], rows.teacher_logits[4:])  # type: ignore[index]
     assert learnable_rows(6).with_labelled_repeated(3).input_ids == learnable_rows(6).input_ids
     assert train(RECIPE.model_copy(update={"epochs": 1}), rows=learnable_rows(160, unlabelled=100)).rows == 160
+
+
+class Failing(TrainingRows):
+    """Rows that can be read only so many times: 160 to learn their lengths, and 160 an epoch."""
+
+    reads = 0
+    at_most = 160 + 2 * 160 + 40
+
+    def __getitem__(self, position: int) -> dict:
+        Failing.reads += 1
+        if Failing.reads > self.at_most:
+            raise InterruptedError
+        return super().__getitem__(position)
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_every_kind_of_student_learns_and_goes_on_where_it_was_cut_off(
+    train: Train, learnable_rows: Callable[..., TrainingRows], tmp_path: Path, kind: str
+) -> None:
+    rows, recipe = learnable_rows(160), OTHER_KINDS[kind].model_copy(update={"epochs": 6})
+    Failing.reads = 0
+    with pytest.raises(InterruptedError):
+        train(recipe, name="cut", rows=Failing(rows.input_ids, rows.labels, rows.teacher_logits))
+    assert list(tmp_path.glob("cut/training-*/checkpoint-20"))
+    resumed, undisturbed = train(recipe, name="cut", rows=rows), train(recipe, name="undisturbed", rows=rows)
+    ours, theirs = weights(resumed), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert max(epoch["agreement"] for epoch in resumed.history) > 0.9
+
+
+@pytest.mark.parametrize("soft_loss", sorted(SOFT_LOSSES))
+def test_a_student_learns_by_every_soft_loss(
+    train: Train, learnable_rows: Callable[..., TrainingRows], soft_loss: str
+) -> None:
+    temperature = TemperatureSchedule(schedule="constant", start=2)
+    recipe = OTHER_KINDS["static"].model_copy(
+        update={"soft_loss": soft_loss, "alpha": 1.0, "temperature": temperature, "epochs": 6}
+    )
+    student = train(recipe, rows=learnable_rows(160, unlabelled=160))
+    assert max(epoch["agreement"] for epoch in student.history) > 0.9
+
+
+def test_a_twin_knows_the_words_of_rows_that_it_does_not_read(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(160, unlabelled=120)
+    recipe = OTHER_KINDS["convolution"].model_copy(update={"epochs": 1})
+    student = weights(train(recipe, rows=rows, name="a"))
+    twin = weights(train(recipe.model_copy(update={"alpha": 0.0}), rows=rows, name="b"))
+    assert torch.equal(student["embedding.positions"], twin["embedding.positions"])
+
+
+def test_a_loss_that_is_not_a_number_stops_training_and_names_step_and_row(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(160)
+    rows.teacher_logits[77, 1] = np.nan  # type: ignore[index]
+    with pytest.raises(InputError, match=r"student: the loss of step \d+ is nan, in a batch with row 77 of the train"):
+        train(rows=rows)
+
+
+def test_a_diverging_loss_stops_training(train: Train) -> None:
+    with pytest.raises(InputError, match=r"student: the loss of step \d+ is [\d.e+]+, .* Lower the recipe's learning"):
+        train(OTHER_KINDS["transformer"].model_copy(update={"soft_loss": "mse", "learning_rate": 0.99}))
+
+
+def test_the_last_good_checkpoint_stays_where_a_loss_stops_training(
+    train: Train, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
+) -> None:
+    class Spoilt(Failing):
+        """Whose teacher's logits are lost in the third epoch."""
+
+        def __getitem__(self, position: int) -> dict:
+            item = TrainingRows.__getitem__(self, position)
+            Failing.reads += 1
+            return {**item, "teacher_logits": item["teacher_logits"] * (np.nan if self.reads > self.at_most else 1)}
+
+    Failing.reads = 0
+    rows = learnable_rows(160)
+    with pytest.raises(InputError, match=r"the loss of step 2\d is nan, .*; the last good checkpoint is .*-20\. "):
+        train(rows=Spoilt(rows.input_ids, rows.labels, rows.teacher_logits))
+    (last,) = tmp_path.glob("student/training-*/checkpoint-20")
+    assert all(torch.isfinite(weight).all() for weight in load_file(last / "model.safetensors").values())
+    # The same rows whole again go on from there, and nothing of the stopped training is left.
+    student = train(rows=rows)
+    assert len(student.history) == 4
+    assert [child.name for child in student.folder.parent.iterdir()] == ["checkpoint"]
 
 
 def test_rows_without_a_label_are_marked() -> None:

@@ -1,0 +1,114 @@
+"""What a recipe may say of each student's size. Free of torch: recipes are read where nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Shape(BaseModel):
+    """What every student's shape has.
+
+    Attributes:
+        vocabulary: `full` knows every token of the teacher's tokenizer; `corpus` those that occur at least twice in the
+            train rows, and reads any other as the tokenizer's unknown token. A smaller table of word vectors
+            is most of a small student's size.
+        vocabulary_size: with `corpus`, at most so many tokens, the commonest; none is no limit.
+        dropout: share of activations left out in training.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    vocabulary: Literal["full", "corpus"] = "full"
+    vocabulary_size: int | None = Field(None, ge=2)
+    dropout: float = Field(0.3, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _size_of_a_trimmed_vocabulary(self) -> Shape:
+        if self.vocabulary == "full" and self.vocabulary_size is not None:
+            raise ValueError("vocabulary_size limits a trimmed vocabulary: say vocabulary: corpus too")
+        return self
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether any of the student's first weights are the teacher's."""
+        return True
+
+
+class EmbeddingShape(Shape):
+    """The shape of a student with word vectors of its own width.
+
+    Attributes:
+        embedding: `teacher` starts from the teacher's word embeddings, projected to `embedding_width` by PCA where the
+            widths differ; `random` starts from nothing.
+    """
+
+    embedding: Literal["teacher", "random"] = "teacher"
+    embedding_width: int = Field(128, ge=1, le=4096)
+
+    @property
+    def starts_from_teacher(self) -> bool:
+        return self.embedding == "teacher"
+
+
+class LstmAttentionShape(EmbeddingShape):
+    """The size of an `lstm_attention` student.
+
+    Attributes:
+        hidden_width: units of one direction of one layer.
+    """
+
+    hidden_width: int = Field(128, ge=1, le=4096)
+    layers: int = Field(3, ge=1, le=12)
+
+
+class ConvolutionShape(EmbeddingShape):
+    """The size of a `convolution` student.
+
+    Attributes:
+        widths: tokens that a filter of each bank reads at once.
+        filters: of each bank.
+    """
+
+    widths: tuple[int, ...] = Field((3, 4, 5), min_length=1, max_length=16)
+    filters: int = Field(128, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _widths_of_tokens(self) -> ConvolutionShape:
+        if not all(1 <= width <= 64 for width in self.widths):
+            raise ValueError(f"widths are from 1 to 64 tokens (given: {list(self.widths)})")
+        return self
+
+
+class TransformerShape(Shape):
+    """The size of a `transformer` student: as wide as its teacher, some of its layers.
+
+    Attributes:
+        layers: positions of the teacher's layers that it starts from, in order; the first is 0.
+    """
+
+    layers: tuple[int, ...] = Field((0, 2, 4), min_length=1, max_length=48)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class StaticShape(EmbeddingShape):
+    """The size of a `static` student.
+
+    Attributes:
+        hidden_width: units of the layer between the pooled vector and the logits; 0 leaves it out.
+    """
+
+    embedding_width: int = Field(256, ge=1, le=4096)
+    hidden_width: int = Field(256, ge=0, le=4096)
+
+
+AnyShape = LstmAttentionShape | ConvolutionShape | TransformerShape | StaticShape
+StudentName = Literal["lstm_attention", "convolution", "transformer", "static"]
+
+SHAPES: dict[str, type[AnyShape]] = {
+    "lstm_attention": LstmAttentionShape,
+    "convolution": ConvolutionShape,
+    "transformer": TransformerShape,
+    "static": StaticShape,
+}

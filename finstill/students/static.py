@@ -1,0 +1,96 @@
+"""`static`: a weighted bag of word vectors, the fastest student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from finstill.students.base import Student, StudentConfig
+from finstill.students.embedding import TokenEmbedding
+from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
+from finstill.students.shapes import StaticShape
+
+
+class StaticConfig(StudentConfig):
+    """Of a `Static`; its shape is a `StaticShape`."""
+
+    model_type = "finstill_static"
+
+
+class Static(Student):
+    """Word vectors averaged by a learned weight a token, and a head with a hidden layer or none.
+
+    The deep averaging network of Iyyer et al. 2015, "Deep Unordered Composition Rivals Syntactic Methods for Text
+    Classification", with a weight a word as in Arora et al. 2017, "A Simple but Tough-to-Beat Baseline for Sentence
+    Embeddings", here learned. It knows nothing of the order of words. A token's weight is exp(score) over the sum of a
+    row's; all scores start at 0, which is the plain mean.
+    """
+
+    config_class = StaticConfig
+
+    def __init__(self, config: StaticConfig):
+        super().__init__(config)
+        shape = StaticShape(**config.shape)
+        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, shape.embedding_width)
+        self.scores = nn.Embedding(config.known_tokens, 1)
+        nn.init.zeros_(self.scores.weight)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.hidden = nn.Linear(shape.embedding_width, shape.hidden_width) if shape.hidden_width else None
+        self.head = nn.Linear(shape.hidden_width or shape.embedding_width, len(config.id2label or ()))
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Classify token ids.
+
+        Args:
+            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
+            output_attentions: also return the tokens' weights, (rows, tokens).
+
+        Returns:
+            logits: float, (rows, classes).
+        """
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        known = self.embedding.known(input_ids)
+        scores = self.scores(known).squeeze(-1)
+        weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)
+        pooled = self.dropout(torch.einsum("rt,rtw->rw", weights, self.embedding.vectors(known)))
+        if self.hidden is not None:
+            pooled = self.dropout(torch.relu(self.hidden(pooled)))
+        return SequenceClassifierOutput(
+            logits=self.head(pooled), attentions=(weights,) if output_attentions else None
+        )
+
+    def onnx_graph(self) -> onnx.ModelProto:
+        weights = {
+            "token_scores": as_array(self.scores.weight)[:, 0],
+            "head": as_array(self.head.weight),
+            "head_bias": as_array(self.head.bias),
+        }
+        nodes = f"""
+            scores = Gather (token_scores, known)
+            {MASKED_SOFTMAX}
+            token_axis = Constant <value_ints = [1]> ()
+            line = Unsqueeze (attention, token_axis)
+            product = MatMul (line, embedded)
+            pooled = Squeeze (product, token_axis)
+        """
+        if self.hidden is None:
+            nodes += "logits = Gemm <transB = 1> (pooled, head, head_bias)"
+        else:
+            weights |= {"hidden": as_array(self.hidden.weight), "hidden_bias": as_array(self.hidden.bias)}
+            nodes += """
+                bent = Gemm <transB = 1> (pooled, hidden, hidden_bias)
+                inner = Relu (bent)
+                logits = Gemm <transB = 1> (inner, head, head_bias)
+            """
+        return build_graph("static", self.embedding.graph_part(), GraphPart(nodes, weights))

@@ -1,0 +1,214 @@
+"""Every student: blind to padding and batch mates, the same as a graph, saved and loaded, and what it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedModel
+
+from finstill.batching import pad
+from finstill.errors import InputError
+from finstill.onnx_classifier import OnnxClassifier, graph_parity
+from finstill.students.base import Student, StudentConfig
+from finstill.students.lstm_attention import LstmAttention
+from finstill.students.registry import STUDENTS, load_student
+from finstill.students.shapes import (
+    SHAPES,
+    ConvolutionShape,
+    LstmAttentionShape,
+    Shape,
+    StaticShape,
+    StudentName,
+    TransformerShape,
+)
+from finstill.students.transformer import Transformer
+from finstill.students.vocabulary import Vocabulary
+from finstill.teacher.checkpoint import load_classifier
+
+LABELS = ("negative", "neutral", "positive")
+VOCABULARY = 30522
+UNKNOWN = 100
+SMALL: dict[str, Shape] = {
+    "lstm_attention": LstmAttentionShape(embedding="random", embedding_width=12, hidden_width=8, layers=3),
+    "convolution": ConvolutionShape(embedding="teacher", embedding_width=12, filters=6, widths=(2, 3, 5)),
+    "transformer": TransformerShape(layers=(1,)),
+    "static": StaticShape(embedding="teacher", embedding_width=40, hidden_width=8),
+}
+TRIMMED = Vocabulary(np.array([3, 5, 9, 20, 50, UNKNOWN]), VOCABULARY, UNKNOWN)
+VOCABULARIES = {"full": Vocabulary.full(VOCABULARY), "trimmed": TRIMMED}
+KINDS = [(name, vocabulary) for name in STUDENTS for vocabulary in VOCABULARIES]
+token_rows = st.lists(st.lists(st.integers(1, 99), min_size=1, max_size=20), min_size=1, max_size=6)
+
+Built = tuple[Student, OnnxClassifier]
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_checkpoint: Path) -> PreTrainedModel:
+    return load_classifier(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def build(teacher: PreTrainedModel) -> Callable[..., Student]:
+    """Return a function that makes a student with weights that are not its first ones."""
+
+    def make(name: str, vocabulary: str = "full", seed: int = 0) -> Student:
+        torch.manual_seed(seed)
+        student = STUDENTS[name].from_shape(SMALL[name], LABELS, VOCABULARIES[vocabulary], teacher).eval()
+        for weight in student.parameters():
+            weight.data += 0.1 * torch.randn_like(weight)
+        return student
+
+    return make
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(kind))
+def built(
+    request: pytest.FixtureRequest, build: Callable[..., Student], tmp_path_factory: pytest.TempPathFactory
+) -> Built:
+    student = build(*request.param)
+    path = tmp_path_factory.mktemp("student") / "model.onnx"
+    onnx.save(student.onnx_graph(), path)
+    return student, OnnxClassifier(path)
+
+
+def test_every_student_has_a_shape_and_a_name_that_recipes_know() -> None:
+    assert list(STUDENTS) == list(SHAPES) == list(get_args(StudentName)) == list(SMALL)
+    for student in STUDENTS.values():
+        assert issubclass(student.config_class, StudentConfig)  # type: ignore[arg-type]
+
+
+@settings(max_examples=25, deadline=None)
+@given(token_rows)
+def test_a_texts_logits_are_those_it_has_alone(built: Built, rows: list) -> None:
+    student, graph = built
+    input_ids, mask = pad(rows)
+    with torch.inference_mode():
+        alone = np.concatenate([student(torch.tensor([row])).logits.numpy() for row in rows])
+        batch = student(torch.from_numpy(input_ids), torch.from_numpy(mask)).logits.numpy()
+    assert batch == pytest.approx(alone, abs=1e-5)
+    assert graph.batch_logits(rows) == pytest.approx(alone, abs=1e-5)
+
+
+def test_attention_is_a_distribution_over_the_tokens_and_the_same_in_the_graph(built: Built) -> None:
+    student, graph = built
+    input_ids, mask = pad([[5, 6, 7], [8]])
+    with torch.inference_mode():
+        output = student(torch.from_numpy(input_ids), torch.from_numpy(mask), output_attentions=True)
+    (weights,) = output.attentions
+    assert weights.sum(dim=1).tolist() == pytest.approx([1, 1])
+    assert weights[1].tolist() == pytest.approx([1, 0, 0])
+    (in_graph,) = graph._session.run(["attention"], {"input_ids": input_ids, "attention_mask": mask})
+    assert in_graph == pytest.approx(weights.numpy(), abs=1e-5)
+
+
+def test_it_is_saved_as_safetensors_and_loaded_by_from_pretrained(built: Built, tmp_path: Path) -> None:
+    student, _ = built
+    student.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    loaded = load_student(tmp_path)
+    assert type(loaded) is type(student)
+    assert list(loaded.config.id2label.values()) == list(LABELS)
+    assert {name: weight.tolist() for name, weight in loaded.state_dict().items()} == {
+        name: weight.tolist() for name, weight in student.state_dict().items()
+    }
+    row = torch.tensor([[5, 6, 7, 99]])
+    assert torch.allclose(loaded(row).logits, student(row).logits, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_a_trimmed_student_reads_what_it_does_not_know_as_unknown(build: Callable[..., Student], name: str) -> None:
+    student, full = build(name, "trimmed"), build(name)
+    with torch.inference_mode():
+        strange, unknown = (student(torch.tensor([[5, token, 9]])).logits for token in (7777, UNKNOWN))
+        apart = full(torch.tensor([[5, 7777, 9]])).logits
+        unknown_apart = full(torch.tensor([[5, UNKNOWN, 9]])).logits
+    assert torch.equal(strange, unknown)
+    assert not torch.equal(apart, unknown_apart)
+    assert student.embedding.vectors.num_embeddings == len(TRIMMED.token_ids)
+
+
+def test_parity_notices_a_graph_of_other_weights(build: Callable[..., Student], tmp_path: Path) -> None:
+    onnx.save(build("static", seed=1).onnx_graph(), tmp_path / "other.onnx")
+    assert not graph_parity(tmp_path / "other.onnx", build("static"), [[1, 2, 3], [4]], 64).holds
+
+
+@pytest.mark.parametrize("width", [6, 32, 40])
+def test_the_teachers_embeddings_keep_what_is_near_to_what(make_checkpoint: Callable[..., Path], width: int) -> None:
+    """Three words that point the same way stay nearer to each other than to the rest, at any width."""
+    teacher = load_classifier(make_checkpoint())
+    embeddings = teacher.get_input_embeddings().weight.data
+    embeddings[201:203] = embeddings[200] + 0.0002 * torch.randn(2, 32, generator=torch.manual_seed(0))
+    shape = SMALL["lstm_attention"].model_copy(update={"embedding": "teacher", "embedding_width": width})
+    student = LstmAttention.from_shape(shape, LABELS, Vocabulary.full(VOCABULARY), teacher)
+    start = student.embedding.vectors.weight.detach().numpy()
+    distances = np.linalg.norm(start - start[200], axis=1)
+    assert set(np.argsort(distances)[:3]) == {200, 201, 202}
+    assert start.std() == pytest.approx(1, rel=0.01)
+
+
+def test_a_trimmed_student_starts_from_the_same_vectors_as_a_full_one(teacher: PreTrainedModel) -> None:
+    full, trimmed = (
+        STUDENTS["static"].from_shape(SMALL["static"], LABELS, each, teacher) for each in VOCABULARIES.values()
+    )
+    row = torch.from_numpy(TRIMMED.token_ids)[None]
+    assert torch.equal(full.embedding(row), trimmed.embedding(row))
+
+
+def test_a_transformer_of_all_its_teachers_layers_and_head_is_its_teacher(teacher: PreTrainedModel) -> None:
+    shape = TransformerShape(layers=(0, 1))
+    student = Transformer.from_shape(shape, LABELS, Vocabulary.full(VOCABULARY), teacher).eval()
+    student.head.load_state_dict(teacher.classifier.state_dict())  # type: ignore[union-attr, arg-type]
+    input_ids, mask = map(torch.from_numpy, pad([[101, 5, 6, 7, 102], [101, 9, 102]]))
+    with torch.inference_mode():
+        expected = teacher(input_ids=input_ids, attention_mask=mask).logits
+        assert student(input_ids, mask).logits.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_a_transformer_starts_from_the_layers_chosen(make_checkpoint: Callable[..., Path]) -> None:
+    teacher = load_classifier(make_checkpoint(num_hidden_layers=4))
+    student = Transformer.from_shape(TransformerShape(layers=(1, 3)), LABELS, TRIMMED, teacher)
+    for layer, position in zip(student.layers, (1, 3), strict=True):
+        theirs = teacher.bert.encoder.layer[position].output.dense.weight
+        assert torch.equal(layer.linear2.weight, theirs)
+
+
+def test_a_layer_the_teacher_does_not_have_is_said(teacher: PreTrainedModel) -> None:
+    with pytest.raises(InputError, match=r"shape\.layers: the teacher has no layer 2: it has 2, and the first is 0"):
+        Transformer.from_shape(TransformerShape(layers=(0, 2)), LABELS, TRIMMED, teacher)
+
+
+def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: PreTrainedModel) -> None:
+    student = STUDENTS["static"].from_shape(SMALL["static"], LABELS, VOCABULARIES["full"], teacher).eval()
+    row = torch.tensor([[5, 6, 7, 8]])
+    assert student(row, output_attentions=True).attentions[0].tolist() == [[0.25] * 4]
+
+
+class TestVocabulary:
+    ROWS = ((5, 5, 9), (9, 7, 9), (5, 20, 20))
+    """5 and 9 occur three times, 20 twice, 7 once."""
+
+    def test_keeps_what_occurs_twice_and_the_unknown_token(self, tiny_checkpoint: Path) -> None:
+        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, tiny_checkpoint / "tokenizer.json", at_most=None)
+        assert vocabulary.token_ids.tolist() == [5, 9, 20, UNKNOWN]
+        positions = vocabulary.positions()
+        assert positions[[5, 9, 20, UNKNOWN]].tolist() == [0, 1, 2, 3]
+        assert positions[[7, 0, 30521]].tolist() == [3, 3, 3]
+
+    def test_keeps_the_commonest_where_it_is_limited(self, tiny_checkpoint: Path) -> None:
+        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, tiny_checkpoint / "tokenizer.json", at_most=3)
+        assert vocabulary.token_ids.tolist() == [5, 9, UNKNOWN]
+
+    def test_says_when_a_tokenizer_has_no_unknown_token(self, tmp_path: Path) -> None:
+        from tokenizers import Tokenizer, models
+
+        Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tmp_path / "tokenizer.json"))
+        with pytest.raises(InputError, match="no token for what is unknown"):
+            Vocabulary.of_corpus([[0]], 1, tmp_path / "tokenizer.json", at_most=None)
