@@ -32,7 +32,10 @@ def kl(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperat
 
 
 def kl_inverse_square(student_logits: Tensor, teacher_logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Return KL(softmax(teacher / T) || softmax(student / T)) / T^2, nats: a form some texts print; see docs/loss.md."""
+    """Return KL(softmax(teacher / T) || softmax(student / T)) / T^2, nats.
+
+    Some texts print this form. docs/loss.md says what it does.
+    """
     return temperature**-2 * _divergence(student_logits / temperature, teacher_logits / temperature)
 
 

@@ -143,12 +143,12 @@ class DistillationTrainer(Trainer):
         batch = [row[:n] for row, n in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
         named = [row for row, suspect in zip(batch, suspects.tolist(), strict=True) if suspect]
         positions = [i for i, row in enumerate(self._train.input_ids) if list(row) in named]
+        rows = f"row{'s' * (len(positions) > 1)} {', '.join(map(str, positions[:ROWS_NAMED]))}"
         more = f" and {len(positions) - ROWS_NAMED} more" if len(positions) > ROWS_NAMED else ""
         last = get_last_checkpoint(str(self.args.output_dir))
         raise InputError(
-            f"the loss of step {self.state.global_step + 1} is {value:.4g}, in a batch with row "
-            f"{', '.join(map(str, positions[:ROWS_NAMED]))}{more} of the train split (from 0)"
-            + (f"; the last good checkpoint is {last}" if last else ""),
+            f"the loss of step {self.state.global_step + 1} is {value:.4g}, in a batch with {rows}{more} of the train "
+            "split (from 0)" + (f"; the last good checkpoint is {last}" if last else ""),
             where=self._stage,
             remedy="Lower the recipe's learning_rate, or look at these rows and their teacher logits",
         )

@@ -52,9 +52,7 @@ class Student(PreTrainedModel):
         """Keep torch's own initial values: transformers' normal(0, 0.02) is made for transformers' layer norms."""
 
     @classmethod
-    def from_shape(
-        cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
-    ) -> Self:
+    def from_shape(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel) -> Self:
         """Return an untrained student.
 
         Args:
@@ -78,6 +76,7 @@ class Student(PreTrainedModel):
     def configuration(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Any:
         """Return the configuration of a student; `more` are fields that its own class adds."""
         assert cls.config_class is not None
+        assert issubclass(cls.config_class, StudentConfig)
         return cls.config_class(
             shape=shape.model_dump(mode="json"),
             vocab_size=vocabulary.size,

@@ -81,6 +81,8 @@ class Convolution(Student):
         """
         weights = {"head": as_array(self.head.weight), "head_bias": as_array(self.head.bias)}
         for i, bank in enumerate(self.banks):
+            assert isinstance(bank, nn.Conv1d)
+            assert bank.bias is not None
             left, right = _margins(bank)
             nodes += f"bank_{i} = Conv <pads = [{left}, {right}]> (channels, filters_{i}, biases_{i})\n"
             weights |= {f"filters_{i}": as_array(bank.weight), f"biases_{i}": as_array(bank.bias)}

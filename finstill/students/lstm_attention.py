@@ -145,7 +145,7 @@ class LstmAttention(Student):
             lengths = Cast <to = 6> (count)
             states_0 = Transpose <perm = [1, 0, 2]> (embedded)
         """
-        weights = {}
+        weights: dict[str, np.ndarray] = {}
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, BidirectionalLayer)
             nodes += f"""

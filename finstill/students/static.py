@@ -66,9 +66,7 @@ class Static(Student):
         pooled = self.dropout(torch.einsum("rt,rtw->rw", weights, self.embedding.vectors(known)))
         if self.hidden is not None:
             pooled = self.dropout(torch.relu(self.hidden(pooled)))
-        return SequenceClassifierOutput(
-            logits=self.head(pooled), attentions=(weights,) if output_attentions else None
-        )
+        return SequenceClassifierOutput(logits=self.head(pooled), attentions=(weights,) if output_attentions else None)
 
     def onnx_graph(self) -> onnx.ModelProto:
         weights = {

@@ -84,9 +84,7 @@ class Transformer(Student):
         self.post_init()
 
     @classmethod
-    def from_shape(
-        cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
-    ) -> Self:
+    def from_shape(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel) -> Self:
         assert isinstance(shape, TransformerShape)
         if not isinstance(teacher, BertForSequenceClassification) or teacher.config.hidden_act != "gelu":
             raise InputError(
@@ -121,6 +119,7 @@ class Transformer(Student):
         student.norm.load_state_dict(embeddings.LayerNorm.state_dict())
         for layer, position in zip(student.layers, shape.layers, strict=True):
             layer.load_state_dict(_layer_weights(bert.encoder.layer[position]))
+        assert bert.pooler is not None
         student.pooler.load_state_dict(bert.pooler.dense.state_dict())
         return student
 
@@ -150,6 +149,7 @@ class Transformer(Student):
         logits = self.head(self.dropout(pooled))
         if not output_attentions:
             return SequenceClassifierOutput(logits=logits)
+        assert isinstance(layer, nn.TransformerEncoderLayer)
         _, weights = layer.self_attn(before[:, :1], before, before, key_padding_mask=padding)
         return SequenceClassifierOutput(logits=logits, attentions=(weights[:, 0],))
 

@@ -48,9 +48,7 @@ def test_where_the_teacher_is_trusted_less_the_label_counts_more() -> None:
     # Teacher (3/4, 1/4) against label 1: alpha 0.8 becomes 0.2. Student uniform: the hard loss is ln 2.
     teacher, student = torch.tensor([[math.log(3), 0.0]]), torch.zeros(1, 2)
     soft = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    total = distillation_loss(
-        student, teacher, torch.tensor([1]), alpha=0.8, temperature=1.0, alpha_rule="trusted"
-    )
+    total = distillation_loss(student, teacher, torch.tensor([1]), alpha=0.8, temperature=1.0, alpha_rule="trusted")
     assert total.item() == pytest.approx(0.2 * soft + 0.8 * math.log(2))
 
 

@@ -47,8 +47,8 @@ def test_mse_is_the_mean_squared_difference_over_classes_at_any_temperature() ->
 
 def test_standardised_kl_compares_z_scores() -> None:
     # (3, 0, 0) has the mean 1 and the deviation sqrt 2, so its z-scores are (2, -1, -1) / sqrt 2; the student's are
-    # (-1, -1, 2) / sqrt 2. With a = e^sqrt(2) and b = e^(-1/sqrt 2) the softmaxes are (a, b, b) and (b, b, a) / (a + 2b),
-    # so the divergence is (a - b) / (a + 2b) * (log a - log b).
+    # (-1, -1, 2) / sqrt 2. With a = e^sqrt(2) and b = e^(-1/sqrt 2) the softmaxes are (a, b, b) / (a + 2b) and
+    # (b, b, a) / (a + 2b), so the divergence is (a - b) / (a + 2b) * (log a - log b).
     a, b = math.exp(math.sqrt(2)), math.exp(-1 / math.sqrt(2))
     expected = (a - b) / (a + 2 * b) * (math.log(a) - math.log(b))
     teacher, student = torch.tensor([[3.0, 0.0, 0.0]]), torch.tensor([[-1.0, -1.0, 5.0]])

@@ -1,0 +1,181 @@
+"""Training an `lstm_attention` student, beside a plain loop and beside the machine's matrix-product rate.
+
+    python bench/training.py [--quick] [--json FILE]
+
+The texts are the phrase bank's, cut into tokens by the embedded encoder's tokenizer; labels and teacher logits are
+random, since they do not change what a step costs. Ours is the trainer that makes every student, one epoch at a time,
+without the evaluation and the checkpoint after it. The plain loop is the same student as one would write it: packed
+sequences through a bidirectional `nn.LSTM`, shuffled batches of the same size, AdamW without its fused kernel, the same
+loss, clipping and learning-rate schedule. Rivals take turns within each round.
+
+`training_vs_plain_loop` is our texts a second over the plain loop's. `training_vs_matmul` is our useful operations a
+second over those of a large float32 product: the multiplications and additions of the matrix products that tokens need,
+forwards once and backwards twice; padding, word vectors, gates and the optimizer count as none.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from machine import MATMUL_SIZE, describe_machine, matmul, read_arguments, read_shared, report, take_turns, times_faster
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import TrainerCallback, get_linear_schedule_with_warmup
+
+from finstill.batching import pad
+from finstill.distil.loss import distillation_loss
+from finstill.distil.trainer import DistillationTrainer
+from finstill.students.lstm_attention import AdditiveAttention, LstmAttention
+from finstill.students.recipe import Recipe
+from finstill.students.shapes import LstmAttentionShape
+from finstill.students.vocabulary import Vocabulary
+from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.tokens import load_tokenizer
+from finstill.training import TrainingRows, run_training
+
+GOALS = {"training_vs_plain_loop": "at least 3", "training_vs_matmul": ""}
+
+LABELS = ("negative", "neutral", "positive")
+MAX_LENGTH = 128
+
+
+class PlainStudent(nn.Module):
+    """The same sizes, by torch's own packed bidirectional LSTM."""
+
+    def __init__(self, shape: LstmAttentionShape, vocabulary: int):
+        super().__init__()
+        width = 2 * shape.hidden_width
+        self.embedding = nn.Embedding(vocabulary, shape.embedding_width)
+        self.lstm = nn.LSTM(
+            shape.embedding_width,
+            shape.hidden_width,
+            num_layers=shape.layers,
+            bidirectional=True,
+            batch_first=True,
+            dropout=shape.dropout,
+        )
+        self.attention = AdditiveAttention(width)
+        self.dropout = nn.Dropout(shape.dropout)
+        self.head = nn.Linear(width, len(LABELS))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        embedded = self.dropout(self.embedding(input_ids))
+        lengths = attention_mask.sum(dim=1)
+        packed = pack_padded_sequence(embedded, lengths, batch_first=True, enforce_sorted=False)
+        states, _ = pad_packed_sequence(self.lstm(packed)[0])
+        states = self.dropout(states)
+        weights = self.attention(states, attention_mask.T.bool())
+        return self.head(self.dropout(torch.einsum("tr,trw->rw", weights, states)))
+
+
+class EpochTimer(TrainerCallback):
+    """Keeps the seconds of each epoch's steps."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, *_: Any, **__: Any) -> None:
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def read_rows(texts: int | None) -> TrainingRows:
+    """Return texts of the phrase bank with random labels and logits."""
+    tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
+    encodings = tokenizer.encode_batch(read_shared("financial_phrasebank")["text"].to_list()[:texts])
+    random = np.random.default_rng(0)
+    labels = random.integers(len(LABELS), size=len(encodings))
+    logits = random.normal(size=(len(encodings), len(LABELS))).astype(np.float32)
+    return TrainingRows([encoding.ids for encoding in encodings], labels, logits)
+
+
+def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
+    """Return the seconds of an epoch of our trainer."""
+    torch.manual_seed(0)
+    config = LstmAttention.configuration(recipe.shape, LABELS, Vocabulary.full(vocabulary))
+    few = TrainingRows(rows.input_ids[:64], rows.labels[:64], rows.teacher_logits[:64])
+    timer = EpochTimer()
+    with tempfile.TemporaryDirectory(prefix="finstill-bench-") as folder:
+        trainer = DistillationTrainer(
+            recipe, LstmAttention(config), rows, few, Path(folder) / "training", stage="ours", callbacks=[timer]
+        )
+        run_training(trainer, "ours")
+    (seconds,) = timer.seconds
+    return seconds
+
+
+def plain_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
+    """Return the seconds of an epoch of the plain loop."""
+    torch.manual_seed(0)
+    assert isinstance(recipe.shape, LstmAttentionShape)
+    assert rows.teacher_logits is not None
+    student = PlainStudent(recipe.shape, vocabulary)
+    optimizer = torch.optim.AdamW(
+        student.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False, fused=False
+    )
+    batches = torch.randperm(len(rows)).split(recipe.batch_size)
+    schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
+    started = time.perf_counter()
+    for step, batch in enumerate(batches):
+        input_ids, attention_mask = map(torch.from_numpy, pad([rows.input_ids[i] for i in batch.tolist()]))
+        loss = distillation_loss(
+            student(input_ids, attention_mask),
+            torch.from_numpy(rows.teacher_logits[batch.numpy()]),
+            torch.from_numpy(rows.labels[batch.numpy()]),
+            alpha=recipe.alpha,
+            temperature=recipe.temperature.at(step, len(batches)),
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    return time.perf_counter() - started
+
+
+def useful_operations(shape: LstmAttentionShape, tokens: int) -> float:
+    """Return the multiplications and additions of matrix products in one epoch over `tokens` tokens."""
+    states = 2 * shape.hidden_width
+    inputs = [shape.embedding_width] + [states] * (shape.layers - 1)
+    gates = sum(2 * (width + shape.hidden_width) * 4 * shape.hidden_width for width in inputs)
+    attention = states * states // 2 + states // 2
+    forwards = 2 * (gates + attention)
+    return 3.0 * forwards * tokens
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
+    rows = read_rows(960 if arguments.quick else None)
+    vocabulary = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH).get_vocab_size()
+    recipe = Recipe(epochs=1)
+    assert isinstance(recipe.shape, LstmAttentionShape)
+    product = matmul()
+    product()
+    epochs: dict[str, list[float]] = {"ours": [], "plain": []}
+    rivals = {
+        "ours": lambda: epochs["ours"].append(our_epoch(recipe, rows, vocabulary)),
+        "plain": lambda: epochs["plain"].append(plain_epoch(recipe, rows, vocabulary)),
+        "matmul": product,
+    }
+    # Of the epochs only the time of their steps counts, and not what comes before and after them.
+    seconds = {**take_turns(rivals, 3 if arguments.quick else 5), **epochs}
+    tokens = sum(len(ids) for ids in rows.input_ids)
+    operations = useful_operations(recipe.shape, tokens) / (2.0 * MATMUL_SIZE**3)
+    figures = {
+        "training_vs_plain_loop": times_faster(seconds, "ours", "plain"),
+        "training_vs_matmul": operations * times_faster(seconds, "ours", "matmul"),
+        "training_texts_per_second": len(rows) / float(np.median(seconds["ours"])),
+        "plain_loop_texts_per_second": len(rows) / float(np.median(seconds["plain"])),
+    }
+    report(figures, GOALS, describe_machine("torch", "transformers"), arguments.json)
+
+
+if __name__ == "__main__":
+    main()
