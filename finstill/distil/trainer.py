@@ -286,5 +286,6 @@ def _inputs_digest(
         teacher_checkpoint / "tokenizer.json",
     ]
     if recipe.shape.starts_from_teacher:
-        parts += [tensor.contiguous().numpy().tobytes() for _, tensor in sorted(teacher.state_dict().items())]
+        # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.
+        parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in sorted(teacher.state_dict().items())]
     return digest(*parts, *train.content(), *validation.content())
