@@ -139,19 +139,25 @@ class DistillationTrainer(Trainer):
             return
         finite = torch.stack([x.isfinite().all(dim=-1) for x in (logits, inputs.get("teacher_logits", logits))]).all(0)
         suspects = ~finite if not finite.all() else torch.ones_like(finite)
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
-        batch = [row[:n] for row, n in zip(inputs["input_ids"].tolist(), lengths, strict=True)]
-        named = [row for row, suspect in zip(batch, suspects.tolist(), strict=True) if suspect]
-        positions = [i for i, row in enumerate(self._train.input_ids) if list(row) in named]
+        positions = self._positions(inputs, suspects)
         rows = f"row{'s' * (len(positions) > 1)} {', '.join(map(str, positions[:ROWS_NAMED]))}"
         more = f" and {len(positions) - ROWS_NAMED} more" if len(positions) > ROWS_NAMED else ""
         last = get_last_checkpoint(str(self.args.output_dir))
         raise InputError(
             f"the loss of step {self.state.global_step + 1} is {value:.4g}, in a batch with {rows}{more} of the train "
-            "split (from 0)" + (f"; the last good checkpoint is {last}" if last else ""),
+            "rows (from 0)" + (f"; the last good checkpoint is {last}" if last else ""),
             where=self._stage,
             remedy="Lower the recipe's learning_rate, or look at these rows and their teacher logits",
         )
+
+    def _positions(self, inputs: dict[str, Any], chosen: torch.Tensor) -> list[int]:
+        """Return where the chosen rows of a batch stand among the train rows; a repeated one stands where it is first.
+
+        Looked up when it is asked for, so that no batch need carry it.
+        """
+        position = {tuple(row): i for i, row in reversed(list(enumerate(self._train.input_ids)))}
+        rows, lengths = inputs["input_ids"][chosen].tolist(), inputs["attention_mask"][chosen].sum(dim=1).tolist()
+        return sorted({position[tuple(row[:n])] for row, n in zip(rows, lengths, strict=True)})
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._recipe.alpha > 0:
