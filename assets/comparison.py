@@ -27,6 +27,7 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     result = compare(students, profile.recipes())
     histories = {name: TrainedStudent.read(workspace.student(name)).history for name in students}
     plots = draw(result, histories, settings.task.labels)
+    plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
     texts = pq.read_table(workspace.corpus, columns=["label", "split"])
     figures = {
         "texts": f"{texts.num_rows:,}",

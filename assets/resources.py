@@ -7,9 +7,13 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from finstill.files import read_json
 from finstill.profile import Profile, read_profile
 from finstill.students.recipe import Recipe, read_recipes
 from finstill.workspace import Workspace
+
+TUNED = "tuned"
+"""The name of the recipe that tuning finds."""
 
 
 class ProfileResource(ConfigurableResource):
@@ -18,12 +22,20 @@ class ProfileResource(ConfigurableResource):
     path: str = Field(description="The profile's YAML file: corpus, columns, task, teacher and recipes.")
     home: str = Field(description="The folder that holds all profiles' artefacts.")
     cache: str = Field(description="Folder or object-store URL of the soft labels, shared by all profiles.")
+    study: str = Field("", description="SQLAlchemy URL of the tuning's database; without one, an SQLite file.")
 
     def profile(self) -> Profile:
         return read_profile(Path(self.path))
 
     def recipes(self) -> dict[str, Recipe]:
-        return read_recipes(self.profile().recipes)
+        """Return the recipes of the profile's file and, where the tuning has found one, `tuned`.
+
+        A recipe of that name in the file goes first: so a find can be written down and kept.
+        """
+        found = self.workspace.tuning / "recipe.json"
+        tuned = {TUNED: Recipe.model_validate(read_json(found))} if found.is_file() else {}
+        recipes = read_recipes(self.profile().recipes)
+        return recipes | {name: recipe for name, recipe in tuned.items() if name not in recipes}
 
     @property
     def workspace(self) -> Workspace:

@@ -117,12 +117,27 @@ class Augmentation(_Section):
         return self
 
 
+class Tuning(_Section):
+    """A search for a better recipe, see `finstill.tuning`; what it finds is the student `tuned`.
+
+    Attributes:
+        recipe: name of the recipe that it starts from.
+        trials: how many recipes are tried.
+        seed: of what is tried first.
+    """
+
+    recipe: str
+    trials: int = Field(30, ge=1, le=10_000)
+    seed: int = Field(17, ge=0, le=2**31)
+
+
 class ProfileFile(_Section):
     """What a profile's YAML file holds.
 
     Attributes:
         task: `sentiment`, `risk`, or a task of one's own.
         other_origin: a second labelled corpus, on which students are measured and from which none learns.
+        tuning: present where the asset `tuning` is to search.
         augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
         report_to: where the students' trainer reports besides Finstill's own log.
@@ -134,6 +149,7 @@ class ProfileFile(_Section):
     teacher: Teacher
     other_origin: CorpusSource | None = None
     augmentation: Augmentation = Augmentation()
+    tuning: Tuning | None = None
     recipes: Path
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17

@@ -48,6 +48,10 @@ class Workspace:
         return Workspace(self.root / "other_origin")
 
     @property
+    def tuning(self) -> Path:
+        return self.root / "tuning"
+
+    @property
     def comparison(self) -> Path:
         return self.root / "comparison"
 

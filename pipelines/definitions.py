@@ -10,19 +10,22 @@ import assets.corpus
 import assets.other_origin
 import assets.students
 import assets.teacher
+import assets.tuning
 from assets.resources import ProfileResource
-from pipelines.deployment import cache_root, home, profile_path
-from pipelines.jobs import decide, distil, label
+from pipelines.deployment import cache_root, home, profile_path, study
+from pipelines.jobs import decide, distil, label, tune
 from pipelines.sensors import new_recipes
 
 defs = Definitions(
     assets=load_assets_from_modules(
-        [assets.corpus, assets.teacher, assets.other_origin, assets.students, assets.comparison]
+        [assets.corpus, assets.teacher, assets.other_origin, assets.tuning, assets.students, assets.comparison]
     ),
     asset_checks=load_asset_checks_from_modules([assets.checks]),
-    jobs=[label, distil, decide],
+    jobs=[label, tune, distil, decide],
     sensors=[new_recipes],
-    resources={"profile": ProfileResource(path=str(profile_path()), home=str(home()), cache=cache_root())},
+    resources={
+        "profile": ProfileResource(path=str(profile_path()), home=str(home()), cache=cache_root(), study=study())
+    },
     # One step at a time: each uses all cores, and two that share them take longer than one after the other.
     executor=multiprocess_executor.configured({"max_concurrent": 1}),
 )

@@ -3,6 +3,7 @@
 FINSTILL_PROFILE is the name of a built-in profile or the path of a profile's YAML file, `embedded` by default.
 FINSTILL_HOME is the folder of all artefacts, `.finstill` by default.
 FINSTILL_CACHE is the folder or object-store URL of the soft labels, `cache` in FINSTILL_HOME by default.
+FINSTILL_STUDY is the database of tuning's studies, an SQLite file beside the artefacts by default.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+
+from dagster import EnvVar
 
 from finstill.errors import InputError
 
@@ -40,6 +43,11 @@ def home() -> Path:
 
 def cache_root() -> str:
     return os.environ.get("FINSTILL_CACHE", str(home() / "cache"))
+
+
+def study() -> str:
+    """Return the URL of tuning's studies as Dagster keeps a secret, by the name of its variable; none is ""."""
+    return EnvVar("FINSTILL_STUDY") if "FINSTILL_STUDY" in os.environ else ""
 
 
 def prepare_instance(profile: Path) -> Path:

@@ -9,11 +9,18 @@ from assets.corpus import corpus
 from assets.other_origin import other_origin
 from assets.students import evaluation, student, students
 from assets.teacher import teacher_logits
+from assets.tuning import tuning
 
 label = define_asset_job(
     "label",
     AssetSelection.assets(teacher_logits, other_origin).upstream() | AssetSelection.assets(corpus),
     description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
+)
+
+tune = define_asset_job(
+    "tune",
+    AssetSelection.assets(tuning),
+    description="Search for a better recipe on the validation split; what it finds is the student `tuned`.",
 )
 
 distil = define_asset_job(

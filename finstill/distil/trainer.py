@@ -203,6 +203,7 @@ def train_student(
     *,
     stage: str,
     report_to: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedStudent:
     """Train the student of `recipe` into `folder`, whole or not at all.
 
@@ -216,6 +217,7 @@ def train_student(
             student's first ones where the recipe asks for it.
         stage: how log lines call this training.
         report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
+        callbacks: of the trainer; one may raise to end the training.
 
     Raises:
         InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
@@ -237,7 +239,7 @@ def train_student(
     transformers.set_seed(recipe.seed)
     student = STUDENTS[recipe.student].from_shape(recipe.shape, labels, vocabulary, teacher)
     del teacher  # A large one need not stay in memory while its student is trained.
-    callbacks: list[TrainerCallback] = [early_stopping(recipe.patience)]
+    callbacks = [early_stopping(recipe.patience), *callbacks]
     if "tensorboard" in report_to:
         # The trainer's own writes among the checkpoints, which go when training is done.
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))

@@ -34,7 +34,7 @@ def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:
             scores.plot(epochs, [epoch.get(key, np.nan) for epoch in history], color=colour, label=label)
     scores.set(title=f"{name}: validation", xlabel="epoch", ylim=(0, 1))
     scores.legend(frameon=False, loc="lower right")
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrices(matrices: Mapping[str, Sequence[Sequence[int]]], labels: Sequence[str]) -> bytes:
@@ -51,7 +51,7 @@ def confusion_matrices(matrices: Mapping[str, Sequence[Sequence[int]]], labels: 
         axes.set(title=name, xlabel="predicted", ylabel="true", xticks=ticks, yticks=ticks)
         axes.set_xticklabels(labels, rotation=30, ha="right")
         axes.set_yticklabels(labels)
-    return _png(figure)
+    return png(figure)
 
 
 def reliability_diagram(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
@@ -66,7 +66,7 @@ def reliability_diagram(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> by
         axes.scatter(confidence, accuracy, s=200 * sizes / sizes.sum(), color=colour)
     axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, loc="upper left")
-    return _png(figure)
+    return png(figure)
 
 
 def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: str) -> bytes:
@@ -82,10 +82,11 @@ def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: st
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.set(title="Quality against speed", xlabel="texts a second, one thread", ylabel=measure)
-    return _png(figure)
+    return png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()

@@ -17,6 +17,7 @@ from assets.other_origin import other_origin
 from assets.resources import ProfileResource
 from assets.students import evaluation, student, student_package, students
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
+from assets.tuning import tuning
 from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
 from finstill.corpus.splits import split_of
 from finstill.distil.trainer import TrainedStudent
@@ -73,7 +74,7 @@ class Deployment:
 
     def make(self, selection: list, partition: str | None = None, raising: bool = True) -> ExecuteInProcessResult:
         return materialize(
-            [*BEFORE, *PER_STUDENT, *AFTER, *CHECKS],
+            [*BEFORE, tuning, *PER_STUDENT, *AFTER, *CHECKS],
             selection=[key.key for key in selection],
             instance=self.instance,
             partition_key=partition,
@@ -272,6 +273,33 @@ def test_an_other_origin_is_measured_beside_the_test_split(deployment: Deploymen
     deployment.write_profile(tiny_checkpoint)
     deployment.make([other_origin])
     assert not deployment.resource.workspace.other_origin.root.exists()
+
+
+def test_what_tuning_finds_is_a_student_like_any_other(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    deployment.write_profile(tiny_checkpoint, sections="tuning: {recipe: small, trials: 2}\n")
+    deployment.make([*BEFORE, tuning])
+    assert deployment.metadata("tuning")["trials"] == 2
+    assert deployment.instance.get_dynamic_partitions(str(students.name)) == ["tuned"]
+    found = deployment.resource.recipes()["tuned"]
+    deployment.make(PER_STUDENT, partition="tuned")
+    assert TrainedStudent.read(deployment.resource.workspace.student("tuned")).recipe == found
+    deployment.make(AFTER)
+    assert [row["name"] for row in map(dict, _rows(deployment.metadata("comparison")["table"]))] == ["teacher", "tuned"]
+    assert "Settings tried in tuning" in (deployment.resource.workspace.comparison / "report.html").read_text()
+    version = deployment.version("tuning")
+    deployment.make([tuning])
+    assert deployment.version("tuning") == version
+
+
+def test_a_tuning_of_a_recipe_that_is_not_there_is_said(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    deployment.write_profile(tiny_checkpoint, sections="tuning: {recipe: smal}\n")
+    deployment.make(BEFORE)
+    result = deployment.make([tuning], raising=False)
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert (
+        "there is no recipe 'smal'; there are ['small', 'small-direct']"
+        in failure.step_failure_data.error.cause.message
+    )
 
 
 def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:

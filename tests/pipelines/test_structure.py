@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("finstill", "assets", "pipelines")
-HEAVY = ("torch", "transformers", "onnxruntime", "polars", "matplotlib")
+HEAVY = ("torch", "transformers", "onnxruntime", "polars", "matplotlib", "optuna")
 
 
 def imported(file: Path) -> set[str]:
@@ -59,7 +59,7 @@ def test_every_asset_says_what_it_is() -> None:
 
     specs = list(defs.resolve_asset_graph().get_all_asset_keys())
     graph = defs.resolve_asset_graph()
-    assert len(specs) == 12
+    assert len(specs) == 13
     for key in specs:
         node = graph.get(key)
         assert node.description, key

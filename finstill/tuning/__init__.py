@@ -1,0 +1,1 @@
+"""Tuning: a search for a better recipe on the validation split, from cached logits alone."""

@@ -1,0 +1,171 @@
+"""The search: trials of recipes, each a training from cached logits, judged on the validation split."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from transformers import TrainerCallback
+
+from finstill.distil.trainer import train_student
+from finstill.errors import InputError
+from finstill.files import digest
+from finstill.students.recipe import Recipe
+from finstill.training import TrainingRows
+from finstill.tuning.space import suggest
+
+LEAST_FOR_IMPORTANCES = 10
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        recipe: of the best trial.
+        measure: what it is best by: `macro_f1`, or `agreement` where no validation row is labelled.
+        value: the best trial's, on the validation split.
+        trials: an entry a trial: number, state, value (of its best epoch, or of the last before it was pruned), and
+            what it tried.
+        importances: how much each setting decides whether a trial is among the better ones, adding up to 1 (Watanabe
+            et al. 2023, "PED-ANOVA"); empty where fewer than `LEAST_FOR_IMPORTANCES` trials came to their end.
+    """
+
+    recipe: Recipe
+    measure: str
+    value: float
+    trials: list[dict[str, Any]]
+    importances: dict[str, float]
+
+
+def search(
+    base: Recipe,
+    train: TrainingRows,
+    validation: TrainingRows,
+    labels: Sequence[str],
+    teacher_checkpoint: Path,
+    folder: Path,
+    *,
+    storage: str,
+    trials: int,
+    seed: int,
+) -> Search:
+    """Try recipes around `base` until `trials` of them are finished, and return what was found.
+
+    Trials are proposed by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization") and given up by the
+    median rule where they fall behind. The study lives in `storage` and goes on where it was cut off; other rows,
+    labels or another base recipe are another study. Test rows are not looked at.
+
+    Args:
+        train, validation: as `train_student` takes them.
+        folder: of the trial in progress; emptied after each.
+        storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql://...`.
+        trials: finished ones in the end, those of earlier runs counted.
+
+    Raises:
+        InputError: the base recipe hears no teacher, the database cannot be opened, or no trial came to its end.
+    """
+    if base.alpha == 0:
+        raise InputError(
+            "a recipe with alpha 0 hears no teacher: there is no temperature to tune", where="tuning.recipe"
+        )
+    measure = "macro_f1" if len(validation.labelled()) else "agreement"
+    study = _study(storage, digest(base.model_dump_json(), *labels, *train.content(), *validation.content()), seed)
+    left = trials - len(study.get_trials(deepcopy=False, states=FINISHED))
+    logger.info("tuning: %s of %s trials are left", f"{max(left, 0):,}", f"{trials:,}")
+
+    def objective(trial: Trial) -> float:
+        shutil.rmtree(folder, ignore_errors=True)
+        stage = f"tuning, trial {trial.number}"
+        try:
+            trained = train_student(
+                suggest(trial, base),
+                train,
+                validation,
+                labels,
+                teacher_checkpoint,
+                folder / "checkpoint",
+                stage=stage,
+                callbacks=[_Pruning(trial, f"eval_{measure}")],
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return max(epoch[measure] for epoch in trained.history)
+
+    def report(study: optuna.Study, trial: FrozenTrial) -> None:
+        value = "no value" if trial.value is None else f"{measure} {trial.value:.4f}"
+        logger.info("tuning: trial %s is %s, %s", trial.number, trial.state.name.lower(), value)
+
+    if left > 0:
+        # A recipe that diverges is a bad recipe, not a reason to stop.
+        study.optimize(objective, n_trials=left, catch=(InputError,), callbacks=[report])
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    if not complete:
+        raise InputError("no trial came to its end", where="tuning.trials", remedy="Allow more trials")
+    best = max(complete, key=lambda trial: trial.value or 0.0)
+    recipe = suggest(optuna.trial.FixedTrial(best.params), base)  # type: ignore[arg-type]
+    return Search(recipe, measure, best.value or 0.0, _entries(study), _importances(study, len(complete)))
+
+
+def _study(storage: str, name: str, seed: int) -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        # The heartbeat tells a trial whose process was killed from one that another process is at.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            opened = optuna.storages.RDBStorage(storage, heartbeat_interval=60, grace_period=180)
+    except Exception as error:
+        # Not the URL: it may hold a password.
+        raise InputError(
+            f"the study's database cannot be opened ({type(error).__name__})",
+            where="FINSTILL_STUDY",
+            remedy="Give an SQLAlchemy URL of a database that can be written to, or leave it out for an SQLite file",
+        ) from None
+    study = optuna.create_study(
+        storage=opened,
+        study_name=name,
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
+    )
+    # A sampler that starts with the same seed again would propose the same recipes again.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
+    return study
+
+
+class _Pruning(TrainerCallback):
+    """Tells Optuna each epoch's figure, and ends the trial where it says so."""
+
+    def __init__(self, trial: Trial, measure: str):
+        self._trial = trial
+        self._measure = measure
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        self._trial.report(given["metrics"][self._measure], round(state.epoch))
+        if self._trial.should_prune():
+            raise optuna.TrialPruned
+
+
+def _entries(study: optuna.Study) -> list[dict[str, Any]]:
+    return [
+        {"number": trial.number, "state": trial.state.name.lower(), "value": trial.value, **trial.params}
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.is_finished()
+    ]
+
+
+def _importances(study: optuna.Study, complete: int) -> dict[str, float]:
+    if complete < LEAST_FOR_IMPORTANCES:
+        return {}
+    return {name: float(share) for name, share in optuna.importance.get_param_importances(study).items()}

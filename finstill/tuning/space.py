@@ -1,0 +1,44 @@
+"""What a search may change of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args, get_origin
+
+from optuna.trial import Trial
+
+from finstill.students.recipe import Recipe
+
+# The setting that makes a student wide, by what its architecture calls it.
+_WIDTHS = ("hidden_width", "filters", "embedding_width")
+
+
+def suggest(trial: Trial, base: Recipe) -> Recipe:
+    """Return `base` with what `trial` proposes: alpha, temperature, learning rate, width, and each choice of loss.
+
+    Ranges are around what `base` says where that is a size, and what papers use where it is not. The architecture, the
+    seed and how long it trains stay.
+    """
+    settings = base.model_dump()
+    settings["alpha"] = trial.suggest_float("alpha", 0.3, 1.0)
+    settings["learning_rate"] = trial.suggest_float(
+        "learning_rate", base.learning_rate / 5, min(base.learning_rate * 5, 0.1), log=True
+    )
+    settings["temperature"] = {
+        "schedule": trial.suggest_categorical("schedule", _choices(type(base.temperature), "schedule")),
+        "start": trial.suggest_float("temperature", 1.0, 10.0, log=True),
+        "end": 1.0,
+    }
+    width = next((name for name in _WIDTHS if name in settings["shape"]), None)
+    if width is not None:
+        own = settings["shape"][width]
+        settings["shape"][width] = trial.suggest_categorical(width, [max(1, own // 2), own, own * 3 // 2, own * 2])
+    for name in type(base).model_fields:
+        # Every choice by name that is not the architecture is one of the loss.
+        if name != "student" and (choices := _choices(type(base), name)):
+            settings[name] = trial.suggest_categorical(name, choices)
+    return Recipe.model_validate(settings)
+
+
+def _choices(model: Any, field: str) -> list[str]:
+    annotation = model.model_fields[field].annotation
+    return list(get_args(annotation)) if get_origin(annotation) is Literal else []

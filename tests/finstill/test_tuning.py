@@ -1,0 +1,109 @@
+"""Tuning on small students: it goes on where it was cut off, gives up what falls behind, and finds what is better."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+
+from finstill.errors import InputError
+from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.training import TrainingRows
+from finstill.tuning.plots import search_history, search_slices
+from finstill.tuning.search import Search, search
+from finstill.tuning.space import suggest
+
+LABELS = ("negative", "neutral", "positive")
+SHAPE = LstmAttentionShape(embedding="random", embedding_width=8, hidden_width=8, layers=1)
+BASE = Recipe(shape=SHAPE, epochs=3, batch_size=32, learning_rate=0.01)
+
+Run = Callable[..., Search]
+
+
+@pytest.fixture
+def run(learnable_rows: Callable[..., TrainingRows], tiny_checkpoint: Path, tmp_path: Path) -> Run:
+    def tune(trials: int = 3, base: Recipe = BASE, rows: int = 96, **settings: object) -> Search:
+        given = {"storage": f"sqlite:///{tmp_path / 'study.db'}", "seed": 1, **settings}
+        train, validation = learnable_rows(rows), learnable_rows(48, seed=1)
+        return search(base, train, validation, LABELS, tiny_checkpoint, tmp_path / "trial", trials=trials, **given)  # type: ignore[arg-type]
+
+    return tune
+
+
+def test_the_best_trials_recipe_is_one_to_train_a_student_by(run: Run, tmp_path: Path) -> None:
+    found = run()
+    best = max((trial for trial in found.trials if trial["state"] == "complete"), key=lambda trial: trial["value"])
+    assert (found.measure, found.value) == ("macro_f1", best["value"])
+    assert found.recipe.alpha == best["alpha"]
+    assert found.recipe.learning_rate == best["learning_rate"]
+    assert found.recipe.temperature.start == best["temperature"]
+    assert found.recipe.shape.hidden_width == best["hidden_width"]
+    assert (found.recipe.epochs, found.recipe.seed, found.recipe.student) == (3, BASE.seed, BASE.student)
+    assert not (tmp_path / "trial").exists()
+
+
+def test_a_search_goes_on_and_tries_nothing_twice(run: Run) -> None:
+    first = run(trials=2)
+    assert run(trials=2).trials == first.trials
+    more = run(trials=4)
+    assert more.trials[:2] == first.trials
+    assert len(more.trials) == 4
+    assert len({trial["alpha"] for trial in more.trials}) == 4
+
+
+def test_other_rows_are_another_search(run: Run) -> None:
+    run(trials=2)
+    assert len(run(trials=1, rows=64).trials) == 1
+
+
+def test_a_trial_that_falls_behind_is_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna.pruners.MedianPruner, "prune", lambda self, study, trial: trial.number == 1)
+    found = run(trials=3)
+    assert [trial["state"] for trial in found.trials] == ["complete", "pruned", "complete"]
+
+
+def test_a_trial_that_cannot_train_does_not_end_the_search(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    import finstill.tuning.search as module
+
+    train, calls = module.train_student, []
+
+    def diverging(*args: object, **kwargs: object) -> object:
+        calls.append(kwargs)
+        if len(calls) == 1:
+            raise InputError("the loss is not finite")
+        return train(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "train_student", diverging)
+    assert [trial["state"] for trial in run(trials=2).trials] == ["fail", "complete"]
+
+
+def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    recipes = [suggest(study.ask(), BASE) for _ in range(50)]
+    assert all(0.3 <= recipe.alpha <= 1 and 0.002 <= recipe.learning_rate <= 0.05 for recipe in recipes)
+    assert {recipe.shape.hidden_width for recipe in recipes} == {4, 8, 12, 16}
+    assert {recipe.temperature.schedule for recipe in recipes} >= {"constant", "linear"}
+
+
+def test_a_recipe_without_a_teacher_is_not_tuned(run: Run) -> None:
+    with pytest.raises(InputError, match="hears no teacher"):
+        run(base=BASE.model_copy(update={"alpha": 0.0}))
+
+
+def test_a_database_out_of_reach_is_said_without_its_password(run: Run) -> None:
+    with pytest.raises(InputError, match="database cannot be opened") as stopped:
+        run(storage="sqlite:////nowhere/secret/study.db")
+    assert "secret" not in str(stopped.value)
+
+
+def test_the_plots_take_pruned_and_failed_trials(run: Run) -> None:
+    trials = [
+        {"number": 0, "state": "complete", "value": 0.5, "alpha": 0.3, "schedule": "linear"},
+        {"number": 1, "state": "fail", "value": None},
+        {"number": 2, "state": "pruned", "value": 0.2, "alpha": 0.4, "schedule": "linear"},
+        {"number": 3, "state": "complete", "value": 0.6, "alpha": 0.5, "schedule": "constant"},
+    ]
+    for plot in (search_history, search_slices):
+        assert plot(trials, "macro_f1").startswith(b"\x89PNG")
