@@ -7,7 +7,7 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, Metad
 from assets.corpus import corpus
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
-from assets.students import evaluation, student_package
+from assets.students import advice_for, evaluation, student_package
 
 if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
@@ -34,7 +34,8 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
         **{f"in {each['values']}": f"{each['counts']:,}" for each in texts["split"].value_counts().to_pylist()},
     }
-    report = write_report(result, plots, settings, figures, workspace.comparison)
+    advice = {name: advice_for(profile, name, student) for name, student in students.items()}
+    report = write_report(result, plots, settings, figures, advice, workspace.comparison)
     return MaterializeResult(
         metadata={
             "table": table(result.table()),

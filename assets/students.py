@@ -1,14 +1,24 @@
 """A student from recipe to evaluation: one partition a recipe."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster import AssetExecutionContext, DataVersion, DynamicPartitionsDefinition, MaterializeResult, asset
+from dagster import (
+    AssetExecutionContext,
+    DataVersion,
+    DynamicPartitionsDefinition,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+)
 
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
 from assets.other_origin import other_origin
 from assets.resources import ProfileResource
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
+
+if TYPE_CHECKING:
+    from finstill.evaluation.evaluate import StudentEvaluation
 
 students = DynamicPartitionsDefinition(name="students")
 
@@ -177,7 +187,22 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
                 if each.elsewhere is not None
             ]
         )
+    if sentences := advice_for(profile, name, result):
+        metadata["advice"] = MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences))
     return MaterializeResult(metadata=metadata)
+
+
+def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation") -> list[str]:
+    """Return what is worth changing about a student that was evaluated; nothing where it is good."""
+    import pyarrow.parquet as pq
+
+    from finstill.distil.trainer import TrainedStudent
+    from finstill.evaluation.advice import Learned, advice
+
+    train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
+    student = TrainedStudent.read(profile.workspace.student(name))
+    learned = Learned(student.recipe, student.history, student.rows, len(train) - train.null_count)
+    return advice(result.student, result.teacher, learned)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

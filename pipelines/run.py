@@ -117,6 +117,9 @@ def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteI
     console.print(table)
     for sentence in [*outcome["verdicts"], *outcome["notes"], _metadata(decide, "champion")["reason"]]:
         console.print(escape(sentence), soft_wrap=True)
+    for name, advice in outcome["advice"].items():
+        for sentence in advice:
+            console.print(escape(f"Advice for {name}: {sentence}"), soft_wrap=True)
     logits = _metadata(label, "teacher_logits")
     reached, rows = logits["rows_reached_by_the_teacher"], logits["texts"]
     console.print(f"Texts that reached the teacher: {reached:,} of {rows:,}; the others were in the cache.")

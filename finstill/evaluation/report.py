@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,14 @@ def write_report(
     plots: Mapping[str, bytes],
     profile: Profile,
     corpus: Mapping[str, Any],
+    advice: Mapping[str, Sequence[str]],
     folder: Path,
 ) -> Path:
     """Write the report and its table as JSON to `folder`, whole or not at all, and return the report's path.
 
     Args:
         corpus: figures of the corpus to print, by name.
+        advice: what is worth changing about each student, by name.
     """
     environment = Environment(
         loader=PackageLoader("finstill.evaluation", "."), autoescape=True, undefined=StrictUndefined
@@ -72,6 +74,7 @@ def write_report(
         profile=profile,
         profile_yaml=_yaml(profile.model_dump(mode="json")),
         corpus=corpus,
+        advice={name: sentences for name, sentences in advice.items() if sentences},
     )
     with whole_folder(folder) as unfinished:
         (unfinished / REPORT_FILE).write_text(page, encoding="utf-8")
@@ -87,6 +90,7 @@ def write_report(
             "recipes": comparison.standings,
             "verdicts": verdicts,
             "notes": notes,
+            "advice": {name: list(sentences) for name, sentences in advice.items()},
         }
         write_json(unfinished / TABLE_FILE, outcome)
     return folder / REPORT_FILE

@@ -246,9 +246,10 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
         teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("financial_phrasebank",)),
         recipes=Path("recipes.yaml"),
     )
-    report = write_report(comparison, plots, profile, {"texts": "1"}, tmp_path / "comparison")
+    report = write_report(comparison, plots, profile, {"texts": "1"}, {"good": ["<b>"]}, tmp_path / "comparison")
     page = report.read_text(encoding="utf-8")
     assert "<script>" not in page
+    assert "<li>&lt;b&gt;</li>" in page
     assert "financial_phrasebank" in page
     assert page.count("data:image/png;base64,") == len(plots) == 4
     assert "http://" not in page
@@ -279,7 +280,7 @@ def test_figures_on_texts_that_the_teacher_has_seen_are_marked(bench: Bench, tmp
         teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("Tweets",)),
         recipes=Path("recipes.yaml"),
     )
-    page = write_report(comparison, {}, profile, {}, tmp_path / "comparison").read_text(encoding="utf-8")
+    page = write_report(comparison, {}, profile, {}, {}, tmp_path / "comparison").read_text(encoding="utf-8")
     assert f"{teacher.quality['macro_f1']:.3f}*</td>" in page
     assert page.count("*</td>") == 1
     (note,) = read_json(tmp_path / "comparison" / "comparison.json")["notes"]
