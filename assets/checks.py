@@ -7,9 +7,8 @@ from dagster import AssetCheckResult, AssetCheckSeverity, asset_check
 from assets.comparison import comparison
 from assets.metadata import cell, table
 from assets.resources import ProfileResource
-from assets.teacher import augmented_corpus, teacher_logits, teacher_onnx
+from assets.teacher import PARITY_TEXTS, augmented_corpus, teacher_logits, teacher_onnx
 
-PARITY_TEXTS = 64
 LEAKS_SHOWN = 10
 
 

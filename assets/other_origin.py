@@ -10,11 +10,11 @@ from dagster import DataVersion, MaterializeResult, asset
 from assets.corpus import corpus
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
-from assets.teacher import label_table, teacher_onnx
+from assets.teacher import label_table, teacher_ensemble, teacher_onnx
 
 
 @asset(
-    deps=[corpus, teacher_onnx],
+    deps=[corpus, teacher_onnx, teacher_ensemble],
     group_name="evaluation",
     kinds={"onnx", "parquet"},
     owners=OWNERS,
@@ -41,7 +41,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
     write_corpus(texts, made.corpus)
     tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens)
-    labelling, _ = label_table(profile, made.tokens, made.teacher_logits)
+    labelling, _ = label_table(profile, made.corpus, made.tokens, made.teacher_logits)
     counts = Counter(texts["label"].to_pylist())
     return MaterializeResult(
         metadata={

@@ -1,5 +1,6 @@
 """A student from recipe to evaluation: one partition a recipe."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
@@ -93,18 +94,19 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
     from finstill.distil.rows import training_rows
     from finstill.distil.trainer import TrainedStudent
     from finstill.package import build_package
-    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.export import ensemble_fingerprint, read_teachers
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     trained = TrainedStudent.read(workspace.student(name))
     test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
+    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     package, parity = build_package(
         trained.folder,
         name,
         trained.recipe.model_dump(mode="json"),
         settings.task.name,
         settings.task.labels,
-        TeacherGraph.read(workspace.teacher_onnx),
+        replace(teachers[0], fingerprint=ensemble_fingerprint(teachers)),
         test.input_ids,
         workspace.package(name),
     )
@@ -131,11 +133,14 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
 )
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
+    import pyarrow.parquet as pq
+
     from finstill.distil.rows import training_rows
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
     from finstill.package import Package
-    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.export import TeacherGraph, read_teachers
+    from finstill.tokens import load_tokenizer
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
@@ -144,13 +149,20 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         other = workspace.other_origin
         there = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
         elsewhere = str(source.name), there
+    teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+
+    def rows_of(reader: TeacherGraph) -> list[list[int]]:
+        return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
+
     result = evaluate_student(
         Package.read(workspace.package(name)),
-        TeacherGraph.read(workspace.teacher_onnx),
+        teacher,
         rows["test"],
         settings.teacher.token_budget,
         workspace.evaluation(name),
         elsewhere,
+        [(each, rows_of(each)) for each in further],
     )
     both = (result.student, result.teacher)
     metadata: dict[str, Any] = {

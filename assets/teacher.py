@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +14,12 @@ from assets.corpus import TOKENS_COLUMNS, corpus, tokens
 from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
 
+PARITY_TEXTS = 64
+
 if TYPE_CHECKING:
     from finstill.soft_labels.cache import SoftLabelCache
     from finstill.soft_labels.labelling import LabellingReport
+    from finstill.teacher.export import TeacherGraph
 
 AUGMENTED_COLUMNS = TableSchema(
     [
@@ -161,8 +166,56 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     )
 
 
+@asset(deps=[corpus], group_name="teacher", kinds={"huggingface", "onnx"}, owners=OWNERS, code_version="1")
+def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
+    """The further teachers of an ensemble as ONNX graphs, each proved equal to its checkpoint on texts of the corpus.
+
+    Where the profile names none, there is nothing to make.
+    """
+    import pyarrow.parquet as pq
+
+    from finstill.files import digest
+    from finstill.tasks import class_groups
+    from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
+    from finstill.teacher.export import export_teacher, require_parity
+    from finstill.tokens import load_tokenizer
+
+    settings, workspace = profile.profile(), profile.workspace
+    texts = pq.read_table(workspace.corpus, columns=["text"])[:PARITY_TEXTS]["text"].to_pylist()
+    teachers = []
+    for number, member in enumerate(settings.teacher.ensemble, start=1):
+        checkpoint = resolve_checkpoint(member.checkpoint, member.revision)
+        teacher = export_teacher(
+            checkpoint.folder,
+            workspace.teacher_ensemble / str(number),
+            max_length=settings.teacher.max_length,
+            source=checkpoint.source,
+            revision=checkpoint.revision,
+            seen=settings.teacher.seen,
+        )
+        class_groups(settings.task, teacher.labels)
+        rows = [each.ids for each in load_tokenizer(teacher.folder, teacher.max_length).encode_batch(texts)]
+        require_parity(teacher, load_classifier(checkpoint.folder), rows, settings.teacher.token_budget)
+        teachers.append(teacher)
+    kept = {teacher.folder for teacher in teachers}
+    for folder in workspace.teacher_ensemble.glob("*"):
+        if folder not in kept:
+            shutil.rmtree(folder)
+    return MaterializeResult(
+        metadata={
+            "teachers": table(
+                [
+                    {"source": each.source, "fingerprint": each.fingerprint, "classes": ", ".join(each.labels)}
+                    for each in teachers
+                ]
+            )
+        },
+        data_version=DataVersion(digest(*(teacher.fingerprint for teacher in teachers))),
+    )
+
+
 @asset(
-    deps=[tokens, augmented_corpus, teacher_onnx],
+    deps=[corpus, tokens, augmented_corpus, teacher_onnx, teacher_ensemble],
     group_name="teacher",
     kinds={"onnx", "parquet"},
     owners=OWNERS,
@@ -176,8 +229,8 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
 
     workspace = profile.workspace
     started = time.monotonic()
-    of_corpus, cache = label_table(profile, workspace.tokens, workspace.teacher_logits)
-    of_augmented, _ = label_table(profile, workspace.augmented, workspace.augmented_logits)
+    of_corpus, cache = label_table(profile, workspace.corpus, workspace.tokens, workspace.teacher_logits)
+    of_augmented, _ = label_table(profile, workspace.augmented, workspace.augmented, workspace.augmented_logits)
     seconds = time.monotonic() - started
     report = of_corpus + of_augmented
     return MaterializeResult(
@@ -195,19 +248,44 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     )
 
 
-def label_table(profile: ProfileResource, tokens: Path, logits: Path) -> tuple[LabellingReport, SoftLabelCache]:
+def label_table(
+    profile: ProfileResource, texts: Path, tokens: Path, logits: Path
+) -> tuple[LabellingReport, SoftLabelCache]:
     """Write to `logits` what the teacher says of each row of the token table `tokens`, from the cache where it can.
 
+    An ensemble's teachers each read `texts` by their own tokenizer and answer from their own cache; what is written is
+    the mean.
+
     Returns:
-        What reached the teacher, and the cache that now holds a row for each.
+        What reached the teachers, and the cache of the first.
     """
+    from finstill.soft_labels.ensemble import write_average_logits
+    from finstill.teacher.export import read_teachers
+    from finstill.tokens import load_tokenizer, tokenize_corpus
+
+    workspace = profile.workspace
+    first, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    if not further:
+        return _label_by(profile, first, tokens, logits)
+    with tempfile.TemporaryDirectory(dir=workspace.root) as folder:
+        parts = [Path(folder) / f"logits-{number}.parquet" for number in range(1 + len(further))]
+        report, cache = _label_by(profile, first, tokens, parts[0])
+        for teacher, part in zip(further, parts[1:], strict=True):
+            own = Path(folder) / "tokens.parquet"
+            tokenize_corpus(texts, load_tokenizer(teacher.folder, teacher.max_length), own)
+            report += _label_by(profile, teacher, own, part)[0]
+        write_average_logits(parts, profile.profile().task, logits)
+    return report, cache
+
+
+def _label_by(
+    profile: ProfileResource, teacher: TeacherGraph, tokens: Path, logits: Path
+) -> tuple[LabellingReport, SoftLabelCache]:
     from finstill.onnx_classifier import OnnxClassifier
     from finstill.soft_labels.cache import SoftLabelCache
     from finstill.soft_labels.labelling import label_texts, write_corpus_logits
-    from finstill.teacher.export import TeacherGraph
 
     settings = profile.profile().teacher
-    teacher = TeacherGraph.read(profile.workspace.teacher_onnx)
     about = {
         "source": teacher.source,
         "revision": teacher.revision or "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -63,6 +63,13 @@ class FineTuning(_Section):
     learning_rate: float = Field(8e-5, gt=0, lt=1)
 
 
+class Member(_Section):
+    """A further teacher of an ensemble: see `Teacher` for what each setting means."""
+
+    checkpoint: str
+    revision: str = "main"
+
+
 class Teacher(_Section):
     """The classifier that is distilled.
 
@@ -74,6 +81,7 @@ class Teacher(_Section):
         token_budget: tokens (padding included) in one batch of the teacher pass.
         precision: of the graph that labels. An int8 one is refused where its labels differ from the float32 one's.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
+        ensemble: further teachers, trained classifiers; the logits of all are averaged.
         seen: names of data sets the teacher was trained on, printed beside the figures they taint.
     """
 
@@ -84,6 +92,7 @@ class Teacher(_Section):
     token_budget: int = Field(512, ge=8)
     precision: Literal["float32", "int8"] = "float32"
     execution_provider: str = "CPUExecutionProvider"
+    ensemble: tuple[Member, ...] = ()
     seen: tuple[str, ...] = ()
 
 
@@ -129,6 +138,9 @@ class Tuning(_Section):
     recipe: str
     trials: int = Field(30, ge=1, le=10_000)
     seed: int = Field(17, ge=0, le=2**31)
+
+
+AnyTeacher = TypeVar("AnyTeacher", Teacher, Member)
 
 
 class ProfileFile(_Section):
@@ -190,10 +202,8 @@ def read_profile(path: Path) -> Profile:
     """
     file = read_settings(path, ProfileFile)
     base = path.resolve().parent
-    teacher = file.teacher
-    # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
-    if (base / teacher.checkpoint).is_dir():
-        teacher = teacher.model_copy(update={"checkpoint": str(base / teacher.checkpoint)})
+    ensemble = tuple(_beside(member, base) for member in file.teacher.ensemble)
+    teacher = _beside(file.teacher.model_copy(update={"ensemble": ensemble}), base)
     resolved = {
         "corpus": _absolute(file.corpus, base),
         "other_origin": file.other_origin and _absolute(file.other_origin, base),
@@ -207,3 +217,9 @@ def _absolute(source: CorpusSource, base: Path) -> CorpusSource:
     if not source.path or source.path == EMBEDDED:
         return source
     return source.model_copy(update={"path": str(base / source.path)})
+
+
+def _beside(teacher: AnyTeacher, base: Path) -> AnyTeacher:
+    # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
+    folder = base / teacher.checkpoint
+    return teacher.model_copy(update={"checkpoint": str(folder)}) if folder.is_dir() else teacher

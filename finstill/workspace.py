@@ -31,6 +31,11 @@ class Workspace:
         return self.root / "teacher" / "onnx"
 
     @property
+    def teacher_ensemble(self) -> Path:
+        """Holds a folder for each further teacher, numbered from 1."""
+        return self.root / "teacher" / "ensemble"
+
+    @property
     def teacher_logits(self) -> Path:
         return self.root / "teacher_logits.parquet"
 

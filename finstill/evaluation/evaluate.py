@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ import numpy as np
 
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.metrics import agreement, divergence, quality
-from finstill.evaluation.speed import Contender, Speed, compare_speed
+from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import read_json, whole_folder, write_json
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
-from finstill.teacher.export import TeacherGraph
+from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training import TrainingRows
 
 EVALUATION_FILE = "evaluation.json"
@@ -105,6 +106,7 @@ def evaluate_student(
     teacher_token_budget: int,
     folder: Path,
     elsewhere: tuple[str, TrainingRows] | None = None,
+    further: Sequence[tuple[TeacherGraph, Sequence[Sequence[int]]]] = (),
 ) -> StudentEvaluation:
     """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
 
@@ -113,22 +115,26 @@ def evaluate_student(
     Args:
         test: the rows of the test split, with the teacher's logits over the task's labels.
         elsewhere: name and rows of another origin, all of them labelled, with the teacher's logits too.
+        further: the other teachers of an ensemble, each with the test rows' token ids by its own tokenizer; `test` has
+            the logits of all together.
     """
     assert test.teacher_logits is not None
     one_thread = OnnxClassifier(package.graph, threads=1)
     logits = one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+    readers = [(teacher, test.input_ids), *further]
     contenders = [
-        Contender(one_thread, STUDENT_TOKEN_BUDGET),
-        Contender(OnnxClassifier(teacher.graph, threads=1), teacher_token_budget),
+        Contender(one_thread, STUDENT_TOKEN_BUDGET, test.input_ids[:SPEED_SAMPLE]),
+        *(
+            Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows[:SPEED_SAMPLE])
+            for each, rows in readers
+        ),
     ]
-    speed, teacher_speed = compare_speed(contenders, test.input_ids[:SPEED_SAMPLE])
-    subjects = (
-        (package.name, package.digest, package, logits, speed),
-        ("teacher", teacher.fingerprint, teacher, test.teacher_logits, teacher_speed),
-    )
-    student_evaluation, teacher_evaluation = (
-        _evaluation(name, digest, subject, scores, pace, package.labels, test)
-        for name, digest, subject, scores, pace in subjects
+    speed, *teacher_speeds = compare_speed(contenders)
+    teachers = [each for each, _ in readers]
+    teacher_speed = one_after_the_other(teacher_speeds)
+    student_evaluation = _evaluation(package.name, package.digest, [package], logits, speed, package.labels, test)
+    teacher_evaluation = _evaluation(
+        "teacher", ensemble_fingerprint(teachers), teachers, test.teacher_logits, teacher_speed, package.labels, test
     )
     if elsewhere is not None:
         name, rows = elsewhere
@@ -152,7 +158,7 @@ def evaluate_student(
 def _evaluation(
     name: str,
     digest: str,
-    subject: Package | TeacherGraph,
+    subjects: Sequence[Package | TeacherGraph],
     logits: np.ndarray,
     speed: Speed,
     names: tuple[str, ...],
@@ -168,8 +174,8 @@ def _evaluation(
         quality=quality(test.labels[labelled], logits[labelled], names) if labelled.any() else None,
         agreement=agreement(logits, test.teacher_logits),
         divergence=divergence(logits, test.teacher_logits),
-        parameters=subject.parameters,
-        megabytes=subject.graph.stat().st_size / 1e6,
+        parameters=sum(subject.parameters for subject in subjects),
+        megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6,
         speed=speed,
     )
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finstill.errors import InputError
-from finstill.files import read_json, whole_folder, write_json
+from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.onnx_classifier import graph_parity
 from finstill.teacher.checkpoint import class_names, load_classifier
 from finstill.teacher.fingerprint import teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -68,6 +69,42 @@ class TeacherGraph:
     def read(cls, folder: Path) -> TeacherGraph:
         values = read_json(folder / DESCRIPTION_FILE)
         return cls(**{**values, "folder": folder, "labels": tuple(values["labels"]), "seen": tuple(values["seen"])})
+
+
+def read_teachers(first: Path, ensemble: Path) -> list[TeacherGraph]:
+    """Return the teacher in `first` and, in their order, those in the numbered folders of `ensemble`.
+
+    Where there are several, each bears the fingerprint of its own logits; `ensemble_fingerprint` is that of their mean.
+    """
+    further = sorted((folder for folder in ensemble.glob("[1-9]*")), key=lambda folder: int(folder.name))
+    return [TeacherGraph.read(folder) for folder in (first, *further)]
+
+
+def ensemble_fingerprint(teachers: Sequence[TeacherGraph]) -> str:
+    """Return what identifies the mean of the teachers' logits; of one alone, its own fingerprint."""
+    first, *others = (teacher.fingerprint for teacher in teachers)
+    return digest(first, *others) if others else first
+
+
+def require_parity(
+    teacher: TeacherGraph, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int
+) -> None:
+    """Compare the float32 graph of `teacher` with the checkpoint that it was made from.
+
+    Args:
+        rows: token ids, special tokens included.
+
+    Raises:
+        InputError: a logit differs by more than rounding, or a class does.
+    """
+    parity = graph_parity(teacher.float32_graph, model, rows, token_budget)
+    if not parity.holds:
+        raise InputError(
+            f"the graph of {teacher.source} differs from its checkpoint by {parity.largest_difference:.2g} on "
+            f"{parity.rows} texts",
+            where=teacher.folder,
+            remedy="This is a fault of Finstill or of the installed versions: please report it",
+        )
 
 
 def export_teacher(

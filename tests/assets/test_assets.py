@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
+from scipy.special import log_softmax
 
 from assets import checks
 from assets.comparison import champion, comparison
@@ -16,14 +18,35 @@ from assets.corpus import corpus, tokens
 from assets.other_origin import other_origin
 from assets.resources import ProfileResource
 from assets.students import evaluation, student, student_package, students
-from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
+from assets.teacher import (
+    augmented_corpus,
+    teacher_checkpoint,
+    teacher_ensemble,
+    teacher_logits,
+    teacher_onnx,
+)
 from assets.tuning import tuning
 from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
 from finstill.corpus.splits import split_of
+from finstill.distil.rows import training_rows
 from finstill.distil.trainer import TrainedStudent
+from finstill.evaluation.evaluate import StudentEvaluation
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.package import Package
+from finstill.tasks import SENTIMENT
+from finstill.teacher.export import read_teachers
 from finstill.text import normalise, text_key
 
-BEFORE = [corpus, tokens, teacher_checkpoint, augmented_corpus, teacher_onnx, teacher_logits, other_origin]
+BEFORE = [
+    corpus,
+    tokens,
+    teacher_checkpoint,
+    augmented_corpus,
+    teacher_onnx,
+    teacher_ensemble,
+    teacher_logits,
+    other_origin,
+]
 PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion]
 CHECKS = [
@@ -300,6 +323,33 @@ def test_a_tuning_of_a_recipe_that_is_not_there_is_said(deployment: Deployment, 
         "there is no recipe 'smal'; there are ['small', 'small-direct']"
         in failure.step_failure_data.error.cause.message
     )
+
+
+def test_an_ensembles_teachers_each_have_a_cache_and_students_hear_their_mean(
+    deployment: Deployment, tiny_checkpoint: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    other = make_checkpoint(labels=("negative", "neutral", "positive"), seed=7)
+    deployment.write_profile(tiny_checkpoint)
+    deployment.make(BEFORE)
+    workspace = deployment.resource.workspace
+    alone = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
+    deployment.write_profile(tiny_checkpoint, extra=f", ensemble: [{{checkpoint: {other}}}]")
+    deployment.make_all()
+    # The first teacher's answers were in its cache.
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 120
+    assert len(list((deployment.root / "cache").iterdir())) == 2
+    together = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
+    first, second = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    further = OnnxClassifier(second.graph).logits(alone.input_ids, 512)
+    expected = (log_softmax(alone.teacher_logits, axis=1) + log_softmax(further, axis=1)) / 2
+    assert together.teacher_logits == pytest.approx(expected, abs=1e-5)
+    student = StudentEvaluation.read(workspace.evaluation("small"))
+    assert student.teacher.parameters == first.parameters + second.parameters
+    assert student.teacher.digest == Package.read(workspace.package("small")).teacher != first.fingerprint
+    deployment.write_profile(tiny_checkpoint)
+    deployment.make(BEFORE)
+    back = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
+    assert np.array_equal(back.teacher_logits, alone.teacher_logits)
 
 
 def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:
