@@ -9,7 +9,8 @@ import optuna
 import pytest
 
 from finstill.errors import InputError
-from finstill.students.recipe import LstmAttentionShape, Recipe
+from finstill.students.recipe import Recipe
+from finstill.students.shapes import LstmAttentionShape, StaticShape
 from finstill.training import TrainingRows
 from finstill.tuning.plots import search_history, search_slices
 from finstill.tuning.search import Search, search
@@ -85,6 +86,10 @@ def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None
     assert all(0.3 <= recipe.alpha <= 1 and 0.002 <= recipe.learning_rate <= 0.05 for recipe in recipes)
     assert {recipe.shape.hidden_width for recipe in recipes} == {4, 8, 12, 16}
     assert {recipe.temperature.schedule for recipe in recipes} >= {"constant", "linear"}
+    assert {recipe.soft_loss for recipe in recipes} >= {"kl", "mse", "dkd", "dist", "standardised_kl"}
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    static = [suggest(study.ask(), Recipe(student="static")) for _ in range(5)]
+    assert all(isinstance(recipe.shape, StaticShape) for recipe in static)
 
 
 def test_a_recipe_without_a_teacher_is_not_tuned(run: Run) -> None:
