@@ -5,6 +5,7 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
 from assets.resources import TUNED, ProfileResource
+from assets.students import students
 from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits
 
 
@@ -57,7 +58,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         write_json(unfinished / "trials.json", found.trials)
         for name, png in plots.items():
             (unfinished / f"{name}.png").write_bytes(png)
-    context.instance.add_dynamic_partitions("students", [TUNED])
+    context.instance.add_dynamic_partitions(str(students.name), [TUNED])
     return MaterializeResult(
         metadata={
             "trials": len(found.trials),

@@ -117,6 +117,7 @@ def _windows(
     texts, keys = _texts(rows["key"].filter(chosen), ids.filter(chosen.combine_chunks()), vocabulary)
     report.origins = len(texts)
     if not len(texts):
+        logger.warning("augmented_corpus: no train row has a label; set augmentation.origins to `all` to vary them")
         return
     pieces = np.unique(texts.ids)
     pieces = pieces[vocabulary.replaceable[pieces]]

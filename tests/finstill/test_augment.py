@@ -30,6 +30,7 @@ SENTENCES = {
     "neutral": "The annual meeting of company {} takes place in Helsinki",
     "positive": "Net sales of company {} rose strongly on record orders",
 }
+LABELS = tuple(SENTENCES)
 NAMES = [f"{first}{second}" for first in ("Alma", "Kone", "Nordea", "Outo") for second in ("tech", "bank", "steel")]
 WHOLE = Augmentation(variants_per_text=4, spliced=0, windowed=0, replaced=0, masked=0)
 
@@ -60,7 +61,7 @@ class Augmenter:
         rows += [(f"Nothing was said of {name}", None) for name in names]
         table, _ = build_corpus(
             [Row("f.csv", i, text, label, None, None, None) for i, (text, label) in enumerate(rows)],
-            tuple(SENTENCES),
+            LABELS,
             {},
         )
         self.corpus = table
@@ -234,6 +235,14 @@ class TestAugmentedCorpus:
         whole = augment()[0]
         monkeypatch.setattr("finstill.augment.build.VARIANTS_PER_WINDOW", 7)
         assert augment()[0].equals(whole)
+
+    def test_without_a_labelled_row_it_is_empty_and_says_so(
+        self, augment: Augmenter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setitem(globals(), "SENTENCES", {None: "A sentence of {} that nobody judged, long as it is"})
+        assert augment()[0].num_rows == 0
+        assert "set augmentation.origins to `all`" in caplog.text
+        assert augment(origins="all")[0].num_rows > 0
 
     def test_off_it_is_an_empty_table(self, augment: Augmenter) -> None:
         table, report = augment(variants_per_text=0)
