@@ -228,11 +228,10 @@ def train_student(
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
     inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, teacher_checkpoint, teacher)
-    if (folder / TRAINING_FILE).is_file():
-        existing = TrainedStudent.read(folder)
-        if existing.inputs == inputs:
-            logger.info("%s: unchanged, the student of these inputs is kept", stage)
-            return existing
+    # The rest of the file may be another version's.
+    if (folder / TRAINING_FILE).is_file() and read_json(folder / TRAINING_FILE)["inputs"] == inputs:
+        logger.info("%s: unchanged, the student of these inputs is kept", stage)
+        return TrainedStudent.read(folder)
     texts = len(train)
     train = train.with_labelled_repeated(recipe.labelled_repeats)
     # Before the model is built: its random weights are part of what the seed decides.

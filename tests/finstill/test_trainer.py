@@ -21,6 +21,7 @@ from finstill.distil.schedules import TemperatureSchedule
 from finstill.distil.soft_losses import SOFT_LOSSES
 from finstill.distil.trainer import TrainedStudent, train_student
 from finstill.errors import InputError
+from finstill.files import read_json, write_json
 from finstill.students.recipe import Recipe
 from finstill.students.registry import load_student
 from finstill.students.shapes import ConvolutionShape, LstmAttentionShape, StaticShape, TransformerShape
@@ -112,6 +113,14 @@ def test_a_student_of_the_same_inputs_is_kept_and_one_of_others_is_made_again(tr
     assert (first.folder / "model.safetensors").stat().st_mtime_ns == written
     assert train(RECIPE.model_copy(update={"alpha": 0.5})).inputs != first.inputs
     assert (first.folder / "model.safetensors").stat().st_mtime_ns != written
+
+
+def test_a_student_of_a_version_with_other_settings_is_made_again(train: Train) -> None:
+    old = train(RECIPE.model_copy(update={"epochs": 1}))
+    described = read_json(old.folder / "training.json")
+    described["recipe"]["a_setting_of_old"] = 1
+    write_json(old.folder / "training.json", {**described, "inputs": "of old"})
+    assert train(RECIPE.model_copy(update={"epochs": 1})).inputs == old.inputs
 
 
 def test_early_stopping_keeps_the_best_epoch(train: Train, learnable_rows: Callable[..., TrainingRows]) -> None:
