@@ -83,38 +83,49 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
 
 @asset(
     partitions_def=students,
-    deps=[student, teacher_onnx],
+    deps=[corpus, tokens, teacher_logits, student, teacher_onnx],
     group_name="students",
     kinds={"onnx"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
 )
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
-    """The student as a folder that runs without torch: graph, tokenizer and labels, proved equal to its checkpoint."""
+    """The student as a folder that runs without torch: graphs in float32 and int8, proved to answer as its checkpoint,
+    tokenizer, labels, calibration and a model card."""
     from finstill.distil.rows import training_rows
     from finstill.distil.trainer import TrainedStudent
-    from finstill.package import build_package
-    from finstill.teacher.export import ensemble_fingerprint, read_teachers
+    from finstill.files import digest
+    from finstill.packaging.build import build_package
+    from finstill.packaging.model_card import CARD_FILE, Provenance
+    from finstill.teacher.export import read_teachers
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     trained = TrainedStudent.read(workspace.student(name))
-    test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
-    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
-    package, parity = build_package(
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    built = build_package(
         trained.folder,
         name,
         trained.recipe.model_dump(mode="json"),
-        settings.task.name,
-        settings.task.labels,
-        replace(teachers[0], fingerprint=ensemble_fingerprint(teachers)),
-        test.input_ids,
+        settings.task,
+        read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble),
+        Provenance.of(settings, digest(workspace.corpus), {split: len(each) for split, each in rows.items()}),
+        rows,
         workspace.package(name),
     )
+    package, megabytes = built.package, built.package.measured["megabytes"]
     return MaterializeResult(
         metadata={
-            "megabytes": package.graph.stat().st_size / 1e6,
-            "largest_difference_from_checkpoint": parity.largest_difference,
-            "texts_compared": parity.rows,
+            "megabytes": megabytes["float32"],
+            "megabytes_int8": megabytes["int8"],
+            "largest_difference_from_checkpoint": built.parity.largest_difference,
+            "texts_compared": built.parity.rows,
+            "int8_agreement": built.int8.agreement,
+            "int8_batch_dependence": built.int8.batch_dependence,
+            **({} if built.int8.macro_f1_lost is None else {"int8_macro_f1_lost": built.int8.macro_f1_lost}),
+            **({} if package.temperature is None else {"calibration_temperature": package.temperature}),
+            "model_card": MetadataValue.md(
+                (package.folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)[2]
+            ),
             "teacher_fingerprint": package.teacher,
             "folder": str(package.folder),
         },

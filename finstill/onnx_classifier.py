@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
-from joblib import cpu_count
 
 from finstill.batching import length_sorted_batches, pad
 from finstill.errors import InputError
@@ -55,19 +54,31 @@ class OnnxClassifier:
                 where="teacher.execution_provider",
                 remedy="Install the build that has it (onnxruntime-gpu for CUDA), or choose one of those",
             )
+        if threads is None:
+            # Not among what a packaged student needs: the runtime always says how many.
+            from joblib import cpu_count
+
+            threads = cpu_count()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
         if provider == CPU_PROVIDER:
             options.add_session_config_entry("optimization.disable_specified_optimizers", SLOW_FUSIONS)
-        self._workers = (threads or cpu_count()) if provider == CPU_PROVIDER else 1
+        self._workers = threads if provider == CPU_PROVIDER else 1
         self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
 
     def batch_logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Return the logits of one batch of token ids: float32, (rows, classes)."""
+        return self._run(["logits"], rows)[0]
+
+    def batch_attention(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of one batch, (rows, classes), and a student's weights over its tokens, (rows, tokens)."""
+        logits, attention = self._run(["logits", "attention"], rows)
+        return logits, attention
+
+    def _run(self, outputs: list[str], rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
         input_ids, attention_mask = pad(rows)
-        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        return self._session.run(["logits"], feed)[0]
+        return self._session.run(outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
 
     def logits(
         self,

@@ -1,25 +1,21 @@
-"""A student's package: what it needs to run where torch is not, proved equal to its checkpoint."""
+"""A student's package: a folder that holds what it needs to run where torch is not, and what is known of it."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-import onnxruntime
-import torch
-
 from finstill.errors import InputError
-from finstill.files import digest, read_json, whole_folder, write_json
-from finstill.onnx_classifier import Parity, graph_parity
-from finstill.students.registry import load_student
-from finstill.teacher.export import TOKENIZER_FILE, TeacherGraph
+from finstill.files import read_json
 
-GRAPH_FILE = "model.onnx"
+GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 PACKAGE_FILE = "package.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+STUDENT_TOKEN_BUDGET = 1024
+"""Tokens of a student's batch, padding included: an LSTM's steps gain little from more, and its states leave the
+processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +23,20 @@ class Package:
     """A packaged student.
 
     Attributes:
-        folder: holds `model.onnx`, `tokenizer.json`, this description, and the same student for transformers'
-            `from_pretrained`.
+        folder: holds the graphs, `tokenizer.json`, this description, the model card, and the same student for
+            transformers' `from_pretrained`.
         name: of its recipe.
         task: name of the task.
         labels: the task's labels, in the order of the logits.
-        max_length: tokens a text is cut at.
+        max_length: tokens of one run of the graph; a longer text is scored by windows.
         teacher: the fingerprint of the teacher it learned from.
+        corpus: digest of the corpus it was trained and measured on.
         recipe: what it was made by.
         parameters: number of weights.
-        digest: of the graph, the tokenizer and the labels: what decides every answer it gives.
+        temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where no
+            validation row is labelled.
+        measured: what was measured of it on the test split.
+        digest: of the graphs, the tokenizer, the labels and the temperature: what decides every answer it gives.
     """
 
     folder: Path
@@ -45,61 +45,46 @@ class Package:
     labels: tuple[str, ...]
     max_length: int
     teacher: str
+    corpus: str
     recipe: dict[str, Any]
     parameters: int
+    temperature: float | None
+    measured: dict[str, Any]
     digest: str
 
     @property
     def graph(self) -> Path:
-        return self.folder / GRAPH_FILE
+        """The float32 graph."""
+        return self.graph_of("float32")
+
+    def graph_of(self, precision: str) -> Path:
+        """Return the graph of `precision`.
+
+        Raises:
+            InputError: there is no such precision.
+        """
+        if precision not in GRAPH_FILES:
+            raise InputError(f"there is no precision '{precision}'; a package has {list(GRAPH_FILES)}")
+        return self.folder / GRAPH_FILES[precision]
 
     @classmethod
     def read(cls, folder: Path) -> Package:
-        values = read_json(folder / PACKAGE_FILE)
-        return cls(**{**values, "folder": folder, "labels": tuple(values["labels"])})
+        """Read the package in `folder`.
 
-
-def build_package(
-    student: Path,
-    name: str,
-    recipe: dict[str, Any],
-    task: str,
-    labels: Sequence[str],
-    teacher: TeacherGraph,
-    rows: Sequence[Sequence[int]],
-    folder: Path,
-) -> tuple[Package, Parity]:
-    """Package the student in the folder `student` into `folder`, whole or not at all.
-
-    Args:
-        rows: token ids on which graph and checkpoint are compared.
-
-    Raises:
-        InputError: the graph and the checkpoint differ; no package is made.
-    """
-    model = load_student(student)
-    with whole_folder(folder) as unfinished:
-        shutil.copytree(student, unfinished, dirs_exist_ok=True)
-        onnx.save(model.onnx_graph(), unfinished / GRAPH_FILE)
-        parity = graph_parity(unfinished / GRAPH_FILE, model, rows, token_budget=1024)
-        if not parity.holds:
+        Raises:
+            InputError: it is not one, or another version of Finstill made it.
+        """
+        file = folder / PACKAGE_FILE
+        if not file.is_file():
             raise InputError(
-                f"the graph of student '{name}' differs from its checkpoint by {parity.largest_difference:.2g} on "
-                f"{parity.rows} texts (onnxruntime {onnxruntime.__version__}, torch {torch.__version__})",
-                where=student,
-                remedy="This is a fault of Finstill or of these versions: please report it",
+                f"there is no {PACKAGE_FILE}", where=folder, remedy="Give the folder of a packaged student"
             )
-        identity = digest(unfinished / GRAPH_FILE, unfinished / TOKENIZER_FILE, *labels)
-        package = Package(
-            folder,
-            name,
-            task,
-            tuple(labels),
-            teacher.max_length,
-            teacher.fingerprint,
-            recipe,
-            model.num_parameters(),
-            identity,
-        )
-        write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
-    return package, parity
+        values = read_json(file)
+        try:
+            return cls(**{**values, "folder": folder, "labels": tuple(values["labels"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"this package was made by another version of Finstill ({error})",
+                where=file,
+                remedy="Materialize student_package again, or run the version that made it",
+            ) from error

@@ -30,6 +30,7 @@ class CorpusSource(_Section):
         split: the column that holds train, validation or test; rows where it is empty are split by their key.
         label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`.
         name: what the data set is called, as `teacher.seen` would call it.
+        licence: as the hub names it (`cc0-1.0`); the model card of each student says it.
     """
 
     path: str | None = None
@@ -41,6 +42,7 @@ class CorpusSource(_Section):
     split: str | None = None
     label_names: dict[str, str] = {}
     name: str | None = None
+    licence: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
@@ -83,6 +85,7 @@ class Teacher(_Section):
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
         ensemble: further teachers, trained classifiers; the logits of all are averaged.
         seen: names of data sets the teacher was trained on, printed beside the figures they taint.
+        licence: as the hub names it (`apache-2.0`); the model card of each student says it.
     """
 
     checkpoint: str
@@ -94,6 +97,7 @@ class Teacher(_Section):
     execution_provider: str = "CPUExecutionProvider"
     ensemble: tuple[Member, ...] = ()
     seen: tuple[str, ...] = ()
+    licence: str | None = None
 
 
 class Augmentation(_Section):

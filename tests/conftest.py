@@ -7,14 +7,22 @@ import os
 # Before torch is loaded: see pipelines/__init__.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from finstill.distil.loss import NO_LABEL
+from finstill.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training import TrainingRows
 
@@ -46,6 +54,97 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
     """A teacher of two narrow layers with ProsusAI's label order."""
     return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def make_package(
+    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Package]:
+    """Return a function that packages a random student which tells texts apart, for texts of at most 32 tokens."""
+    import torch
+
+    from finstill.packaging.build import build_package
+    from finstill.packaging.model_card import Provenance
+    from finstill.students.recipe import Recipe
+    from finstill.students.registry import STUDENTS
+    from finstill.tasks import SENTIMENT
+    from finstill.teacher.export import export_teacher
+
+    checkpoint = make_checkpoint()
+    teacher = export_teacher(
+        checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="me/finbert"
+    )
+
+    def make(
+        name: str = "small", seed: int = 0, labelled: bool = True, provenance: Provenance | None = None
+    ) -> Package:
+        torch.manual_seed(seed)
+        shape = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
+        recipe = Recipe(shape=shape)  # type: ignore[arg-type]
+        student = STUDENTS["lstm_attention"].from_shape(recipe.shape, SENTIMENT.labels, 30522, None).eval()
+        torch.nn.init.normal_(student.head.weight, std=6.0)
+        folder = tmp_path_factory.mktemp(name)
+        student.save_pretrained(folder / "checkpoint")
+        shutil.copy(checkpoint / "tokenizer.json", folder / "checkpoint")
+        splits = {split: _random_rows(120, i, labelled) for i, split in enumerate(("train", "validation", "test"))}
+        provenance = provenance or Provenance("news.csv", "0" * 32, False, "cc0-1.0", "mit", {"test": 120})
+        return build_package(
+            folder / "checkpoint", name, recipe.model_dump(), SENTIMENT, teacher, provenance, splits, folder / "package"
+        ).package
+
+    return make
+
+
+ALONE = """
+import importlib.abc, json, sys
+
+allowed = {"finstill", *json.loads(sys.argv.pop(1))}
+
+class InstalledHere(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        root = name.partition(".")[0]
+        if root not in sys.stdlib_module_names and root not in allowed:
+            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
+
+sys.meta_path.insert(0, InstalledHere())
+"""
+"""The beginning of a program that can import what its first argument names, Finstill and the standard library."""
+
+
+@pytest.fixture(scope="session")
+def run_alone() -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Return a function that runs a program where only what Finstill needs without extras can be imported."""
+    distributions, wanted = set(), [Requirement(each) for each in requires("finstill") or []]
+    while wanted:
+        requirement = wanted.pop()
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if needed and canonicalize_name(requirement.name) not in distributions:
+            distributions.add(canonicalize_name(requirement.name))
+            wanted += [Requirement(each) for each in requires(requirement.name) or []]
+    allowed = [
+        module
+        for module, providers in packages_distributions().items()
+        if distributions & {canonicalize_name(provider) for provider in providers}
+    ]
+
+    def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        command = [sys.executable, "-c", ALONE + program, json.dumps(allowed), *arguments]
+        return subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1], **options)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def package(make_package: Callable[..., Package]) -> Package:
+    """A packaged student that other tests read and leave as it is."""
+    return make_package()
+
+
+def _random_rows(rows: int, seed: int, labelled: bool) -> TrainingRows:
+    random = np.random.default_rng(seed)
+    input_ids = [[101, *random.integers(2000, 20000, size=random.integers(1, 30)).tolist(), 102] for _ in range(rows)]
+    labels = random.integers(3, size=rows).astype(np.int64) if labelled else np.full(rows, NO_LABEL)
+    return TrainingRows(input_ids, labels, random.normal(size=(rows, 3)).astype(np.float32))
 
 
 @pytest.fixture

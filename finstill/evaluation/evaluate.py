@@ -14,14 +14,13 @@ from finstill.evaluation.metrics import agreement, divergence, quality
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import read_json, whole_folder, write_json
 from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import Package
+from finstill.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training import TrainingRows
 
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FILE = "predictions.npz"
 
-STUDENT_TOKEN_BUDGET = 1024
 SPEED_SAMPLE = 64
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,6 @@ from tokenizers import Tokenizer
 from finstill.champion import choose_champion
 from finstill.distil.loss import NO_LABEL
 from finstill.distil.trainer import train_student
-from finstill.errors import InputError
 from finstill.evaluation.compare import compare
 from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
 from finstill.evaluation.metrics import (
@@ -31,7 +29,9 @@ from finstill.evaluation.metrics import (
 )
 from finstill.evaluation.report import draw, write_report
 from finstill.files import read_json
-from finstill.package import Package, build_package
+from finstill.package import Package
+from finstill.packaging.build import build_package
+from finstill.packaging.model_card import Provenance
 from finstill.profile import CorpusSource, Profile, Teacher
 from finstill.students.recipe import Recipe
 from finstill.students.shapes import LstmAttentionShape
@@ -140,16 +140,20 @@ class Bench:
             recipe, self.rows(160), self.rows(40, seed=1), LABELS, self.checkpoint, folder / "checkpoint", stage=name
         )
         self.recipes[name] = recipe
-        self.packages[name], _ = build_package(
+        splits = {"validation": self.rows(40, seed=1), "test": self.test}
+        provenance = Provenance(
+            "test", "0" * 32, False, None, None, {split: len(each) for split, each in splits.items()}
+        )
+        self.packages[name] = build_package(
             trained.folder,
             name,
             recipe.model_dump(),
-            "sentiment",
-            LABELS,
+            SENTIMENT,
             self.teacher,
-            self.test.input_ids,
+            provenance,
+            splits,
             folder / "package",
-        )
+        ).package
         self.students[name] = evaluate_student(self.packages[name], self.teacher, self.test, 512, folder / "evaluation")
 
     def choose(self, *names: str):
@@ -307,32 +311,3 @@ class TestChampion:
         again = bench.choose("good")
         assert not again.promoted
         assert "in service already" in again.reason
-
-
-class TestPackage:
-    def test_it_holds_what_transformers_loads_and_what_runs_without_torch(self, bench: Bench) -> None:
-        names = {file.name for file in bench.packages["good"].folder.iterdir()}
-        assert {"model.onnx", "model.safetensors", "config.json", "tokenizer.json", "package.json"} <= names
-        assert Package.read(bench.packages["good"].folder) == bench.packages["good"]
-
-    def test_a_graph_that_differs_from_the_checkpoint_is_refused(
-        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        from finstill.students.lstm_attention import LstmAttention
-        from finstill.students.registry import load_student
-
-        stranger = load_student(bench.root / "poor" / "checkpoint").onnx_graph()
-        monkeypatch.setattr(LstmAttention, "onnx_graph", lambda self: stranger)
-        with pytest.raises(InputError, match="the graph of student 'good' differs from its checkpoint"):
-            build_package(
-                bench.root / "good" / "checkpoint",
-                "good",
-                {},
-                "sentiment",
-                LABELS,
-                bench.teacher,
-                bench.test.input_ids,
-                tmp_path / "package",
-            )
-        assert not (tmp_path / "package").exists()
-        shutil.rmtree(tmp_path)

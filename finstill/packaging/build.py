@@ -1,0 +1,148 @@
+"""Making a student's package, proved to answer as its checkpoint does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+
+from finstill.distil.loss import NO_LABEL
+from finstill.errors import InputError
+from finstill.evaluation.metrics import agreement, calibration_error, divergence, quality
+from finstill.files import digest, whole_folder, write_json
+from finstill.onnx_classifier import OnnxClassifier, Parity, graph_parity
+from finstill.package import GRAPH_FILES, PACKAGE_FILE, STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+from finstill.packaging.calibration import fit_temperature
+from finstill.packaging.int8 import quantize_student
+from finstill.packaging.model_card import CARD_FILE, Provenance, model_card
+from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
+from finstill.students.registry import load_student
+from finstill.tasks import Task
+from finstill.teacher.export import TeacherGraph
+from finstill.training import TrainingRows
+
+
+@dataclass(frozen=True)
+class Built:
+    """A package, and what was proved of it: `parity` of its float32 graph and `int8` of the other."""
+
+    package: Package
+    parity: Parity
+    int8: Int8Proof
+
+
+def build_package(
+    student: Path,
+    name: str,
+    recipe: dict[str, Any],
+    task: Task,
+    teacher: TeacherGraph,
+    provenance: Provenance,
+    rows: Mapping[str, TrainingRows],
+    folder: Path,
+) -> Built:
+    """Package the student in the folder `student` into `folder`, whole or not at all.
+
+    Args:
+        name, recipe: what it is called and what it was made by.
+        provenance: what the model card says of teacher and corpus.
+        rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the
+            temperature is fitted.
+
+    Raises:
+        InputError: the graph and the checkpoint differ, or the int8 graph answers otherwise; no package is made.
+    """
+    model, test = load_student(student), rows["test"]
+    with whole_folder(folder) as unfinished:
+        shutil.copytree(student, unfinished, dirs_exist_ok=True)
+        _compact_json(unfinished / TOKENIZER_FILE)
+        float32, int8 = (unfinished / file for file in GRAPH_FILES.values())
+        graph = model.onnx_graph()
+        onnx.save(graph, float32)
+        onnx.save(quantize_student(graph), int8)
+        parity = graph_parity(float32, model, test.input_ids, STUDENT_TOKEN_BUDGET)
+        if not parity.holds:
+            raise InputError(
+                f"the graph of student '{name}' differs from its checkpoint by {parity.largest_difference:.2g} on "
+                f"{parity.rows} texts (onnxruntime {onnxruntime.__version__}, torch {torch.__version__})",
+                where=student,
+                remedy="This is a fault of Finstill or of these versions: please report it",
+            )
+        proof = prove_int8(int8, float32, test.input_ids, test.labels)
+        if not proof.holds:
+            lost = "" if proof.macro_f1_lost is None else f", loses {proof.macro_f1_lost:.3f} of macro-F1"
+            raise InputError(
+                f"the int8 graph of student '{name}' names another class on {proof.rows_that_differ} of {proof.rows} "
+                f"test texts{lost} and moves a logit by {proof.batch_dependence:.2g} with the batch; the limits are "
+                f"{1 - LEAST_AGREEMENT:.0%}, {MOST_MACRO_F1_LOST} and 1e-4",
+                where=student,
+                remedy="Train it longer, or make it wider: a student that is hardly trained decides by small margins",
+            )
+        classifier = OnnxClassifier(float32)
+        temperature = _temperature(classifier, rows["validation"])
+        measured = {
+            **_measure(classifier, test, task.labels, temperature),
+            "graph": asdict(parity),
+            "int8": asdict(proof),
+            "megabytes": {
+                precision: (unfinished / file).stat().st_size / 1e6 for precision, file in GRAPH_FILES.items()
+            },
+        }
+        identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *task.labels, repr(temperature))
+        package = Package(
+            folder=folder,
+            name=name,
+            task=task.name,
+            labels=task.labels,
+            max_length=teacher.max_length,
+            teacher=teacher.fingerprint,
+            corpus=provenance.corpus_digest,
+            recipe=recipe,
+            parameters=model.num_parameters(),
+            temperature=temperature,
+            measured=measured,
+            digest=identity,
+        )
+        (unfinished / CARD_FILE).write_text(str(model_card(package, teacher, provenance)), encoding="utf-8")
+        write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
+    return Built(package, parity, proof)
+
+
+def _temperature(classifier: OnnxClassifier, validation: TrainingRows) -> float | None:
+    labelled = validation.labelled()
+    if not len(labelled):
+        return None
+    return fit_temperature(labelled.labels, classifier.logits(labelled.input_ids, STUDENT_TOKEN_BUDGET))
+
+
+def _measure(
+    classifier: OnnxClassifier, test: TrainingRows, labels: tuple[str, ...], temperature: float | None
+) -> dict[str, Any]:
+    """Return what the float32 graph is worth on the test split; None where labels or teacher logits are missing."""
+    logits = classifier.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+    labelled = test.labels != NO_LABEL
+    truth, scores = test.labels[labelled], logits[labelled]
+    return {
+        "test_rows": len(test),
+        "labelled_rows": int(labelled.sum()),
+        "quality": quality(truth, scores, labels) if labelled.any() else None,
+        "calibrated_error": (
+            calibration_error(truth, scores / np.float32(temperature)) if labelled.any() and temperature else None
+        ),
+        "agreement": None if test.teacher_logits is None else agreement(logits, test.teacher_logits),
+        "divergence": None if test.teacher_logits is None else divergence(logits, test.teacher_logits),
+    }
+
+
+def _compact_json(path: Path) -> None:
+    """Rewrite a JSON file without white space: a third of a tokenizer's file is that."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(values, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")

@@ -1,0 +1,68 @@
+"""Whether a student's int8 graph may answer in the float32 one's place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finstill.distil.loss import NO_LABEL
+from finstill.evaluation.metrics import agreement, macro_f1
+from finstill.onnx_classifier import LARGEST_DIFFERENCE, OnnxClassifier
+from finstill.package import STUDENT_TOKEN_BUDGET
+
+LEAST_AGREEMENT = 0.98
+MOST_MACRO_F1_LOST = 0.01
+
+ROWS_OF_CHANCE = 2
+"""Rows that may differ in a test split of any size: in a small one a single row is more than the limits."""
+
+
+@dataclass(frozen=True)
+class Int8Proof:
+    """How the answers of the int8 graph compare with those of the float32 one on the same rows.
+
+    Attributes:
+        rows: texts compared.
+        rows_that_differ: in their most likely class.
+        agreement: share of rows with the same most likely class.
+        macro_f1_lost: the float32 graph's macro-F1 less the int8 one's, over labelled rows; None where there are none.
+        batch_dependence: the largest distance of a logit in a batch from that of its text alone.
+    """
+
+    rows: int
+    rows_that_differ: int
+    agreement: float
+    macro_f1_lost: float | None
+    batch_dependence: float
+
+    @property
+    def holds(self) -> bool:
+        close = self.agreement >= LEAST_AGREEMENT and (self.macro_f1_lost or 0.0) <= MOST_MACRO_F1_LOST
+        return self.batch_dependence <= LARGEST_DIFFERENCE and (close or self.rows_that_differ <= ROWS_OF_CHANCE)
+
+
+def prove_int8(int8: Path, float32: Path, rows: Sequence[Sequence[int]], labels: np.ndarray) -> Int8Proof:
+    """Compare two graphs of one student; each text also runs alone.
+
+    Args:
+        rows: token ids, special tokens included.
+        labels: int64, (rows,), `NO_LABEL` where a row has none.
+    """
+    quantised = OnnxClassifier(int8)
+    ours = quantised.logits(rows, STUDENT_TOKEN_BUDGET)
+    exact = OnnxClassifier(float32).logits(rows, STUDENT_TOKEN_BUDGET)
+    alone = np.concatenate([quantised.batch_logits([row]) for row in rows])
+    labelled = labels != NO_LABEL
+    lost = None
+    if labelled.any():
+        lost = macro_f1(labels[labelled], exact[labelled]) - macro_f1(labels[labelled], ours[labelled])
+    return Int8Proof(
+        rows=len(rows),
+        rows_that_differ=int((ours.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+        agreement=agreement(ours, exact),
+        macro_f1_lost=lost,
+        batch_dependence=float(np.abs(ours - alone).max()),
+    )

@@ -1,0 +1,207 @@
+"""A packaged student at work: texts in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from finstill.batching import length_sorted_batches
+from finstill.errors import InputError
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+from finstill.runtime.windows import cut_windows
+from finstill.text import normalise
+
+TEXTS_PER_WINDOW = 8192
+"""Texts in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a student says of one text.
+
+    Attributes:
+        label: the most likely one.
+        probabilities: by label, the softmax of the logits (T = 1).
+        calibrated: by label, at the temperature fitted on validation rows (Guo et al. 2017, "On Calibration of Modern
+            Neural Networks"); None where none was.
+        windows: in how many windows the text was read; above 1 its logits are their mean.
+        attention: where asked for, the text's words and each one's share of the student's attention; what is missing
+            from 1 rests on special tokens. In several windows, the mean over them.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    calibrated: dict[str, float] | None
+    windows: int
+    attention: tuple[tuple[str, float], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A piece of a text, as the graph reads it.
+
+    Attributes:
+        text: position of its text.
+        ids: special tokens included.
+        start, size: which of the text's tokens, special ones counted, it holds beside its own special tokens.
+        before: how many special tokens of its own come first.
+    """
+
+    text: int
+    ids: list[int]
+    start: int
+    size: int
+    before: int = 0
+
+
+class StudentClassifier:
+    """A packaged student.
+
+    A text's score depends on that text alone: not on the texts around it, their order, or the number of threads.
+
+    Args:
+        folder: of the package.
+        precision: of the graph that answers: `int8`, the smaller and faster one, or `float32`.
+        threads: batches run at a time, each on one thread. With more than one the tokenizer uses all cores, or as many
+            as RAYON_NUM_THREADS says.
+        long_texts: a text longer than the student reads is scored by `windows`, or `refuse`d.
+
+    Raises:
+        InputError: the folder is no package.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        precision: Literal["int8", "float32"] = "int8",
+        threads: int = 1,
+        long_texts: Literal["windows", "refuse"] = "windows",
+    ):
+        if threads < 1:
+            raise InputError(f"{threads} threads cannot run; give 1 or more", where="threads")
+        if long_texts not in ("windows", "refuse"):
+            raise InputError(f"'{long_texts}' is neither 'windows' nor 'refuse'", where="long_texts")
+        self.package = Package.read(Path(folder))
+        self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
+        self._tokenizer = Tokenizer.from_file(str(self.package.folder / TOKENIZER_FILE))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._threads = threads
+        self._long_texts = long_texts
+
+    def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
+        """Yield the score of each text, in order; any number of texts streams through.
+
+        Args:
+            explain: also return the attention over words.
+
+        Raises:
+            InputError: a text is too long, and such are refused; names its row.
+        """
+        source = iter(texts)
+        first_row = 1
+        with ThreadPoolExecutor(self._threads) as pool:
+            while window := list(islice(source, TEXTS_PER_WINDOW)):
+                yield from self._score_window(window, first_row, explain, pool)
+                first_row += len(window)
+
+    def too_long(self, text: str) -> bool:
+        """Whether a text has more tokens than the student reads at once."""
+        return len(self._tokenizer.encode(normalise(text))) > self.package.max_length
+
+    def _score_window(
+        self, texts: Sequence[str], first_row: int, explain: bool, pool: ThreadPoolExecutor
+    ) -> Iterator[Score]:
+        normalised = [normalise(text) for text in texts]
+        if self._threads == 1:
+            encodings = [self._tokenizer.encode(text) for text in normalised]
+        else:
+            encodings = self._tokenizer.encode_batch(normalised)
+        windows = [
+            window
+            for i, (text, encoding) in enumerate(zip(normalised, encodings, strict=True))
+            for window in self._windows(i, text, encoding, first_row)
+        ]
+
+        answers: list[np.ndarray] = [np.empty(0)] * len(windows)
+        attention: list[np.ndarray] = [np.empty(0)] * len(windows)
+
+        def run(batch: np.ndarray) -> None:
+            ids = [windows[i].ids for i in batch]
+            if explain:
+                logits, weights = self._graph.batch_attention(ids)
+            else:
+                logits = weights = self._graph.batch_logits(ids)
+            for row, i in enumerate(batch):
+                answers[i], attention[i] = logits[row], weights[row]
+
+        batches = length_sorted_batches([len(window.ids) for window in windows], STUDENT_TOKEN_BUDGET)
+        # A list, so that an error in a thread is raised here.
+        list(pool.map(run, batches))
+        logits = np.zeros((len(texts), len(self.package.labels)), np.float32)
+        counts = np.bincount([window.text for window in windows], minlength=len(texts))
+        weights = [np.zeros(len(encoding)) for encoding in encodings] if explain else []
+        # In the order of the windows: sums in the order of the batches would depend on the texts around.
+        for window, answer, shares in zip(windows, answers, attention, strict=True):
+            logits[window.text] += answer
+            if explain:
+                own = shares[window.before : window.before + window.size]
+                weights[window.text][window.start : window.start + window.size] += own
+        logits /= counts[:, None]
+        probabilities = softmax(logits)
+        calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
+        labels = self.package.labels
+        for i, text in enumerate(normalised):
+            yield Score(
+                labels[int(logits[i].argmax())],
+                dict(zip(labels, probabilities[i].tolist(), strict=True)),
+                None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
+                int(counts[i]),
+                _by_word(text, encodings[i], weights[i] / counts[i]) if explain else None,
+            )
+
+    def _windows(self, position: int, text: str, encoding: Encoding, first_row: int) -> list[_Window]:
+        ids = encoding.ids
+        if len(ids) <= self.package.max_length:
+            # A tokenizer without special tokens has none for an empty text: padding stands for it.
+            return [_Window(position, ids or [0], 0, len(ids))]
+        if self._long_texts == "refuse":
+            raise InputError(
+                f"the text has {len(ids):,} tokens, and the student reads {self.package.max_length}",
+                row=first_row + position,
+                remedy="Score it by windows, or shorten it",
+            )
+        special = encoding.special_tokens_mask
+        first, last = special.index(0), len(ids) - special[::-1].index(0)
+        before, after = ids[:first], ids[last:]
+        room = max(1, self.package.max_length - len(before) - len(after))
+        spans = cut_windows(text, encoding.offsets[first:last], encoding.word_ids[first:last], room)
+        return [
+            _Window(position, [*before, *ids[first + start : first + end], *after], first + start, end - start, first)
+            for start, end in spans
+        ]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits (rows, classes), in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _by_word(text: str, encoding: Encoding, weights: np.ndarray) -> tuple[tuple[str, float], ...]:
+    """Return a text's words, each with the `weights` (tokens,) of its tokens added up."""
+    words: dict[int, list[int]] = {}
+    for i, word in enumerate(encoding.word_ids):
+        if word is not None:
+            words.setdefault(word, []).append(i)
+    offsets = encoding.offsets
+    return tuple((text[offsets[at[0]][0] : offsets[at[-1]][1]], float(weights[at].sum())) for at in words.values())
