@@ -1,4 +1,4 @@
-"""The command `finstill`: what people do with a cache of soft labels from a terminal."""
+"""The command `finstill`: what people do from a terminal with a cache of soft labels and with a student."""
 
 from __future__ import annotations
 
@@ -39,9 +39,12 @@ Teacher = Annotated[str, typer.Argument(help="The teacher's fingerprint, or the 
 AnyTeacher = Annotated[str, typer.Argument(help="The fingerprint, or the beginning of it; by default every teacher.")]
 
 
-@app.callback()
-def main() -> None:
-    """Keep `cache` a word of the command line while it is the only one."""
+@app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+def score(arguments: Annotated[list[str], typer.Argument()]) -> None:
+    """Label the texts of a table with a packaged student; `finstill score --help` says how."""
+    from finstill.scoring import command
+
+    raise typer.Exit(command.main(arguments))
 
 
 @cache_app.command("ls")

@@ -91,6 +91,7 @@ class StudentClassifier:
         if long_texts not in ("windows", "refuse"):
             raise InputError(f"'{long_texts}' is neither 'windows' nor 'refuse'", where="long_texts")
         self.package = Package.read(Path(folder))
+        self.precision = precision
         self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
         self._tokenizer = Tokenizer.from_file(str(self.package.folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
@@ -114,9 +115,9 @@ class StudentClassifier:
                 yield from self._score_window(window, first_row, explain, pool)
                 first_row += len(window)
 
-    def too_long(self, text: str) -> bool:
-        """Whether a text has more tokens than the student reads at once."""
-        return len(self._tokenizer.encode(normalise(text))) > self.package.max_length
+    def tokens(self, text: str) -> int:
+        """Return how many tokens a text has; the student reads `package.max_length` at once."""
+        return len(self._tokenizer.encode(normalise(text)))
 
     def _score_window(
         self, texts: Sequence[str], first_row: int, explain: bool, pool: ThreadPoolExecutor

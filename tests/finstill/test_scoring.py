@@ -1,0 +1,298 @@
+"""`finstill score`: the same table with answers, bad rows aside, and what was cut off goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from finstill.package import Package
+from finstill.runtime import StudentClassifier
+from finstill.scoring import score_table, tables
+from finstill.scoring.command import main
+from finstill.scoring.score_table import TableScorer
+from finstill.scoring.tables import open_table
+
+ROOT = Path(__file__).parents[2]
+LONG = "profit rose " * 40
+TEXTS = [f"Profit rose {i} percent, said the chief" for i in range(50)]
+
+
+def expected(package: Package, texts: list[str]) -> list[tuple[str, dict[str, float]]]:
+    return [(score.label, score.probabilities) for score in StudentClassifier(package.folder).score(texts)]
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_WINDOW", 8)
+
+
+@pytest.mark.usefixtures("small_windows")
+class TestFormats:
+    def test_csv(self, package: Package, tmp_path: Path) -> None:
+        rows = [("1", 'a "quoted", text\nof two lines'), ("2", "Ünïcode")]
+        with (tmp_path / "in.csv").open("w", newline="", encoding="utf-8-sig") as file:
+            csv.writer(file).writerows([("id", "text"), *rows])
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        written = read_csv(tmp_path / "out.csv")
+        assert [(row["id"], row["text"]) for row in written] == rows
+        for row, (label, probabilities) in zip(written, expected(package, [text for _, text in rows]), strict=True):
+            assert row["label"] == label
+            assert {name: float(row[f"probability_{name}"]) for name in package.labels} == pytest.approx(probabilities)
+            assert row["windows"] == "1"
+            assert sum(float(row[f"calibrated_{name}"]) for name in package.labels) == pytest.approx(1)
+
+    def test_jsonl(self, package: Package, tmp_path: Path) -> None:
+        rows = [{"text": text, "n": i, "nested": {"a": [i]}} for i, text in enumerate(TEXTS)]
+        (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+        assert main([str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+        written = read_jsonl(tmp_path / "out.jsonl")
+        assert [{name: row[name] for name in rows[0]} for row in written] == rows
+        assert [row["label"] for row in written] == [label for label, _ in expected(package, TEXTS)]
+
+    def test_parquet_keeps_types(self, package: Package, tmp_path: Path) -> None:
+        table = pa.table(
+            {"n": pa.array(range(50), pa.int16()), "news": pa.array(TEXTS).dictionary_encode(), "t": [b"\xff"] * 50}
+        )
+        pq.write_table(table, tmp_path / "in.parquet")
+        command = [str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]
+        assert main([*command, "--text", "news", "--explain"]) == 0
+        written = pq.read_table(tmp_path / "out.parquet")
+        assert written.select(["n", "news", "t"]).schema.types == table.schema.types
+        assert written["news"].to_pylist() == TEXTS
+        assert written["label"].to_pylist() == [label for label, _ in expected(package, TEXTS)]
+        words = written["attention"][0].as_py()
+        assert [each["word"] for each in words] == ["Profit", "rose", "0", "percent", ",", "said", "the", "chief"]
+
+    def test_a_header_without_rows_is_a_table_without_rows(self, package: Package, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text("text,id\n")
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert (tmp_path / "out.csv").read_text().startswith("text,id,label,probability_negative")
+
+
+@pytest.mark.usefixtures("small_windows")
+class TestBadRows:
+    def test_of_csv_go_to_a_side_file_and_the_rest_are_scored(self, package: Package, tmp_path: Path) -> None:
+        lines = [b"text,id", b"good,1", b"one field", b"caf\xe9,3", b",4", b"good,5", b"a,b,c", *[b"good,7"] * 10]
+        (tmp_path / "in.csv").write_bytes(b"\n".join(lines))
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "5", *["7"] * 10]
+        rejects = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
+        assert [(each["row"], each["reason"]) for each in rejects] == [
+            (2, "1 fields, 2 were expected"),
+            (3, "not valid UTF-8"),
+            (4, "the text is empty"),
+            (6, "3 fields, 2 were expected"),
+        ]
+        assert rejects[1]["content"] == ["caf\ufffd", "3"]
+
+    def test_of_jsonl(self, package: Package, tmp_path: Path) -> None:
+        lines = [b'{"text": "good"}', b"{", b"[1]", b'{"text": 3}', b'{"text": null}', b'{"id": 1}', b'"\xff"']
+        (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
+        assert main([str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+        assert len(read_jsonl(tmp_path / "out.jsonl")) == 1
+        reasons = [each["reason"] for each in read_jsonl(tmp_path / "out.jsonl.rejects.jsonl")]
+        assert reasons[0].startswith("not a JSON object: ")
+        assert reasons[1:] == [
+            "a JSON object was expected",
+            "'text' holds int, text was expected",
+            "the text is missing",
+            "there is no 'text'",
+            "not valid UTF-8: byte 1 is 0xff",
+        ]
+
+    def test_of_parquet(self, package: Package, tmp_path: Path) -> None:
+        binary = pa.array([b"good", None, b"  ", b"\xff", b"good"], pa.binary())
+        broken = pa.Array.from_buffers(pa.string(), 5, binary.buffers())
+        pq.write_table(pa.table({"text": broken}), tmp_path / "in.parquet")
+        assert main([str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]) == 0
+        assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == ["good", "good"]
+        assert [each["row"] for each in read_jsonl(tmp_path / "out.parquet.rejects.jsonl")] == [2, 3, 4]
+
+    def test_long_texts_are_marked_or_set_aside(self, package: Package, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text(f"text\nshort\n{LONG}\nshort\n")
+        command = [str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]
+        assert main(command) == 0
+        assert [int(row["windows"]) > 1 for row in read_csv(tmp_path / "out.csv")] == [False, True, False]
+        assert main([*command, "--long", "refuse"]) == 0
+        assert len(read_csv(tmp_path / "out.csv")) == 2
+        (reject,) = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
+        assert (reject["row"], reject["reason"]) == (2, "the text has 82 tokens, and the student reads 32")
+
+    def test_a_table_without_bad_rows_leaves_no_side_file(self, package: Package, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text("text\ngood\n")
+        (tmp_path / "out.csv.rejects.jsonl").write_text("of an earlier run\n")
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+
+
+@pytest.mark.usefixtures("small_windows")
+class TestResume:
+    @pytest.fixture
+    def source(self, tmp_path: Path) -> Path:
+        path = tmp_path / "in.csv"
+        path.write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS))
+        return path
+
+    def cut_off(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+        """Score until `after` windows stand, then fail as a full disk would."""
+        write = score_table._write
+
+        def failing(path: Path, content: bytes) -> None:
+            if path.name == f"{after:08}.rows":
+                raise OSError("No space left on device")
+            write(path, content)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(score_table, "_write", failing)
+            with pytest.raises(OSError, match="No space left"):
+                main([str(package.folder), str(source), str(source.with_name("out.csv"))])
+        assert not source.with_name("out.csv").exists()
+
+    def score(self, folder: Path, source: Path) -> tuple[int, list[str]]:
+        """Score to the end and return the texts that reached the student, and what was said."""
+        said: list[str] = []
+        student = StudentClassifier(folder)
+        reached = 0
+        score = student.score
+
+        def counting(texts, *, explain=False):  # type: ignore[no-untyped-def]
+            nonlocal reached
+            texts = list(texts)
+            reached += len(texts)
+            return score(texts, explain=explain)
+
+        student.score = counting  # type: ignore[method-assign]
+        output = source.with_name("out.csv")
+        scorer = TableScorer(student, say=said.append)
+        scorer.to_file(open_table(source, None, "text"), source, output, output.with_name("rejects"))
+        return reached, said
+
+    def test_it_goes_on_where_it_was(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cut_off(package, source, monkeypatch, after=4)
+        reached, said = self.score(package.folder, source)
+        assert reached == len(TEXTS) - 4 * 8
+        assert said == ["goes on where it was cut off"]
+        assert [row["text"] for row in read_csv(source.with_name("out.csv"))] == TEXTS
+        assert not source.with_name("out.csv.unfinished").exists()
+
+    def test_it_starts_anew_where_the_input_changed(
+        self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.cut_off(package, source, monkeypatch, after=4)
+        source.write_text(source.read_text().replace("percent", "pct"))
+        reached, said = self.score(package.folder, source)
+        assert reached == len(TEXTS)
+        assert "starts anew" in said[0]
+
+    def test_or_the_student(
+        self,
+        package: Package,
+        make_package: Callable[..., Package],
+        source: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.cut_off(package, source, monkeypatch, after=4)
+        reached, _ = self.score(make_package("another", seed=4).folder, source)
+        assert reached == len(TEXTS)
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("name", "content", "options", "message"),
+        [
+            ("in.csv", "body\nx\n", [], "there is no column 'text'; the columns are ['body']. Give --text"),
+            ("in.jsonl", '{"body": "x"}\n', [], "there is no column 'text'; the columns are ['body']"),
+            ("in.csv", "", [], "the file is empty"),
+            ("in.csv", "text,label\nx,y\n", [], "there is a column 'label' already. Give --prefix"),
+            ("in.jsonl", '{"text": "x", "label": 1}\n', [], "there is a column 'label' already. Give --prefix"),
+            ("in.txt", "x\n", [], "ends in none of .csv, .jsonl and .parquet"),
+            ("in.parquet", "PAR1 no", [], "not readable as Parquet"),
+            ("in.csv", "text\nx\n", ["--threads", "0"], "0 threads cannot run"),
+        ],
+    )
+    def test_each_names_what_is_wrong(
+        self,
+        package: Package,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        name: str,
+        content: str,
+        options: list[str],
+        message: str,
+    ) -> None:
+        (tmp_path / name).write_text(content)
+        output = tmp_path / name.replace("in", "out")
+        assert main([str(package.folder), str(tmp_path / name), str(output), *options]) == 1
+        assert message in capsys.readouterr().err
+        assert not output.exists()
+
+    def test_a_prefix_makes_room(self, package: Package, tmp_path: Path) -> None:
+        (tmp_path / "in.csv").write_text("text,label\nx,y\n")
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--prefix", "s_"]) == 0
+        (row,) = read_csv(tmp_path / "out.csv")
+        assert row["label"] == "y"
+        assert row["s_label"] in package.labels
+
+    def test_another_kind_of_output_is_refused(
+        self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "in.csv").write_text("text\nx\n")
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl")]) == 1
+        assert "the input is csv, and so is the output" in capsys.readouterr().err
+
+
+PROGRAM = "from finstill.__main__ import main; sys.argv[:1] = ['finstill', 'score']; main()"
+
+
+class TestWithTheBaseDependenciesAlone:
+    def test_streams(self, package: Package, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+        content = "text\n" + "".join(f'"{text}"\n' for text in TEXTS) + '""\n'
+        scored = run_alone(PROGRAM, str(package.folder), "-", "--format", "csv", input=content.encode())
+        assert scored.returncode == 0, scored.stderr
+        rows = list(csv.DictReader(scored.stdout.decode().splitlines()))
+        assert [row["label"] for row in rows] == [label for label, _ in expected(package, TEXTS)]
+        assert b"row 51: the text is empty" in scored.stderr
+        assert b"50 rows scored" in scored.stderr
+
+    def test_parquet_names_what_to_install(
+        self, package: Package, tmp_path: Path, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
+    ) -> None:
+        pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
+        refused = run_alone(PROGRAM, str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
+        assert refused.returncode == 1
+        assert b"pip install 'finstill[pipeline]' (or pyarrow alone), or give CSV or JSONL" in refused.stderr
+
+    def test_other_commands_name_the_extra(self, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
+        program = "from finstill.__main__ import main; sys.argv[:1] = ['finstill', 'cache', 'ls']; main()"
+        refused = run_alone(program)
+        assert refused.returncode == 1
+        assert b"pip install 'finstill[pipeline]'" in refused.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error(package: Package, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"text": f"t {i}"}) + "\n" for i in range(9000)))
+    command = [sys.executable, "-m", "finstill", "score", str(package.folder), str(tmp_path / "in.jsonl")]
+    reading, writing = os.pipe()
+    process = subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT)
+    os.close(writing)
+    os.close(reading)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, b"")
