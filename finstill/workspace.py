@@ -64,6 +64,10 @@ class Workspace:
     def champion(self) -> Path:
         return self.root / "champion"
 
+    @property
+    def scores(self) -> Path:
+        return self.root / "scores"
+
     def student(self, name: str) -> Path:
         return self.root / "students" / name / "checkpoint"
 

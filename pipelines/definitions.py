@@ -8,6 +8,7 @@ import assets.checks
 import assets.comparison
 import assets.corpus
 import assets.other_origin
+import assets.scores
 import assets.students
 import assets.teacher
 import assets.tuning
@@ -18,7 +19,7 @@ from pipelines.sensors import new_recipes
 
 defs = Definitions(
     assets=load_assets_from_modules(
-        [assets.corpus, assets.teacher, assets.other_origin, assets.tuning, assets.students, assets.comparison]
+        [assets.corpus, assets.teacher, assets.other_origin, assets.tuning, assets.students, assets.comparison, assets.scores]
     ),
     asset_checks=load_asset_checks_from_modules([assets.checks]),
     jobs=[label, tune, distil, decide],

@@ -7,6 +7,7 @@ from dagster import AssetSelection, define_asset_job
 from assets.comparison import champion, comparison
 from assets.corpus import corpus
 from assets.other_origin import other_origin
+from assets.scores import scores
 from assets.students import evaluation, student, students
 from assets.teacher import teacher_logits
 from assets.tuning import tuning
@@ -32,6 +33,6 @@ distil = define_asset_job(
 
 decide = define_asset_job(
     "decide",
-    AssetSelection.assets(comparison, champion),
-    description="Compare all evaluated students, write the report, and promote where one is shown to be better.",
+    AssetSelection.assets(comparison, champion, scores),
+    description="Compare all evaluated students, write the report, promote where one is shown to be better, score new texts.",
 )

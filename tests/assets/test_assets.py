@@ -17,6 +17,7 @@ from assets.comparison import champion, comparison
 from assets.corpus import corpus, tokens
 from assets.other_origin import other_origin
 from assets.resources import ProfileResource
+from assets.scores import scores
 from assets.students import evaluation, student, student_package, students
 from assets.teacher import (
     augmented_corpus,
@@ -48,7 +49,7 @@ BEFORE = [
     other_origin,
 ]
 PER_STUDENT = [student, student_package, evaluation]
-AFTER = [comparison, champion]
+AFTER = [comparison, champion, scores]
 CHECKS = [
     checks.graph_equals_checkpoint,
     checks.int8_labels_as_float32,
@@ -146,6 +147,7 @@ def test_from_a_corpus_to_a_champion(deployment: Deployment) -> None:
     home = deployment.resource.workspace
     assert (home.comparison / "report.html").is_file()
     assert (home.champion / "current" / "model.onnx").is_file()
+    assert deployment.metadata("scores")["rows_added"] == 120
     assert list(deployment.root.rglob(".unfinished-*")) == []
 
 

@@ -1,0 +1,30 @@
+"""What the student in service says of every text."""
+
+from dagster import AssetExecutionContext, MaterializeResult, asset
+
+from assets.comparison import champion
+from assets.corpus import corpus
+from assets.metadata import OWNERS, cell, table
+from assets.resources import ProfileResource
+
+
+@asset(deps=[corpus, champion], group_name="service", kinds={"onnx", "parquet"}, owners=OWNERS, code_version="1")
+def scores(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """Each text of the corpus with the champion's label and probabilities; only texts it has not scored reach it."""
+    import pyarrow.parquet as pq
+    from joblib import cpu_count
+
+    from finstill.scoring.growing_table import grow_scores
+
+    workspace = profile.workspace
+    report = grow_scores(workspace.corpus, workspace.champion / "current", workspace.scores, threads=cpu_count())
+    newest = pq.read_table(max(report.folder.glob("*.parquet")), columns=["text", "label"])[:10].to_pylist()
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": report.rows,
+            "dagster/uri": report.folder.as_uri(),
+            "rows_added": report.added,
+            "added_by_label": table([{"label": label, "rows": rows} for label, rows in report.labels.items()]),
+            "newest": table([{"label": row["label"], "text": cell(row["text"])} for row in newest]),
+        }
+    )
