@@ -13,14 +13,22 @@ if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
 
 
-@asset(deps=[corpus, evaluation], group_name="evaluation", kinds={"python"}, owners=OWNERS, code_version="1")
+@asset(
+    deps=[corpus, student_package, evaluation],
+    group_name="evaluation",
+    kinds={"python"},
+    owners=OWNERS,
+    code_version="1",
+)
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """Teacher, students and their directly trained twins on the same test texts: the table, the plots, the report."""
     import pyarrow.parquet as pq
 
     from finstill.distil.trainer import TrainedStudent
     from finstill.evaluation.compare import compare
+    from finstill.evaluation.mistakes import worst_mistakes
     from finstill.evaluation.report import draw, write_report
+    from finstill.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
     students = evaluated_students(profile)
@@ -28,14 +36,21 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     histories = {name: TrainedStudent.read(workspace.student(name)).history for name in students}
     plots = draw(result, histories, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
-    texts = pq.read_table(workspace.corpus, columns=["label", "split"])
+    texts = pq.read_table(workspace.corpus, columns=["text", "label", "split"])
+    test = [
+        text
+        for text, split in zip(texts["text"].to_pylist(), texts["split"].to_pylist(), strict=True)
+        if split == "test"
+    ]
+    packages = {name: Package.read(workspace.package(name)) for name in students}
+    mistakes = worst_mistakes(students, packages, profile.recipes(), test)
     figures = {
         "texts": f"{texts.num_rows:,}",
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
         **{f"in {each['values']}": f"{each['counts']:,}" for each in texts["split"].value_counts().to_pylist()},
     }
     advice = {name: advice_for(profile, name, student) for name, student in students.items()}
-    report = write_report(result, plots, settings, figures, advice, workspace.comparison)
+    report = write_report(result, plots, mistakes, settings, figures, advice, workspace.comparison)
     return MaterializeResult(
         metadata={
             "table": table(result.table()),

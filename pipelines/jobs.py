@@ -34,5 +34,6 @@ distil = define_asset_job(
 decide = define_asset_job(
     "decide",
     AssetSelection.assets(comparison, champion, scores),
-    description="Compare all evaluated students, write the report, promote where one is shown to be better, score new texts.",
+    description="Compare all evaluated students, write the report, promote where one is shown to be better, and score "
+    "the texts that the champion has not scored.",
 )

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from finstill.evaluation.compare import Comparison
+from finstill.evaluation.mistakes import Mistake
 from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
 from finstill.files import whole_folder, write_json
 from finstill.profile import Profile
@@ -44,6 +45,7 @@ def draw(
 def write_report(
     comparison: Comparison,
     plots: Mapping[str, bytes],
+    mistakes: Mapping[str, Sequence[Mistake]],
     profile: Profile,
     corpus: Mapping[str, Any],
     advice: Mapping[str, Sequence[str]],
@@ -52,6 +54,7 @@ def write_report(
     """Write the report and its table as JSON to `folder`, whole or not at all, and return the report's path.
 
     Args:
+        mistakes: the worst of each student.
         corpus: figures of the corpus to print, by name.
         advice: what is worth changing about each student, by name.
     """
@@ -71,6 +74,7 @@ def write_report(
         elsewhere=teacher.elsewhere,
         tainted=tainted,
         images=images,
+        mistakes=mistakes,
         profile=profile,
         profile_yaml=_yaml(profile.model_dump(mode="json")),
         corpus=corpus,

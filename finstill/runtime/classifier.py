@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -110,9 +111,10 @@ class StudentClassifier:
         """
         source = iter(texts)
         first_row = 1
-        with ThreadPoolExecutor(self._threads) as pool:
+        # One text alone is answered before a thread would have started.
+        with nullcontext() if self._threads == 1 else ThreadPoolExecutor(self._threads) as pool:
             while window := list(islice(source, TEXTS_PER_WINDOW)):
-                yield from self._score_window(window, first_row, explain, pool)
+                yield from self._score_window(window, first_row, explain, map if pool is None else pool.map)
                 first_row += len(window)
 
     def tokens(self, text: str) -> int:
@@ -120,7 +122,7 @@ class StudentClassifier:
         return len(self._tokenizer.encode(normalise(text)))
 
     def _score_window(
-        self, texts: Sequence[str], first_row: int, explain: bool, pool: ThreadPoolExecutor
+        self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
     ) -> Iterator[Score]:
         normalised = [normalise(text) for text in texts]
         if self._threads == 1:
@@ -146,8 +148,8 @@ class StudentClassifier:
                 answers[i], attention[i] = logits[row], weights[row]
 
         batches = length_sorted_batches([len(window.ids) for window in windows], STUDENT_TOKEN_BUDGET)
-        # A list, so that an error in a thread is raised here.
-        list(pool.map(run, batches))
+        # A list, so that all are run, and an error in a thread is raised here.
+        list(each(run, batches))
         logits = np.zeros((len(texts), len(self.package.labels)), np.float32)
         counts = np.bincount([window.text for window in windows], minlength=len(texts))
         weights = [np.zeros(len(encoding)) for encoding in encodings] if explain else []

@@ -27,6 +27,7 @@ from finstill.evaluation.metrics import (
     paired_interval,
     quality,
 )
+from finstill.evaluation.mistakes import worst_mistakes
 from finstill.evaluation.report import draw, write_report
 from finstill.files import read_json
 from finstill.package import Package
@@ -250,8 +251,13 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
         teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("financial_phrasebank",)),
         recipes=Path("recipes.yaml"),
     )
-    report = write_report(comparison, plots, profile, {"texts": "1"}, {"good": ["<b>"]}, tmp_path / "comparison")
+    mistakes = worst_mistakes(bench.students, bench.packages, bench.recipes, bench.texts)
+    report = write_report(
+        comparison, plots, mistakes, profile, {"texts": "1"}, {"good": ["<b>"]}, tmp_path / "comparison"
+    )
     page = report.read_text(encoding="utf-8")
+    assert "Worst mistakes of poor" in page
+    assert "twin said" not in page.split("Worst mistakes of poor")[1].split("<h2>")[0]
     assert "<script>" not in page
     assert "<li>&lt;b&gt;</li>" in page
     assert "financial_phrasebank" in page
@@ -284,13 +290,37 @@ def test_figures_on_texts_that_the_teacher_has_seen_are_marked(bench: Bench, tmp
         teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("Tweets",)),
         recipes=Path("recipes.yaml"),
     )
-    page = write_report(comparison, {}, profile, {}, {}, tmp_path / "comparison").read_text(encoding="utf-8")
+    page = write_report(comparison, {}, {}, profile, {}, {}, tmp_path / "comparison").read_text(encoding="utf-8")
     assert f"{teacher.quality['macro_f1']:.3f}*</td>" in page
     assert page.count("*</td>") == 1
     (note,) = read_json(tmp_path / "comparison" / "comparison.json")["notes"]
     assert "tweets" in note
     with pytest.raises(ValueError, match="'good' was evaluated on other data"):
         compare({"poor": bench.students["poor"], "good": measured}, bench.recipes)
+
+
+def test_worst_mistakes_are_those_a_student_is_surest_of(bench: Bench) -> None:
+    evaluation = bench.students["poor"]
+    found = worst_mistakes({"poor": evaluation}, bench.packages, bench.recipes, bench.texts)["poor"]
+    wrong = evaluation.logits.argmax(axis=1) != evaluation.labels
+    assert found
+    assert all(mistake.truth != mistake.said["student"][0] for mistake in found)
+    alarms = [mistake for mistake in found if mistake.kind == "false alarm"]
+    assert all(mistake.said["student"][0] == "negative" for mistake in alarms)
+    assert all(mistake.truth == "negative" for mistake in found if mistake.kind == "missed risk")
+    for kind in ("false alarm", "missed risk", "mistake"):
+        assert sum(mistake.kind == kind for mistake in found) <= 3
+    texts = {"".join(word.before + word.text for word in mistake.words) for mistake in found}
+    assert texts <= {text for text, each in zip(bench.texts, wrong, strict=True) if each}
+    assert all(max(word.shade for word in mistake.words) == 1 for mistake in found)
+
+
+def test_the_twins_word_stands_beside(bench: Bench) -> None:
+    """The good student's mistakes are few; the poor one's evaluation in its place has some."""
+    students = {"good": bench.students["poor"], "good-direct": bench.students["good-direct"]}
+    found = worst_mistakes(students, bench.packages, bench.recipes, bench.texts)["good"]
+    assert all(set(mistake.said) == {"student", "teacher", "twin"} for mistake in found)
+    assert found
 
 
 class TestChampion:

@@ -1,0 +1,233 @@
+"""Students beside their teacher as a user runs them: size, load time, memory, latency and texts a second.
+
+    python bench/serving.py [--quick] [--json FILE]
+
+The teacher has BERT-base's shape and random weights; students are trained for one epoch on Financial PhraseBank and
+packaged, so that their int8 graphs are proved too. Everything is from text to label, tokenizing included, in
+length-sorted batches.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import polars as pl
+from machine import Seconds, describe_machine, read_arguments, read_shared, report, take_turns
+from teacher import random_teacher
+from tokenizers import Tokenizer
+
+from finstill.distil.trainer import train_student
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.package import GRAPH_FILES, TOKENIZER_FILE, Package
+from finstill.packaging.build import build_package
+from finstill.packaging.model_card import Provenance
+from finstill.quiet import quiet_transformers
+from finstill.runtime import StudentClassifier
+from finstill.students.recipe import Recipe
+from finstill.students.registry import STUDENTS
+from finstill.tasks import SENTIMENT
+from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.tokens import load_tokenizer
+from finstill.training import TrainingRows
+
+GOALS = {
+    "lstm_mb": "under 3",
+    "lstm_vs_teacher": "at least 150",
+    "lstm_p99_vs_teacher_p50": "at most 0.025",
+    "static_vs_teacher": "at least 1,000",
+}
+
+MAX_LENGTH = 128
+TEACHER_TOKEN_BUDGET = 512
+PACKAGE_NAMES = {"lstm_attention": "lstm"}
+"""How figures call a student where not by its architecture."""
+
+TOKENS_OF_ONE_TEXT = 30
+
+Classify = Callable[[list[str]], object]
+
+ALONE = """
+import json, re, sys, time
+from pathlib import Path
+kind, folder, graph, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.stdin.read())
+started = time.perf_counter()
+if kind == "student":
+    from finstill.quiet import quiet_transformers
+from finstill.runtime import StudentClassifier
+    student = StudentClassifier(folder, precision=graph)
+    loaded = time.perf_counter()
+    list(student.score(texts))
+else:
+    from tokenizers import Tokenizer
+    from finstill.onnx_classifier import OnnxClassifier
+    teacher = OnnxClassifier(Path(folder) / graph, threads=1)
+    tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
+    loaded = time.perf_counter()
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(128)
+    teacher.logits([tokenizer.encode(text).ids for text in texts], 512)
+# Not getrusage: its peak is the parent's where that was larger.
+kibibytes = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]
+print(json.dumps({"load_ms": 1000 * (loaded - started), "peak_mb": int(kibibytes) * 1024 / 1e6}))
+"""
+"""What a process of its own does: load one classifier, imports included, label some texts, and say what that took."""
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
+    phrasebank = read_shared("financial_phrasebank")
+    texts, few, rounds, repeats = (600, 24, 3, 60) if arguments.quick else (3000, 96, 7, 400)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print("Exporting a BERT-base in both precisions", flush=True)
+        teacher = make_teacher(folder)
+        tokenizer = load_tokenizer(teacher.folder, MAX_LENGTH)
+        packages = {}
+        for student in STUDENTS:
+            print(f"Training and packaging {student}", flush=True)
+            packages[PACKAGE_NAMES.get(student, student)] = make_package(
+                student, teacher, tokenizer, phrasebank, folder
+            )
+        print("Measuring", flush=True)
+        sample = phrasebank["text"].sample(texts, seed=0).to_list()
+        figures = compare(teacher, tokenizer, packages, sample, few, rounds, repeats)
+    report(figures, GOALS, describe_machine("onnxruntime", "tokenizers", "numpy"), arguments.json)
+
+
+def make_teacher(folder: Path) -> TeacherGraph:
+    checkpoint = folder / "checkpoint"
+    with quiet_transformers():
+        random_teacher().save_pretrained(checkpoint)
+    (checkpoint / TOKENIZER_FILE).write_bytes((resolve_checkpoint("embedded").folder / TOKENIZER_FILE).read_bytes())
+    return export_teacher(checkpoint, folder / "teacher", max_length=MAX_LENGTH, source="random", precision="int8")
+
+
+def make_package(
+    student: str, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pl.DataFrame, folder: Path
+) -> Package:
+    """Return a student of the default size, trained from labels for an epoch."""
+    rows = {}
+    for split in ("train", "validation", "test"):
+        part = phrasebank.filter(pl.col("split") == split)
+        labels = np.array([SENTIMENT.labels.index(label) for label in part["label"]], np.int64)
+        rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_list()), labels)
+    recipe = Recipe(student=student, alpha=0, epochs=1)  # type: ignore[arg-type]
+    trained = train_student(
+        recipe,
+        rows["train"],
+        rows["validation"],
+        SENTIMENT.labels,
+        folder / "checkpoint",
+        folder / student / "checkpoint",
+        stage=student,
+    )
+    provenance = Provenance(
+        "financial_phrasebank", "", False, None, None, {split: len(each) for split, each in rows.items()}
+    )
+    settings = recipe.model_dump(mode="json")
+    built = build_package(
+        trained.folder, student, settings, SENTIMENT, teacher, provenance, rows, folder / student / "package"
+    )
+    return built.package
+
+
+def compare(
+    teacher: TeacherGraph,
+    tokenizer: Tokenizer,
+    packages: Mapping[str, Package],
+    sample: list[str],
+    few: int,
+    rounds: int,
+    repeats: int,
+) -> dict[str, float]:
+    """Return all figures.
+
+    Args:
+        sample: texts that students label in a round; the teacher labels `few` of them, spread over their lengths.
+        repeats: single texts timed.
+    """
+    sample = sorted(sample, key=lambda text: len(tokenizer.encode(text)))
+    for_teacher = [sample[int((i + 0.5) / few * len(sample))] for i in range(few)]
+    one = next(text for text in sample if len(tokenizer.encode(text)) >= TOKENS_OF_ONE_TEXT)
+    figures: dict[str, float] = {}
+    alone: dict[str, Classify] = {}
+    seconds: dict[int, Seconds] = {}
+    for threads in (1, 2):
+        runs: dict[str, Callable[[], object]] = {}
+        for precision, file in GRAPH_FILES.items():
+            run = teacher_run(teacher.folder / file, tokenizer, threads)
+            runs[f"teacher_{precision}"] = partial(run, for_teacher)
+            alone.setdefault(f"teacher_{precision}", run)
+            for name, package in packages.items():
+                student = StudentClassifier(package.folder, precision=precision, threads=threads)  # type: ignore[arg-type]
+                run = partial(label, student)
+                runs[f"{name}_{precision}"] = partial(run, sample)
+                alone.setdefault(f"{name}_{precision}", run)
+        take_turns(runs, 1)  # Warm: memory is taken, and the first batches are slower.
+        seconds[threads] = take_turns(runs, rounds)
+    labelled = {name: few if name.startswith("teacher") else len(sample) for name in alone}
+    latencies = take_turns(
+        {name: partial(run, [one]) for name, run in alone.items() if "teacher" in name}, repeats // 10
+    )
+    latencies |= take_turns(
+        {name: partial(run, [one]) for name, run in alone.items() if "teacher" not in name}, repeats
+    )
+
+    for name in alone:
+        owner, _, precision = name.rpartition("_")
+        folder = teacher.folder if owner == "teacher" else packages[owner].folder
+        files = (folder / GRAPH_FILES[precision], folder / TOKENIZER_FILE)
+        figures[f"{name}_mb"] = sum(file.stat().st_size for file in files) / 1e6
+        figures |= {
+            f"{name}_{what}": value for what, value in in_own_process(owner, folder, precision, for_teacher).items()
+        }
+        for percentile in (50, 95, 99):
+            figures[f"{name}_p{percentile}_ms"] = 1000 * float(np.percentile(latencies[name], percentile))
+        for threads, measured in seconds.items():
+            figures[f"{name}_texts_a_second_{threads}"] = labelled[name] / median(measured[name])
+    for name in packages:
+        paces = zip(seconds[1][f"{name}_int8"], seconds[1]["teacher_float32"], strict=True)
+        figures[f"{name}_vs_teacher"] = median((len(sample) / ours) / (few / theirs) for ours, theirs in paces)
+    figures["lstm_mb"] = figures["lstm_int8_mb"]
+    figures["lstm_p99_vs_teacher_p50"] = figures["lstm_int8_p99_ms"] / figures["teacher_float32_p50_ms"]
+    return figures
+
+
+def token_ids(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
+    return [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+
+
+def teacher_run(graph: Path, tokenizer: Tokenizer, threads: int) -> Classify:
+    """Return the teacher as students are run: on one thread, texts are tokenized one by one too."""
+    classifier = OnnxClassifier(graph, threads=threads)
+
+    def run(texts: list[str]) -> np.ndarray:
+        rows = [tokenizer.encode(text).ids for text in texts] if threads == 1 else token_ids(tokenizer, texts)
+        return classifier.logits(rows, TEACHER_TOKEN_BUDGET)
+
+    return run
+
+
+def label(student: StudentClassifier, texts: list[str]) -> list[str]:
+    return [score.label for score in student.score(texts)]
+
+
+def in_own_process(owner: str, folder: Path, precision: str, texts: list[str]) -> dict[str, float]:
+    kind, graph = ("teacher", GRAPH_FILES[precision]) if owner == "teacher" else ("student", precision)
+    command = [sys.executable, "-c", ALONE, kind, str(folder), graph]
+    return json.loads(
+        subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True).stdout
+    )
+
+
+if __name__ == "__main__":
+    main()
