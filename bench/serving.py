@@ -61,8 +61,7 @@ from pathlib import Path
 kind, folder, graph, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.stdin.read())
 started = time.perf_counter()
 if kind == "student":
-    from finstill.quiet import quiet_transformers
-from finstill.runtime import StudentClassifier
+    from finstill.runtime import StudentClassifier
     student = StudentClassifier(folder, precision=graph)
     loaded = time.perf_counter()
     list(student.score(texts))
