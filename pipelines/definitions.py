@@ -8,6 +8,7 @@ import assets.checks
 import assets.comparison
 import assets.corpus
 import assets.other_origin
+import assets.page
 import assets.scores
 import assets.students
 import assets.teacher
@@ -19,7 +20,16 @@ from pipelines.sensors import new_recipes
 
 defs = Definitions(
     assets=load_assets_from_modules(
-        [assets.corpus, assets.teacher, assets.other_origin, assets.tuning, assets.students, assets.comparison, assets.scores]
+        [
+            assets.corpus,
+            assets.teacher,
+            assets.other_origin,
+            assets.tuning,
+            assets.students,
+            assets.comparison,
+            assets.scores,
+            assets.page,
+        ]
     ),
     asset_checks=load_asset_checks_from_modules([assets.checks]),
     jobs=[label, tune, distil, decide],

@@ -1,0 +1,45 @@
+"""The champion in a browser."""
+
+from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
+
+from assets.comparison import champion, comparison
+from assets.metadata import OWNERS
+from assets.resources import ProfileResource
+from assets.teacher import teacher_logits
+
+SAMPLES = 8
+
+
+@asset(
+    deps=[comparison, champion, teacher_logits],
+    group_name="service",
+    kinds={"onnx", "javascript"},
+    owners=OWNERS,
+    code_version="1",
+)
+def page(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """A page beside the report where a person types a text and the champion answers, run by the browser alone.
+
+    Belongs to no job: onnxruntime-web comes from npm, which the rest needs not.
+    """
+    from pathlib import Path
+
+    import pyarrow.parquet as pq
+
+    from finstill.distil.rows import training_rows
+    from finstill.package import Package
+    from finstill.page.build import Sample, write_page
+    from finstill.page.onnxruntime_web import onnxruntime_web
+
+    settings, workspace = profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)["test"]
+    test = pq.read_table(workspace.corpus, columns=["text", "label"], filters=[("split", "=", "test")]).to_pylist()
+    assert rows.teacher_logits is not None
+    labels = settings.task.labels
+    samples = [
+        Sample(row["text"], row["label"], labels[int(logits.argmax())])
+        for row, logits in zip(test[:SAMPLES], rows.teacher_logits, strict=False)
+    ]
+    runtime = onnxruntime_web(Path(profile.home).resolve())
+    path = write_page(Package.read(workspace.champion / "current"), samples, runtime, workspace.comparison / "try")
+    return MaterializeResult(metadata={"page": MetadataValue.path(str(path))})

@@ -1,0 +1,1 @@
+"""A page that runs a packaged student in a browser, with nothing but the files beside it."""

@@ -1,0 +1,121 @@
+"""The page, opened from the disk in a real browser, against the Python runtime's numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from finstill.errors import InputError
+from finstill.package import Package
+from finstill.page import onnxruntime_web as fetching
+from finstill.page.build import Sample, write_page
+from finstill.page.onnxruntime_web import FILES, onnxruntime_web
+from finstill.runtime import StudentClassifier
+
+CHROMIUM = shutil.which("chromium")
+
+ODD = [
+    "",
+    "  \u3000 ",
+    "Ünïcödé ｆｕｌｌ　width €5bn, naïve",
+    "U.S. steel–maker's “EBITDA” (Q3'21): $1.2bn; +3.4% [sic] a_b c~d `e` {f} ^g",
+    "ΟΔΥΣΣΕΥΣ ΑΕΕΣ İstanbul straße ﬁne",
+    "利润增长 10% in 上海, 株式会社 ｶﾞ",
+    "zero\u200bwidth con\x07trol \u00adsoft \ufffd",
+    "a[MASK]b [SEP] [cls]",
+    "x" * 101 + " " + "y" * 100,
+    "🙂 📈 e\u0301 ก่ हिन्दी",
+]
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[str]:
+    corpus = (files("finstill.data") / "corpus.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in corpus[::7]]
+    return [*ODD, *(" ".join(text.split()[:14]) for text in texts)][:200]
+
+
+@pytest.fixture(scope="module")
+def page(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if CHROMIUM is None or shutil.which("npm") is None:
+        pytest.skip("needs chromium and npm")
+    root = tmp_path_factory.mktemp("page")
+    sample = Sample("<img src=x onerror=alert(1)> Profit rose", None, "positive")
+    path = write_page(package, [sample], onnxruntime_web(root), root / "try")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page()
+        outside: list[str] = []
+        opened.on("request", lambda request: outside.append(request.url))
+        opened.goto(path.as_uri())
+        opened.wait_for_selector("body[data-ready]", timeout=60_000)
+        assert [url for url in outside if not url.startswith(("file:", "blob:", "data:"))] == []
+        yield opened
+        browser.close()
+
+
+def test_two_hundred_texts_get_the_runtimes_numbers(page: Page, package: Package, samples: list[str]) -> None:
+    assert len(samples) == 200
+    answers = page.evaluate(
+        "async (texts) => { const all = []; for (const t of texts) all.push(await score(t)); return all; }", samples
+    )
+    student = StudentClassifier(package.folder)
+    for text, ours, theirs in zip(samples, student.score(samples, explain=True), answers, strict=True):
+        assert theirs["tokens"] == student.tokens(text), text
+        if ours.windows > 1:
+            assert "label" not in theirs, text
+            continue
+        assert theirs["label"] == ours.label, text
+        assert theirs["probabilities"] == pytest.approx(list(ours.probabilities.values()), abs=1e-4), text
+        assert ours.calibrated is not None
+        assert theirs["calibrated"] == pytest.approx(list(ours.calibrated.values()), abs=1e-4), text
+        assert ours.attention is not None
+        weights = [word["weight"] for word in theirs["attention"]]
+        assert weights == pytest.approx([weight for _, weight in ours.attention], abs=1e-4), text
+
+
+def test_a_person_types_and_reads(page: Page, package: Package) -> None:
+    text = "Shares of <b>Acme</b> fell"
+    page.fill("#text", text)
+    page.wait_for_function("document.getElementById('words')?.textContent === 'Shares of <b>Acme</b> fell'")
+    (score,) = StudentClassifier(package.folder).score([text])
+    assert page.text_content("#label") == score.label
+    assert page.locator("#answer tr").count() == 1 + len(package.labels)
+    assert page.locator("#answer b, #samples img").count() == 0
+    page.click("#samples tbody tr")
+    assert page.input_value("#text") == "<img src=x onerror=alert(1)> Profit rose"
+
+
+def test_a_long_text_is_said(page: Page) -> None:
+    page.fill("#text", "profit rose " * 30)
+    page.wait_for_function("document.getElementById('answer').textContent.includes('the student reads 32 at once')")
+
+
+def test_another_tokenizer_is_refused(package: Package, tmp_path: Path) -> None:
+    shutil.copytree(package.folder, tmp_path / "package")
+    tokenizer = json.loads((package.folder / "tokenizer.json").read_text())
+    tokenizer["model"]["type"] = "BPE"
+    (tmp_path / "package" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(InputError, match="the page reads BERT's tokenizers"):
+        write_page(Package.read(tmp_path / "package"), [], tmp_path, tmp_path / "try")
+
+
+def test_without_npm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match=r"comes from npm, which is not installed\. Install Node\.js"):
+        onnxruntime_web(tmp_path)
+
+
+def test_a_file_that_was_not_tested_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("needs npm")
+    monkeypatch.setattr(fetching, "FILES", {**FILES, "ort.wasm.bundle.min.mjs": "0" * 64})
+    with pytest.raises(InputError, match="is not the file that was tested"):
+        onnxruntime_web(tmp_path)
+    assert list(tmp_path.iterdir()) == []
