@@ -86,5 +86,5 @@ class Package:
             raise InputError(
                 f"this package was made by another version of Finstill ({error})",
                 where=file,
-                remedy="Materialize student_package again, or run the version that made it",
+                remedy="Materialize student_package again; an old champion's folder may be removed",
             ) from error
