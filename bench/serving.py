@@ -47,6 +47,9 @@ GOALS = {
 }
 
 MAX_LENGTH = 128
+WORDS = 8000
+"""That a student knows at most; its corpus may have fewer."""
+
 TEACHER_TOKEN_BUDGET = 512
 PACKAGE_NAMES = {"lstm_attention": "lstm"}
 """How figures call a student where not by its architecture."""
@@ -113,13 +116,14 @@ def make_teacher(folder: Path) -> TeacherGraph:
 def make_package(
     student: str, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pl.DataFrame, folder: Path
 ) -> Package:
-    """Return a student of the default size, trained from labels for an epoch."""
+    """Return a student of the default size that knows its corpus's words, trained from labels for an epoch."""
     rows = {}
     for split in ("train", "validation", "test"):
         part = phrasebank.filter(pl.col("split") == split)
         labels = np.array([SENTIMENT.labels.index(label) for label in part["label"]], np.int64)
         rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_list()), labels)
-    recipe = Recipe(student=student, alpha=0, epochs=1)  # type: ignore[arg-type]
+    shape = {"vocabulary": "corpus", "vocabulary_size": WORDS}
+    recipe = Recipe.model_validate({"student": student, "shape": shape, "alpha": 0, "epochs": 1})
     trained = train_student(
         recipe,
         rows["train"],

@@ -26,6 +26,7 @@ from finstill.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training import TrainingRows
 
+VOCABULARY = 30522
 PROSUS_ORDER = ("positive", "negative", "neutral")
 
 
@@ -67,22 +68,32 @@ def make_package(
     from finstill.packaging.model_card import Provenance
     from finstill.students.recipe import Recipe
     from finstill.students.registry import STUDENTS
+    from finstill.students.vocabulary import Vocabulary
     from finstill.tasks import SENTIMENT
+    from finstill.teacher.checkpoint import load_classifier
     from finstill.teacher.export import export_teacher
 
     checkpoint = make_checkpoint()
+    classifier = load_classifier(checkpoint)
     teacher = export_teacher(
         checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="me/finbert"
     )
 
     def make(
-        name: str = "small", seed: int = 0, labelled: bool = True, provenance: Provenance | None = None
+        name: str = "small",
+        seed: int = 0,
+        labelled: bool = True,
+        provenance: Provenance | None = None,
+        recipe: Recipe | None = None,
     ) -> Package:
         torch.manual_seed(seed)
         shape = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
-        recipe = Recipe(shape=shape)  # type: ignore[arg-type]
-        student = STUDENTS["lstm_attention"].from_shape(recipe.shape, SENTIMENT.labels, 30522, None).eval()
-        torch.nn.init.normal_(student.head.weight, std=6.0)
+        recipe = recipe or Recipe.model_validate({"shape": shape})
+        full = Vocabulary.full(VOCABULARY)
+        student = STUDENTS[recipe.student].from_shape(recipe.shape, SENTIMENT.labels, full, classifier).eval()
+        for parameter_name, parameter in student.named_parameters():
+            if parameter_name == "head.weight":
+                torch.nn.init.normal_(parameter, std=6.0)
         folder = tmp_path_factory.mktemp(name)
         student.save_pretrained(folder / "checkpoint")
         shutil.copy(checkpoint / "tokenizer.json", folder / "checkpoint")

@@ -199,8 +199,8 @@ def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def _corpus_name(corpus: CorpusSource) -> str:
-    if corpus.hub is not None:
-        return corpus.hub
+    if corpus.hub is not None or corpus.name is not None:
+        return str(corpus.hub or corpus.name)
     return "finstill-embedded" if corpus.path == EMBEDDED else Path(str(corpus.path)).name
 
 

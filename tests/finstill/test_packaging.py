@@ -24,7 +24,9 @@ from finstill.packaging.calibration import LEAST_ROWS, fit_temperature
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.model_card import Provenance
 from finstill.packaging.proof import Int8Proof, prove_int8
+from finstill.runtime import StudentClassifier
 from finstill.students.lstm_attention import LstmAttention
+from finstill.students.recipe import Recipe
 from finstill.students.registry import load_student
 
 FILES = {
@@ -88,6 +90,25 @@ class TestInt8:
         rows = rows_of(np.random.default_rng(seed), 40)
         alone = np.concatenate([classifier.batch_logits([row]) for row in rows])
         assert classifier.batch_logits(rows) == pytest.approx(alone, abs=1e-5)
+
+    @pytest.mark.parametrize(
+        ("student", "shape"),
+        [
+            ("convolution", {"embedding_width": 16, "filters": 24, "widths": [2, 3]}),
+            ("transformer", {"layers": [0, 1]}),
+            ("static", {"embedding_width": 32, "hidden_width": 64}),
+        ],
+    )
+    def test_every_students_graph_is_proved(
+        self, make_package: Callable[..., Package], student: str, shape: dict
+    ) -> None:
+        recipe = Recipe.model_validate({"student": student, "shape": shape})
+        package = make_package(student, recipe=recipe)
+        assert package.measured["int8"]["batch_dependence"] < 1e-5
+        assert package.graph_of("int8").stat().st_size < 0.4 * package.graph.stat().st_size
+        (score,) = StudentClassifier(package.folder).score(["Shares fell"], explain=True)
+        assert score.label in package.labels
+        assert [word for word, _ in score.attention or ()] == ["Shares", "fell"]
 
     def test_onnx_runtimes_own_dynamic_quantisation_would_move_it(self, package: Package, tmp_path: Path) -> None:
         """What the pinned range is for: without it the proof does not hold."""
