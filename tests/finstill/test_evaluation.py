@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
@@ -74,6 +74,7 @@ class TestMetrics:
     def test_agreement(self) -> None:
         assert agreement(one_hot([0, 1, 2, 2]), one_hot([0, 1, 1, 2])) == 0.75
 
+    @settings(deadline=None)
     @given(st.integers(0, 2**32 - 1))
     def test_the_bootstraps_macro_f1_is_scikit_learns(self, seed: int) -> None:
         random = np.random.default_rng(seed)
