@@ -1,6 +1,5 @@
 """A student from recipe to evaluation: one partition a recipe."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dagster import (

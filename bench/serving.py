@@ -138,7 +138,7 @@ def make_package(
     )
     settings = recipe.model_dump(mode="json")
     built = build_package(
-        trained.folder, student, settings, SENTIMENT, teacher, provenance, rows, folder / student / "package"
+        trained.folder, student, settings, SENTIMENT, [teacher], provenance, rows, folder / student / "package"
     )
     return built.package
 

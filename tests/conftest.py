@@ -100,7 +100,14 @@ def make_package(
         splits = {split: _random_rows(120, i, labelled) for i, split in enumerate(("train", "validation", "test"))}
         provenance = provenance or Provenance("news.csv", "0" * 32, False, "cc0-1.0", "mit", {"test": 120})
         return build_package(
-            folder / "checkpoint", name, recipe.model_dump(), SENTIMENT, teacher, provenance, splits, folder / "package"
+            folder / "checkpoint",
+            name,
+            recipe.model_dump(),
+            SENTIMENT,
+            [teacher],
+            provenance,
+            splits,
+            folder / "package",
         ).package
 
     return make

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from finstill.packaging.model_card import CARD_FILE, Provenance, model_card
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
 from finstill.students.registry import load_student
 from finstill.tasks import Task
-from finstill.teacher.export import TeacherGraph
+from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training import TrainingRows
 
 
@@ -44,7 +44,7 @@ def build_package(
     name: str,
     recipe: dict[str, Any],
     task: Task,
-    teacher: TeacherGraph,
+    teachers: Sequence[TeacherGraph],
     provenance: Provenance,
     rows: Mapping[str, TrainingRows],
     folder: Path,
@@ -53,7 +53,8 @@ def build_package(
 
     Args:
         name, recipe: what it is called and what it was made by.
-        provenance: what the model card says of teacher and corpus.
+        teachers: whom it learned from, one or the members of an ensemble.
+        provenance: what the model card says of licences and corpus.
         rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the
             temperature is fitted.
 
@@ -102,8 +103,8 @@ def build_package(
             name=name,
             task=task.name,
             labels=task.labels,
-            max_length=teacher.max_length,
-            teacher=teacher.fingerprint,
+            max_length=teachers[0].max_length,
+            teacher=ensemble_fingerprint(teachers),
             corpus=provenance.corpus_digest,
             recipe=recipe,
             parameters=model.num_parameters(),
@@ -111,7 +112,7 @@ def build_package(
             measured=measured,
             digest=identity,
         )
-        (unfinished / CARD_FILE).write_text(str(model_card(package, teacher, provenance)), encoding="utf-8")
+        (unfinished / CARD_FILE).write_text(str(model_card(package, teachers, provenance)), encoding="utf-8")
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
     return Built(package, parity, proof)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Provenance:
         return cls(_corpus_name(corpus), corpus_digest, corpus.hub is not None, corpus.licence, teacher.licence, rows)
 
 
-def model_card(package: Package, teacher: TeacherGraph, provenance: Provenance) -> ModelCard:
+def model_card(package: Package, teachers: Sequence[TeacherGraph], provenance: Provenance) -> ModelCard:
     """Return the card of `package`.
 
     Raises:
@@ -55,14 +55,14 @@ def model_card(package: Package, teacher: TeacherGraph, provenance: Provenance) 
         pipeline_tag=TASK_TYPE,
         library_name="finstill",
         tags=["finance", "knowledge-distillation", "onnx", package.task],
-        base_model=teacher.source if _is_hub_name(teacher.source) else None,
+        base_model=[teacher.source for teacher in teachers if _is_hub_name(teacher.source)] or None,
         datasets=[provenance.corpus] if provenance.on_hub else None,
         eval_results=_eval_results(package, provenance),
         license=licence,
         license_name="licences-of-teacher-and-corpus" if licence == "other" else None,
     )
     return ModelCard(
-        f"---\n{data.to_yaml()}\n---\n\n{_body(package, teacher, provenance)}", ignore_metadata_errors=False
+        f"---\n{data.to_yaml()}\n---\n\n{_body(package, teachers, provenance)}", ignore_metadata_errors=False
     )
 
 
@@ -92,19 +92,21 @@ def _licence(provenance: Provenance) -> str | None:
     return teacher if teacher == corpus else "other"
 
 
-def _body(package: Package, teacher: TeacherGraph, provenance: Provenance) -> str:
+def _body(package: Package, teachers: Sequence[TeacherGraph], provenance: Provenance) -> str:
     measured, recipe = package.measured, package.recipe
     quality, int8, graph = measured["quality"], measured["int8"], measured["graph"]
     heard = recipe.get("alpha", 0) > 0
-    source = teacher.source if _is_hub_name(teacher.source) else Path(teacher.source).name
+    names = ", ".join(_named(teacher) for teacher in teachers)
+    who = f"teacher {names}" if len(teachers) == 1 else f"teachers {names}, averaged"
+    seen_by_any = list(dict.fromkeys(name for teacher in teachers for name in teacher.seen))
     learned = (
-        f"It learned from the logits of the teacher `{source}`" + ("" if recipe["alpha"] == 1 else " and from labels")
+        f"It learned from the logits of the {who}" + ("" if recipe["alpha"] == 1 else " and from labels")
         if heard
         else "It learned from labels alone, without a teacher"
     )
     seen = (
-        f"The teacher was trained on {', '.join(teacher.seen)}. Figures on texts from there are not of unseen texts."
-        if teacher.seen
+        f"The teacher was trained on {', '.join(seen_by_any)}. Figures on texts from there are not of unseen texts."
+        if seen_by_any
         else "The profile names no data set that the teacher was trained on."
     )
     figures = [("test texts", f"{measured['test_rows']:,}"), ("of them labelled", f"{measured['labelled_rows']:,}")]
@@ -154,7 +156,7 @@ made to decide about people or money by itself.
 
 Corpus `{provenance.corpus}` (digest `{provenance.corpus_digest}`):
 {", ".join(f"{rows:,} {split}" for split, rows in provenance.rows.items())} texts.
-Teacher `{source}`{f" at revision `{teacher.revision}`" if teacher.revision else ""}, fingerprint `{package.teacher}`.
+{who[0].upper() + who[1:]}; fingerprint `{package.teacher}`.
 {seen}
 
 ## Figures
@@ -202,6 +204,12 @@ def _corpus_name(corpus: CorpusSource) -> str:
     if corpus.hub is not None or corpus.name is not None:
         return str(corpus.hub or corpus.name)
     return "finstill-embedded" if corpus.path == EMBEDDED else Path(str(corpus.path)).name
+
+
+def _named(teacher: TeacherGraph) -> str:
+    """Return a teacher's name: of a folder the last part, and no path of the machine it was made on."""
+    name = teacher.source if _is_hub_name(teacher.source) else Path(teacher.source).name
+    return f"`{name}` at revision `{teacher.revision}`" if teacher.revision else f"`{name}`"
 
 
 def _is_hub_name(source: str) -> bool:

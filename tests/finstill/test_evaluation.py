@@ -151,7 +151,7 @@ class Bench:
             name,
             recipe.model_dump(),
             SENTIMENT,
-            self.teacher,
+            [self.teacher],
             provenance,
             splits,
             folder / "package",

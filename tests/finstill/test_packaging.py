@@ -199,7 +199,7 @@ class TestModelCard:
     def test_the_hub_can_read_it(self, package: Package) -> None:
         card = ModelCard.load(package.folder / "README.md", ignore_metadata_errors=False)
         assert card.data.pipeline_tag == "text-classification"
-        assert card.data.base_model == "me/finbert"
+        assert card.data.base_model == ["me/finbert"]
         assert card.data.license == "other"
         results = {result.metric_type: result for result in card.data.eval_results}
         assert results["f1"].metric_value == pytest.approx(package.measured["quality"]["macro_f1"], abs=1e-4)
