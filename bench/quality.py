@@ -1,0 +1,276 @@
+"""What distilling is worth on Financial PhraseBank, and what each piece of it adds.
+
+    python bench/quality.py [--quick] [--json FILE]
+
+Transfer text are business headlines and augmented sentences. Each student is trained from several seeds; every choice
+is made on `validation`, and `test` is read once, at the end. Artefacts stay in .finstill/quality: a run that was
+stopped goes on from there. Trainings run side by side, one thread each.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import pyarrow.parquet as pq
+import torch
+from finstill.packaging.int8 import quantize_student
+from joblib import Parallel, cpu_count, delayed
+from machine import describe_machine, read_arguments, read_shared, report, take_turns, times_faster
+
+from finstill.augment.build import augment_corpus
+from finstill.corpus.build import build_corpus
+from finstill.corpus.sources import read_rows
+from finstill.distil.rows import training_rows, with_augmented
+from finstill.distil.schedules import TemperatureSchedule
+from finstill.distil.trainer import train_student
+from finstill.evaluation.metrics import agreement, calibration_error, macro_f1, paired_interval
+from finstill.onnx_classifier import OnnxClassifier
+from finstill.package import STUDENT_TOKEN_BUDGET
+from finstill.profile import Augmentation, CorpusSource, FineTuning
+from finstill.soft_labels.cache import SoftLabelCache
+from finstill.soft_labels.labelling import label_texts, write_corpus_logits
+from finstill.students.recipe import Recipe
+from finstill.students.registry import load_student
+from finstill.students.shapes import ConvolutionShape, LstmAttentionShape, StaticShape
+from finstill.tasks import SENTIMENT
+from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint, word_embeddings
+from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.fine_tune import fine_tune
+from finstill.tokens import load_tokenizer, tokenize_corpus
+from finstill.training import TrainingRows
+
+GOALS = {
+    "teacher_macro_f1": "",
+    "lstm_over_direct": "at least 0.12",
+    "lstm_over_direct_low": "above 0",
+    "lstm_teacher_share": "at least 0.99",
+    "best_small_teacher_share": "at least 1",
+    "lstm_agreement": "at least 0.92",
+    "calibration_ratio": "under 1",
+    "static_teacher_share": "at least 0.95",
+    "static_vs_teacher_speed": "at least 1000",
+}
+
+EVERYTHING = frozenset({"headlines", "augmented"})
+
+FOLDER = Path(__file__).resolve().parents[1] / ".finstill" / "quality"
+MAX_LENGTH = 128
+TEACHER_TOKEN_BUDGET = 512
+SMALL_MEGABYTES = 5
+
+TRIMMED: dict[str, Any] = {"vocabulary": "corpus", "vocabulary_size": 8000}
+LSTM = LstmAttentionShape(**TRIMMED, hidden_width=64)
+DISTILLED: dict[str, Any] = {"batch_size": 64, "patience": 10, "labelled_repeats": 3}
+RECIPES = {
+    "lstm": Recipe(student="lstm_attention", shape=LSTM, epochs=5, **DISTILLED),
+    "convolution": Recipe(student="convolution", shape=ConvolutionShape(**TRIMMED), epochs=5, **DISTILLED),
+    "static": Recipe(student="static", shape=StaticShape(**TRIMMED), epochs=10, **DISTILLED),
+    # Few rows, and so as many epochs as still help: the best one by validation is kept.
+    "lstm-direct": Recipe(student="lstm_attention", shape=LSTM, alpha=0, epochs=25, batch_size=32, patience=8),
+}
+"""What the figures are of. The twin differs from `lstm` in what it learns from, and in the epochs that it needs."""
+
+ABLATION_SEEDS = 1
+ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
+    "labelled rows alone": ({"epochs": 25, "batch_size": 32, "patience": 8}, frozenset()),
+    "headlines, no augmented rows": ({"epochs": 8}, frozenset({"headlines"})),
+    "augmented rows, no headlines": ({}, frozenset({"augmented"})),
+    "constant temperature 3": ({"temperature": TemperatureSchedule(schedule="constant")}, EVERYTHING),
+    "1/T^2 in place of T^2": ({"soft_loss": "kl_inverse_square"}, EVERYTHING),
+    "mean squared error on logits": ({"soft_loss": "mse"}, EVERYTHING),
+    "random word vectors": ({"shape": LSTM.model_copy(update={"embedding": "random"})}, EVERYTHING),
+    "all 30,522 word vectors": (
+        {"shape": LSTM.model_copy(update={"vocabulary": "full", "vocabulary_size": None})},
+        EVERYTHING,
+    ),
+}
+"""Changes to the recipe `lstm`, and the transfer text that is left to it."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything a run takes: `variants` augmented rows for each labelled train row."""
+
+    seeds: int
+    headlines: int
+    variants: int
+    teacher_epochs: int
+    most_epochs: int
+
+
+FULL = Size(seeds=5, headlines=20_000, variants=12, teacher_epochs=6, most_epochs=25)
+QUICK = Size(seeds=1, headlines=1_000, variants=1, teacher_epochs=1, most_epochs=1)
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
+    size = QUICK if arguments.quick else FULL
+    folder = FOLDER / ("quick" if arguments.quick else "full")
+    folder.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("finstill").setLevel(logging.INFO)
+    make_corpus(folder, size.headlines)
+    teacher = make_teacher(folder, size)
+
+    seeds = range(size.seeds)
+    jobs = [(name, recipe, EVERYTHING, seed) for seed in seeds for name, recipe in RECIPES.items()]
+    for name, (changes, transfer) in ABLATIONS.items():
+        recipe = RECIPES["lstm"].model_copy(update=changes)
+        jobs += [(f"lstm, {name}", recipe, transfer, seed) for seed in seeds[:ABLATION_SEEDS]]
+    runs = Parallel(n_jobs=cpu_count())(delayed(train)(folder, size.most_epochs, *job) for job in jobs)
+    students: dict[str, list[Path]] = {}
+    for (name, *_), path in zip(jobs, runs, strict=True):
+        write_graphs(path)
+        students.setdefault(name, []).append(path)
+
+    rows = training_rows(folder / "corpus.parquet", folder / "tokens.parquet", SENTIMENT, folder / "logits.parquet")
+    test = rows["test"]
+    logits = {name: np.stack([predict(path, test) for path in paths]) for name, paths in students.items()}
+    print_table(test, logits, students)
+    report(measure(test, logits, students, teacher), GOALS, describe_machine("torch", "onnxruntime"), arguments.json)
+
+
+def make_corpus(folder: Path, headlines: int) -> None:
+    """Write PhraseBank with its own split, and `headlines` of the headlines as unlabelled train rows, and their ids."""
+    if (folder / "tokens.parquet").exists():
+        return
+    columns = pl.col("text"), pl.col("label"), pl.col("split")
+    unlabelled = read_shared("business_headlines").sample(headlines, seed=0)
+    unlabelled = unlabelled.with_columns(label=pl.lit(None, pl.String), split=pl.lit("train"))
+    source = folder / "source.parquet"
+    pl.concat([read_shared("financial_phrasebank").select(columns), unlabelled.select(columns)]).write_parquet(source)
+    rows = read_rows(CorpusSource(path=str(source), label="label", split="split"))
+    corpus, _ = build_corpus(rows, SENTIMENT.labels, {})
+    pq.write_table(corpus, folder / "corpus.parquet")
+    tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
+    tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
+
+
+def make_teacher(folder: Path, size: Size) -> TeacherGraph:
+    """Fine-tune the teacher, make the augmented corpus from its embeddings, and label all texts."""
+    corpus, tokens, augmented = (folder / f"{name}.parquet" for name in ("corpus", "tokens", "augmented"))
+    encoder, checkpoint = resolve_checkpoint("embedded"), folder / "teacher"
+    rows = training_rows(corpus, tokens, SENTIMENT)
+    settings = FineTuning(epochs=size.teacher_epochs)
+    fine_tune(encoder, settings, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
+    teacher = export_teacher(checkpoint, folder / "onnx", max_length=MAX_LENGTH, source="embedded")
+    if not augmented.exists():
+        augment_corpus(
+            corpus,
+            tokens,
+            load_tokenizer(checkpoint, MAX_LENGTH),
+            word_embeddings(load_classifier(checkpoint)),
+            Augmentation(variants_per_text=size.variants),
+            augmented,
+        )
+    cache = SoftLabelCache(folder / "cache", teacher.fingerprint, teacher.labels)
+    for texts, logits in ((tokens, "logits"), (augmented, "augmented_logits")):
+        label_texts(texts, cache, partial(OnnxClassifier, teacher.graph), TEACHER_TOKEN_BUDGET)
+        write_corpus_logits(texts, cache, folder / f"{logits}.parquet")
+    return teacher
+
+
+def train(folder: Path, most_epochs: int, name: str, recipe: Recipe, transfer: frozenset[str], seed: int) -> Path:
+    """Train one student from `transfer` text beside the labelled rows and return its folder."""
+    torch.set_num_threads(1)
+    logging.disable(logging.WARNING)
+    rows = training_rows(folder / "corpus.parquet", folder / "tokens.parquet", SENTIMENT, folder / "logits.parquet")
+    learned = rows["train"] if "headlines" in transfer else rows["train"].labelled()
+    if "augmented" in transfer:
+        learned = with_augmented(learned, folder / "augmented.parquet", folder / "augmented_logits.parquet", SENTIMENT)
+    # A folder of its own for each: its trainer keeps checkpoints beside it.
+    student = folder / "students" / name.replace("/", " ") / str(seed) / "student"
+    train_student(
+        recipe.model_copy(update={"seed": seed, "epochs": min(recipe.epochs, most_epochs)}),
+        learned,
+        rows["validation"],
+        SENTIMENT.labels,
+        folder / "teacher",
+        student,
+        stage=f"{name}, seed {seed}",
+    )
+    print(f"{name}, seed {seed}: trained", flush=True)
+    return student
+
+
+def write_graphs(student: Path) -> None:
+    graph = load_student(student).onnx_graph()
+    onnx.save(graph, student / "float32.onnx")
+    onnx.save(quantize_student(graph), student / "int8.onnx")
+
+
+def predict(student: Path, rows: TrainingRows, precision: str = "float32") -> np.ndarray:
+    return OnnxClassifier(student / f"{precision}.onnx").logits(rows.input_ids, STUDENT_TOKEN_BUDGET)
+
+
+def print_table(test: TrainingRows, logits: dict[str, np.ndarray], students: dict[str, list[Path]]) -> None:
+    """Print what each student is worth on the test rows: the mean over its seeds and the standard deviation."""
+    teacher = test.teacher_logits
+    assert teacher is not None
+    form = "{:<44} {:>5} {:>15} {:>9} {:>8} {:>8} {:>8}"
+    print(form.format("test rows", "seeds", "macro-F1", "agreement", "ECE", "MB", "int8 MB"))
+    print(form.format("teacher", "", f"{macro_f1(test.labels, teacher):.3f}", "", "", "", ""))
+    for name, runs in logits.items():
+        scores = [macro_f1(test.labels, run) for run in runs]
+        sizes = [(students[name][0] / f"{precision}.onnx").stat().st_size / 1e6 for precision in ("float32", "int8")]
+        print(
+            form.format(
+                name,
+                len(runs),
+                f"{np.mean(scores):.3f} +- {np.std(scores):.3f}",
+                f"{np.mean([agreement(run, teacher) for run in runs]):.3f}",
+                f"{np.mean([calibration_error(test.labels, run) for run in runs]):.3f}",
+                *(f"{size:.1f}" for size in sizes),
+            )
+        )
+
+
+def measure(
+    test: TrainingRows, logits: dict[str, np.ndarray], students: dict[str, list[Path]], teacher: TeacherGraph
+) -> dict[str, float]:
+    """Return the figures, each a mean over the seeds."""
+    assert test.teacher_logits is not None
+    of_teacher = macro_f1(test.labels, test.teacher_logits)
+
+    def share(runs: np.ndarray) -> float:
+        return float(np.mean([macro_f1(test.labels, run) for run in runs])) / of_teacher
+
+    difference, low, _ = paired_interval(test.labels, logits["lstm"], logits["lstm-direct"])
+    small = {}
+    for name in RECIPES:
+        if max((path / "int8.onnx").stat().st_size for path in students[name]) < SMALL_MEGABYTES * 1e6:
+            small[name] = share(np.stack([predict(path, test, "int8") for path in students[name]]))
+    errors = {
+        name: np.mean([calibration_error(test.labels, run) for run in logits[name]]) for name in ("lstm", "lstm-direct")
+    }
+    static = OnnxClassifier(students["static"][0] / "float32.onnx")
+    original = OnnxClassifier(teacher.graph)
+    seconds = take_turns(
+        {
+            "static": lambda: static.logits(test.input_ids, STUDENT_TOKEN_BUDGET),
+            "teacher": lambda: original.logits(test.input_ids, TEACHER_TOKEN_BUDGET),
+        },
+        rounds=3,
+    )
+    return {
+        "teacher_macro_f1": of_teacher,
+        "lstm_over_direct": difference,
+        "lstm_over_direct_low": low,
+        "lstm_teacher_share": share(logits["lstm"]),
+        "best_small_teacher_share": max(small.values()),
+        "lstm_agreement": float(np.mean([agreement(run, test.teacher_logits) for run in logits["lstm"]])),
+        "calibration_ratio": float(errors["lstm"] / errors["lstm-direct"]),
+        "static_teacher_share": share(logits["static"]),
+        "static_vs_teacher_speed": times_faster(seconds, "static", "teacher"),
+    }
+
+
+if __name__ == "__main__":
+    main()
