@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The errors a user is meant to read."""
 
 from __future__ import annotations
 
@@ -31,3 +31,7 @@ class InputError(ValueError):
         place += [f"{unit} {number}" for unit, number in (("row", row), ("line", line)) if number is not None]
         message = f"{', '.join(place)}: {problem}" if place else problem
         super().__init__(f"{message.rstrip('.')}. {remedy}" if remedy else message)
+
+
+class UnreachableError(InputError):
+    """A place on the network did not answer. The one fault here that may be gone when the same is tried again."""

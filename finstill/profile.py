@@ -144,6 +144,24 @@ class Tuning(_Section):
     seed: int = Field(17, ge=0, le=2**31)
 
 
+class Budgets(_Section):
+    """What a student must keep to before it may go into service; what is not set is not asked.
+
+    Attributes:
+        megabytes: of its ONNX graph, 10^6 bytes, at most.
+        latency_ms: of one text alone on one thread, at most, as the evaluation measures it.
+        agreement: share of test texts that get the teacher's class, at least.
+        divergence: mean KL from the teacher in nats, at most.
+        calibration_error: expected calibration error on the labelled test texts, at most.
+    """
+
+    megabytes: float | None = Field(None, gt=0)
+    latency_ms: float | None = Field(None, gt=0)
+    agreement: float | None = Field(None, ge=0, le=1)
+    divergence: float | None = Field(None, ge=0)
+    calibration_error: float | None = Field(None, ge=0, le=1)
+
+
 AnyTeacher = TypeVar("AnyTeacher", Teacher, Member)
 
 
@@ -156,6 +174,7 @@ class ProfileFile(_Section):
         tuning: present where the asset `tuning` is to search.
         augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
+        budgets: what a student must keep to before it may go into service.
         report_to: where the students' trainer reports besides Finstill's own log.
         seed: of the teacher's fine-tuning; each recipe has its own.
     """
@@ -167,6 +186,7 @@ class ProfileFile(_Section):
     augmentation: Augmentation = Augmentation()
     tuning: Tuning | None = None
     recipes: Path
+    budgets: Budgets = Budgets()
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17
 

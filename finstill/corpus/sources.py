@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from finstill.errors import InputError
+from finstill.errors import InputError, UnreachableError
 from finstill.profile import EMBEDDED, CorpusSource
 
 ROLES = ("text", "label", "date", "id", "split")
@@ -58,10 +58,15 @@ def source_files(source: CorpusSource) -> list[Path]:
     if not path.exists():
         raise InputError("there is no such file or folder", where=path, remedy="Set corpus.path in the profile")
     found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    files = sorted(file for file in found if file.suffix.lower() in _READERS)
+    files = sorted(file for file in found if is_readable(file.name))
     if not files:
         raise InputError(f"no file that ends in {', '.join(_READERS)}", where=path)
     return files
+
+
+def is_readable(name: str) -> bool:
+    """Return whether a file of this name is read as rows: hidden files and those of other kinds are passed over."""
+    return Path(name).suffix.lower() in _READERS and not name.startswith(".")
 
 
 def _columns(source: CorpusSource) -> list[str]:
@@ -189,7 +194,8 @@ def _read_hub(source: CorpusSource) -> Iterator[Row]:
     try:
         data = datasets.load_dataset(source.hub)
     except (ConnectionError, OSError, ValueError) as error:
-        raise InputError(
+        kind = UnreachableError if isinstance(error, ConnectionError) else InputError
+        raise kind(
             f"the data set cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
             where=source.hub,
             remedy="Check the name and the connection, or download it and give its folder as corpus.path",

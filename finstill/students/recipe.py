@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from ruamel.yaml import YAML
 
 from finstill.distil.schedules import TemperatureSchedule
+from finstill.errors import InputError
+from finstill.files import digest, whole_file
 from finstill.settings import read_settings
 from finstill.students.shapes import SHAPES, AnyShape, StudentName
 
@@ -57,6 +62,11 @@ class Recipe(BaseModel):
             raise ValueError(f"{type(shape).__name__} is not the shape of this student: {expected.__name__} is")
         return expected.model_validate(shape)
 
+    @property
+    def digest(self) -> str:
+        """Tells this recipe from every other."""
+        return digest(self.model_dump_json())
+
     def is_twin_of(self, other: Recipe) -> bool:
         """Whether this is `other` trained without a teacher: alpha 0 and nothing else changed."""
         return self.alpha == 0 < other.alpha and self == other.model_copy(update={"alpha": 0.0})
@@ -90,3 +100,33 @@ def read_recipes(path: Path) -> dict[str, Recipe]:
         InputError: see `finstill.settings.read_settings`.
     """
     return read_settings(path, RecipeBook).root
+
+
+def add_recipes(path: Path, recipes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Append recipes to a file of them, which is otherwise left as it is, comments and all.
+
+    Args:
+        recipes: settings by name, as the file would hold them.
+
+    Raises:
+        InputError: a name is taken, a setting is not allowed, or the file cannot be written to; it is as it was.
+    """
+    existing = read_recipes(path)
+    if taken := [name for name in recipes if name in existing]:
+        raise InputError(f"there is a recipe '{taken[0]}' already", where=path, remedy="Choose another name")
+    added = StringIO()
+    YAML(typ="safe", pure=True).dump({name: dict(settings) for name, settings in recipes.items()}, added)
+    try:
+        with whole_file(path) as unfinished:
+            existing_text = path.read_text(encoding="utf-8").rstrip()
+            unfinished.write_text(f"{existing_text}\n\n{added.getvalue()}", encoding="utf-8")
+            try:
+                read_recipes(unfinished)
+            except InputError as error:
+                raise InputError(str(error).replace(str(unfinished), f"{path}, with the recipe added")) from None
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be written to ({error.strerror})",
+            where=path,
+            remedy="Name a recipe file of your own in the profile",
+        ) from error

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finstill.errors import InputError
+from finstill.errors import InputError, UnreachableError
 from finstill.files import read_json, write_json
 from finstill.profile import EMBEDDED
 
@@ -54,7 +54,8 @@ def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: there is no such folder, or the hub does not know the name or cannot be reached.
+        InputError: there is no such folder, or the hub does not know the name.
+        UnreachableError: the hub cannot be reached, and the checkpoint is not here.
     """
     if name == EMBEDDED:
         spec = importlib.util.find_spec(EMBEDDED_ENCODER_PACKAGE)
@@ -88,7 +89,7 @@ def _download(name: str, revision: str) -> Checkpoint:
             remedy="Check the spelling; for a private model set HF_TOKEN",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise InputError(
+        raise UnreachableError(
             f"'{name}' cannot be fetched: the hub is out of reach and the model is not in the local cache",
             where="teacher.checkpoint",
             remedy="Connect once to fetch it, or copy the checkpoint here and give its folder as teacher.checkpoint",

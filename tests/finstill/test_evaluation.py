@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
-from finstill.champion import choose_champion
+from finstill.champion import choose_champion, roll_back
 from finstill.distil.loss import NO_LABEL
 from finstill.distil.trainer import train_student
+from finstill.errors import InputError
+from finstill.evaluation.budgets import breaches
 from finstill.evaluation.compare import compare
 from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
 from finstill.evaluation.metrics import (
@@ -33,7 +35,7 @@ from finstill.files import read_json
 from finstill.package import Package
 from finstill.packaging.build import build_package
 from finstill.packaging.model_card import Provenance
-from finstill.profile import CorpusSource, Profile, Teacher
+from finstill.profile import Budgets, CorpusSource, Profile, Teacher
 from finstill.students.recipe import Recipe
 from finstill.students.shapes import LstmAttentionShape
 from finstill.tasks import SENTIMENT
@@ -121,6 +123,9 @@ def teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return export_teacher(tiny_checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="test")
 
 
+NO_BUDGETS = Budgets()
+
+
 class Bench:
     """A folder of packaged and evaluated students."""
 
@@ -158,9 +163,9 @@ class Bench:
         ).package
         self.students[name] = evaluate_student(self.packages[name], self.teacher, self.test, 512, folder / "evaluation")
 
-    def choose(self, *names: str):
+    def choose(self, *names: str, budgets: Budgets = NO_BUDGETS):
         students = {name: self.students[name] for name in names}
-        return choose_champion(students, self.packages, self.test, self.texts, self.root / "champion")
+        return choose_champion(students, self.packages, self.test, self.texts, budgets, self.root / "champion")
 
 
 @pytest.fixture(scope="module")
@@ -342,3 +347,30 @@ class TestChampion:
         again = bench.choose("good")
         assert not again.promoted
         assert "in service already" in again.reason
+
+    def test_rolling_back_withdraws_the_one_in_service_until_it_is_made_anew(self, bench: Bench) -> None:
+        bench.choose("poor")
+        bench.choose("good")
+        folder = bench.root / "champion"
+        assert roll_back(folder).champion == "poor"
+        assert Package.read(folder / "current").name == "poor"
+        again = bench.choose("poor", "good")
+        assert not again.promoted
+        assert again.champion == "poor"
+        assert roll_back(folder).champion == "good"
+        assert bench.choose("poor", "good").champion == "good"
+
+    def test_a_student_over_a_budget_is_passed_over(self, bench: Bench) -> None:
+        good = bench.students["good"].student
+        refused = bench.choose("good", budgets=Budgets(megabytes=good.megabytes / 2))
+        assert not refused.promoted
+        assert "megabytes is" in refused.reason
+        shutil.rmtree(bench.root / "champion")
+        with pytest.raises(InputError, match=r"none is there yet \(good: latency_ms is .* at most 1e-09 is allowed\)"):
+            bench.choose("good", budgets=Budgets(latency_ms=1e-9))
+        with pytest.raises(InputError, match="nothing to roll back to"):
+            roll_back(bench.root / "champion")
+
+    def test_logits_that_are_not_finite_keep_a_student_out(self, bench: Bench) -> None:
+        broken = replace(bench.students["good"], logits=np.full_like(bench.students["good"].logits, np.nan))
+        assert breaches(broken, Budgets()) == ["a logit is not finite"]

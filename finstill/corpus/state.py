@@ -1,0 +1,46 @@
+"""What can be told of a corpus source without reading its rows: enough to know that nothing is new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from finstill.corpus.sources import source_files
+from finstill.errors import InputError, UnreachableError
+from finstill.files import digest
+from finstill.profile import CorpusSource
+
+
+def source_state(source: CorpusSource) -> str:
+    """Return a digest that changes when the source may have changed.
+
+    Of files it takes names, sizes and times of change; of a Hugging Face data set the commit. A file that was touched
+    and holds what it held counts as changed: the stages after it find out that it is not.
+
+    Raises:
+        InputError: the source does not exist.
+        UnreachableError: the hub does not answer.
+    """
+    if source.hub is None:
+        return _files_state(source_files(source))
+    folder = Path(source.hub)
+    if folder.is_dir():
+        return _files_state(sorted(file for file in folder.rglob("*") if file.is_file()))
+    return digest(source.hub, _hub_commit(source.hub))
+
+
+def _files_state(files: list[Path]) -> str:
+    statuses = [(file, file.stat()) for file in files]
+    return digest(*(f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in statuses))
+
+
+def _hub_commit(name: str) -> str:
+    import httpx
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        return str(HfApi().dataset_info(name).sha)
+    except RepositoryNotFoundError as error:
+        raise InputError("the hub has no such data set, or it is private", where=name) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise UnreachableError("the hub does not answer", where=name) from error

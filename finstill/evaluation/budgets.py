@@ -1,0 +1,29 @@
+"""What a student must keep to before it may go into service."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from finstill.evaluation.evaluate import StudentEvaluation
+from finstill.profile import Budgets
+
+
+def breaches(evaluation: StudentEvaluation, budgets: Budgets) -> list[str]:
+    """Return what keeps a student out of service, as clauses; none where nothing does."""
+    student = evaluation.student
+    found = []
+    if not np.isfinite(evaluation.logits).all():
+        found.append("a logit is not finite")
+    at_most = {
+        "megabytes": student.megabytes,
+        "latency_ms": student.speed.latency_ms,
+        "divergence": student.divergence,
+        "calibration_error": (student.quality or {}).get("calibration_error"),
+    }
+    for name, measured in at_most.items():
+        budget = getattr(budgets, name)
+        if budget is not None and measured is not None and measured > budget:
+            found.append(f"{name} is {measured:.4g}, and at most {budget:.4g} is allowed")
+    if budgets.agreement is not None and student.agreement < budgets.agreement:
+        found.append(f"agreement is {student.agreement:.4g}, and at least {budgets.agreement:.4g} is asked")
+    return found
