@@ -109,10 +109,10 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
 @asset_check(asset=comparison)
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     """Each distilled student beats its directly trained twin, the 95% interval of the difference above 0."""
-    from assets.comparison import evaluated_students
+    from assets.comparison import current_students
     from finstill.evaluation.compare import compare
 
-    verdicts = compare(evaluated_students(profile), profile.recipes()).verdicts
+    verdicts = compare(current_students(profile), profile.recipes()).verdicts
     return AssetCheckResult(
         passed=all(verdict.difference.low > 0 for verdict in verdicts),
         severity=AssetCheckSeverity.WARN,

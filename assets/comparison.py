@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, Config, DataVersion, MaterializeResult, MetadataValue, asset
+from pydantic import Field
 
 from assets.corpus import corpus
 from assets.metadata import OWNERS, picture, table
@@ -11,6 +12,7 @@ from assets.students import advice_for, evaluation, student_package
 
 if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
+    from finstill.training import TrainingRows
 
 
 @asset(
@@ -31,7 +33,9 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
-    students = evaluated_students(profile)
+    students = current_students(profile)
+    if left_out := [name for name in profile.recipes() if name not in students]:
+        context.log.warning(f"left out, as they were not evaluated on today's test texts: {', '.join(left_out)}")
     result = compare(students, profile.recipes())
     histories = {name: TrainedStudent.read(workspace.student(name)).history for name in students}
     plots = draw(result, histories, settings.task.labels)
@@ -64,21 +68,32 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     )
 
 
-@asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
-def champion(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
-    """The student in service. It is replaced only by one that the paired interval shows to be better."""
-    import pyarrow.parquet as pq
+class ChampionConfig(Config):
+    """What to do with the student in service."""
 
-    from finstill.champion import choose_champion
-    from finstill.distil.rows import training_rows
+    roll_back: bool = Field(
+        default=False,
+        description="Put the champion before this one back into service. This one is withdrawn: it is not promoted "
+        "again until its recipe makes another student.",
+    )
+
+
+@asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
+def champion(context: AssetExecutionContext, config: ChampionConfig, profile: ProfileResource) -> MaterializeResult:
+    """The student in service. It is replaced only by one that the paired interval shows to be better.
+
+    The one it replaces is kept: materialize this with `roll_back` to have it back.
+    """
+    from finstill.champion import choose_champion, roll_back
     from finstill.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
-    students = evaluated_students(profile)
-    test = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)["test"]
-    packages = {name: Package.read(workspace.package(name)) for name in students}
-    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
-    decision = choose_champion(students, packages, test, texts, workspace.champion)
+    if config.roll_back:
+        decision = roll_back(workspace.champion)
+    else:
+        students = current_students(profile)
+        packages = {name: Package.read(workspace.package(name)) for name in students}
+        decision = choose_champion(students, packages, *read_test(profile), settings.budgets, workspace.champion)
     context.log.info(decision.reason)
     return MaterializeResult(
         metadata={
@@ -91,17 +106,42 @@ def champion(context: AssetExecutionContext, profile: ProfileResource) -> Materi
     )
 
 
-def evaluated_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]":
-    """Return the evaluations of the students that the recipe file names, in its order.
+def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
+    """Return the rows of the test split, with the teacher's logits, and their texts."""
+    import pyarrow.parquet as pq
+
+    from finstill.distil.rows import training_rows
+
+    settings, workspace = profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+    return rows["test"], texts
+
+
+def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]":
+    """Return the evaluations on today's test texts and teacher, of the students that the recipe file names.
+
+    A student whose last training failed has only an older one, which does not compare.
 
     Raises:
-        InputError: none of them has been evaluated.
+        InputError: there is none.
     """
+    import numpy as np
+
     from finstill.errors import InputError
     from finstill.evaluation.evaluate import StudentEvaluation
 
     folders = {name: profile.workspace.evaluation(name) for name in profile.recipes()}
     found = {name: StudentEvaluation.read(folder) for name, folder in folders.items() if folder.is_dir()}
-    if not found:
-        raise InputError(f"none of the students {list(folders)} has been evaluated", remedy="Materialize one first")
-    return found
+    test, _ = read_test(profile)
+    current = {
+        name: student
+        for name, student in found.items()
+        if np.array_equal(student.labels, test.labels) and np.array_equal(student.teacher_logits, test.teacher_logits)
+    }
+    if not current:
+        raise InputError(
+            f"none of the students {list(folders)} has been evaluated on today's texts",
+            remedy="Materialize one first",
+        )
+    return current

@@ -8,6 +8,7 @@ from dagster import DataVersion, MaterializeResult, TableColumn, TableColumnDep,
 
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
+from assets.retries import retries_where_it_can_help
 
 CORPUS_COLUMNS = TableSchema(
     [
@@ -45,6 +46,7 @@ TOKENS_LINEAGE = TableColumnLineage(
     code_version="1",
     metadata={"dagster/column_schema": CORPUS_COLUMNS},
 )
+@retries_where_it_can_help
 def corpus(profile: ProfileResource) -> MaterializeResult:
     """The texts of the profile's source: normalised, each once, with its label where it has one, in a split for good.
 
@@ -92,6 +94,7 @@ def corpus(profile: ProfileResource) -> MaterializeResult:
     code_version="1",
     metadata={"dagster/column_schema": TOKENS_COLUMNS, "dagster/column_lineage": TOKENS_LINEAGE},
 )
+@retries_where_it_can_help
 def tokens(profile: ProfileResource) -> MaterializeResult:
     """Each text's token ids by the teacher's own tokenizer: student and teacher read the same input."""
     from finstill.files import digest

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 students = DynamicPartitionsDefinition(name="students")
 
+RECIPE_TAG = "finstill/recipe"
+
 
 @asset(
     partitions_def=students,
@@ -77,6 +79,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             "folder": str(trained.folder),
         },
         data_version=DataVersion(digest(trained.folder / "model.safetensors")),
+        tags={RECIPE_TAG: recipes[name].digest},
     )
 
 

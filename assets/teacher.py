@@ -13,6 +13,7 @@ from dagster import DataVersion, MaterializeResult, TableColumn, TableColumnDep,
 from assets.corpus import TOKENS_COLUMNS, corpus, tokens
 from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
+from assets.retries import retries_where_it_can_help
 
 PARITY_TEXTS = 64
 
@@ -42,6 +43,7 @@ LOGITS_LINEAGE = TableColumnLineage(
 
 
 @asset(deps=[corpus, tokens], group_name="teacher", kinds={"huggingface", "pytorch"}, owners=OWNERS, code_version="1")
+@retries_where_it_can_help
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
     from finstill.distil.rows import training_rows
@@ -223,6 +225,7 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     pool="teacher",
     metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
 )
+@retries_where_it_can_help
 def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
     from finstill.files import digest

@@ -1,39 +1,56 @@
-"""The code location: every asset, check, job and sensor, bound to one profile."""
+"""The code location: every asset, check, job, schedule and sensor, bound to one profile."""
 
 from __future__ import annotations
 
-from dagster import Definitions, load_asset_checks_from_modules, load_assets_from_modules, multiprocess_executor
+from dagster import (
+    Definitions,
+    load_asset_checks_from_modules,
+    load_assets_from_modules,
+    map_asset_specs,
+    multiprocess_executor,
+)
 
 import assets.checks
 import assets.comparison
 import assets.corpus
+import assets.corpus_checks
 import assets.other_origin
 import assets.page
 import assets.scores
+import assets.student_checks
 import assets.students
 import assets.teacher
 import assets.tuning
 from assets.resources import ProfileResource
+from pipelines.automation import automation, looked_after
 from pipelines.deployment import cache_root, home, profile_path, study
 from pipelines.jobs import decide, distil, label, tune
-from pipelines.sensors import new_recipes
+from pipelines.new_recipe import add_recipe
+from pipelines.nightly import nightly_redistillation
+from pipelines.retention import retention, weekly_retention
+from pipelines.schedules import nightly
+from pipelines.sensors import dropped_files, failure_webhook, new_recipes
+from pipelines.summary import NIGHT
+
+stages = load_assets_from_modules(
+    [
+        assets.corpus,
+        assets.teacher,
+        assets.other_origin,
+        assets.tuning,
+        assets.students,
+        assets.comparison,
+        assets.scores,
+        assets.page,
+    ]
+)
 
 defs = Definitions(
-    assets=load_assets_from_modules(
-        [
-            assets.corpus,
-            assets.teacher,
-            assets.other_origin,
-            assets.tuning,
-            assets.students,
-            assets.comparison,
-            assets.scores,
-            assets.page,
-        ]
-    ),
-    asset_checks=load_asset_checks_from_modules([assets.checks]),
-    jobs=[label, tune, distil, decide],
-    sensors=[new_recipes],
+    assets=[*map_asset_specs(looked_after, stages), NIGHT],
+    asset_checks=load_asset_checks_from_modules([assets.checks, assets.corpus_checks, assets.student_checks]),
+    jobs=[label, tune, distil, decide, nightly_redistillation, add_recipe, retention],
+    schedules=[nightly, weekly_retention],
+    sensors=[new_recipes, dropped_files, failure_webhook, automation],
     resources={
         "profile": ProfileResource(path=str(profile_path()), home=str(home()), cache=cache_root(), study=study())
     },

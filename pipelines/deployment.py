@@ -4,6 +4,10 @@ FINSTILL_PROFILE is the name of a built-in profile or the path of a profile's YA
 FINSTILL_HOME is the folder of all artefacts, `.finstill` by default.
 FINSTILL_CACHE is the folder or object-store URL of the soft labels, `cache` in FINSTILL_HOME by default.
 FINSTILL_STUDY is the database of tuning's studies, an SQLite file beside the artefacts by default.
+FINSTILL_NIGHTLY is the cron expression of the nightly run, `0 2 * * *` by default, in the time zone FINSTILL_TIMEZONE,
+an IANA name, `UTC` by default.
+FINSTILL_DROP is the folder or object-store URL where new files for the corpus arrive; by default there is none.
+FINSTILL_WEBHOOK is the URL that failures are posted to; by default there is none.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dagster import EnvVar
 
@@ -48,6 +53,34 @@ def cache_root() -> str:
 def study() -> str:
     """Return the URL of tuning's studies as Dagster keeps a secret, by the name of its variable; none is ""."""
     return EnvVar("FINSTILL_STUDY") if "FINSTILL_STUDY" in os.environ else ""
+
+
+def nightly_cron() -> str:
+    return os.environ.get("FINSTILL_NIGHTLY") or "0 2 * * *"
+
+
+def time_zone() -> str:
+    """Return the IANA name of the time zone that schedules are read in.
+
+    Raises:
+        InputError: there is no such time zone.
+    """
+    name = os.environ.get("FINSTILL_TIMEZONE") or "UTC"
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise InputError(
+            f"'{name}' is not a time zone", where="FINSTILL_TIMEZONE", remedy="Give an IANA name, as Europe/Zurich"
+        ) from error
+    return name
+
+
+def drop() -> str | None:
+    return os.environ.get("FINSTILL_DROP") or None
+
+
+def webhook() -> str | None:
+    return os.environ.get("FINSTILL_WEBHOOK") or None
 
 
 def prepare_instance(profile: Path) -> Path:

@@ -8,7 +8,7 @@ from assets.comparison import champion, comparison
 from assets.corpus import corpus
 from assets.other_origin import other_origin
 from assets.scores import scores
-from assets.students import evaluation, student, students
+from assets.students import evaluation, student
 from assets.teacher import teacher_logits
 from assets.tuning import tuning
 
@@ -27,7 +27,6 @@ tune = define_asset_job(
 distil = define_asset_job(
     "distil",
     AssetSelection.assets(student).downstream() & AssetSelection.assets(evaluation).upstream(),
-    partitions_def=students,
     description="One student from cached logits: train, package, evaluate.",
 )
 

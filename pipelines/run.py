@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteInProcessResult
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -25,6 +25,7 @@ from assets.students import students
 from finstill.errors import InputError
 from finstill.files import read_json
 from pipelines.deployment import home, prepare_instance, profile_path
+from pipelines.execution import RunFailedError, execute
 
 # Where the output is no terminal, rich would fold the table into 80 columns.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -41,10 +42,6 @@ COLUMNS = {
 }
 
 
-class RunFailedError(Exception):
-    """A Dagster run did not succeed; says at which step and why."""
-
-
 def main() -> int:
     """Run all stages, print where things are, and return the exit status."""
     try:
@@ -56,6 +53,9 @@ def main() -> int:
     except (InputError, RunFailedError) as error:
         console.print(f"[bold red]Stopped.[/] {escape(str(error))}", soft_wrap=True)
         return 1
+    except DagsterExecutionInterruptedError:
+        console.print("[bold red]Stopped.[/] Run it again: it goes on from here.")
+        return 130
     print_outcome(profile, label, decide)
     return 0
 
@@ -71,35 +71,22 @@ def run_all_stages() -> tuple[ExecuteInProcessResult, ExecuteInProcessResult]:
     tags = {"finstill/call": uuid.uuid4().hex[:8]}
     with DagsterInstance.get() as instance:
         instance.add_dynamic_partitions(str(students.name), recipes)
-        label = execute("label", instance, tags)
+        label = stage("label", instance, tags)
         for name in recipes:
-            execute("distil", instance, tags, partition=name)
-        return label, execute("decide", instance, tags)
+            stage("distil", instance, tags, partition=name)
+        return label, stage("decide", instance, tags)
 
 
-def execute(
+def stage(
     job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
 ) -> ExecuteInProcessResult:
-    """Run a job in this process, so that torch is imported once.
+    """Run a job under its own headline.
 
     Raises:
         RunFailedError: a step failed, or a blocking check did not pass.
     """
-    from pipelines.definitions import defs
-
-    title = f"{job} {partition}" if partition else job
-    console.rule(f"[bold]{escape(title)}")
-    result = defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=partition,
-        raise_on_error=False,
-        tags=dict(tags),
-        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-    )
-    if not result.success:
-        raise RunFailedError(f"{title}: {_reason(result)}")
-    return result
+    console.rule(f"[bold]{escape(f'{job} {partition}' if partition else job)}")
+    return execute(job, instance, tags, partition)
 
 
 def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteInProcessResult) -> None:
@@ -149,18 +136,6 @@ def _metadata(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
         if event.asset_key and event.asset_key.path == [asset]
     ]
     return {name: value.value for name, value in event.materialization.metadata.items()}
-
-
-def _reason(result: ExecuteInProcessResult) -> str:
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error is not None:
-            error = event.step_failure_data.error
-            while error.cause is not None:
-                error = error.cause
-            # Dagster prefixes the class name, which a person need not read where the message says it all.
-            return f"{event.step_key}: {error.message.strip().removeprefix('finstill.errors.InputError: ')}"
-    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
-    return "; ".join(f"the check {check.check_name} failed: {check.description}" for check in failed)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
 from scipy.special import log_softmax
 
-from assets import checks
+from assets import checks, corpus_checks, student_checks
 from assets.comparison import champion, comparison
 from assets.corpus import corpus, tokens
 from assets.other_origin import other_origin
@@ -56,6 +56,12 @@ CHECKS = [
     checks.every_text_has_logits,
     checks.no_test_text_is_learned_from,
     checks.distilling_pays,
+    corpus_checks.corpus_is_sound,
+    corpus_checks.classes_as_before,
+    student_checks.within_budgets,
+    student_checks.faithful_to_the_teacher,
+    student_checks.as_calibrated_as_the_teacher,
+    student_checks.no_worse_than_the_champion,
 ]
 
 RECIPES = """\
@@ -96,7 +102,9 @@ class Deployment:
         lines = [f"{text.format(i)},{label}\n" for i in numbers for label, text in TEXTS.items()]
         (self.root / "texts.csv").write_text("body,tone\n" + "".join(lines) + more)
 
-    def make(self, selection: list, partition: str | None = None, raising: bool = True) -> ExecuteInProcessResult:
+    def make(
+        self, selection: list, partition: str | None = None, raising: bool = True, config: dict | None = None
+    ) -> ExecuteInProcessResult:
         return materialize(
             [*BEFORE, tuning, *PER_STUDENT, *AFTER, *CHECKS],
             selection=[key.key for key in selection],
@@ -104,7 +112,7 @@ class Deployment:
             partition_key=partition,
             resources={"profile": self.resource},
             raise_on_error=raising,
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, "ops": config or {}},
         )
 
     def make_all(self) -> ExecuteInProcessResult:
@@ -352,6 +360,81 @@ def test_an_ensembles_teachers_each_have_a_cache_and_students_hear_their_mean(
     deployment.make(BEFORE)
     back = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
     assert np.array_equal(back.teacher_logits, alone.teacher_logits)
+
+
+def test_a_corpus_that_is_not_sound_stops_what_follows(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row slips in under another text's key, as a faulty build would write it."""
+    import pyarrow as pa
+
+    from finstill.corpus import build
+
+    write = build.write_corpus
+
+    def faulty(table: pa.Table, path: Path) -> None:
+        keys = table["key"].to_pylist()
+        write(
+            table.set_column(0, build.CORPUS_SCHEMA.field("key"), pa.array([keys[1], *keys[1:]], pa.binary(16))), path
+        )
+
+    monkeypatch.setattr(build, "write_corpus", faulty)
+    result = deployment.make([corpus, tokens], raising=False)
+    assert not result.success
+    failed = {check.check_name: check.description for check in result.get_asset_check_evaluations() if not check.passed}
+    assert list(failed) == ["corpus_is_sound"]
+    assert "Keys are not ascending, or one stands twice" in str(failed["corpus_is_sound"])
+    assert [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()] == ["corpus"]
+
+
+def test_classes_that_drift_are_a_warning(deployment: Deployment) -> None:
+    deployment.make([corpus])
+    deployment.write_corpus(range(40), more="".join(f"Shares fell {i} cents,negative\n" for i in range(200)))
+    result = deployment.make([corpus])
+    (drift,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "classes_as_before"]
+    assert not drift.passed
+    assert drift.severity.value == "WARN"
+
+
+def test_a_budget_that_is_breached_keeps_a_student_out_of_service_and_rolling_back_is_one_materialization(
+    deployment: Deployment, tiny_checkpoint: Path
+) -> None:
+    deployment.make_all()
+    deployment.write_profile(tiny_checkpoint, sections="budgets: {megabytes: 0.001}\n")
+    result = deployment.make([*PER_STUDENT], partition="small")
+    assert result.success
+    checked = {check.check_name: check for check in result.get_asset_check_evaluations()}
+    assert not checked["within_budgets"].passed
+    assert "megabytes is" in str(checked["within_budgets"].description)
+    assert checked["no_worse_than_the_champion"].passed
+    deployment.make(AFTER)
+    assert "no other may follow it" in deployment.metadata("champion")["reason"]
+    rolled = deployment.make([champion], raising=False, config={"champion": {"config": {"roll_back": True}}})
+    (failure,) = [event for event in rolled.all_events if event.is_step_failure]
+    assert "there is nothing to roll back to" in failure.step_failure_data.error.cause.message
+
+
+def test_a_hub_that_does_not_answer_is_asked_again_and_a_bad_row_is_not(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from assets import retries
+    from finstill.corpus import sources
+    from finstill.errors import UnreachableError
+
+    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
+    answers = iter([UnreachableError("no answer"), UnreachableError("no answer")])
+    read = sources.read_rows
+
+    def unreliable(source: object) -> object:
+        for error in answers:
+            raise error
+        return read(source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(sources, "read_rows", unreliable)
+    result = deployment.make([corpus])
+    assert result.success
+    assert len([event for event in result.all_events if event.is_step_restarted]) == 2
+    deployment.write_corpus(range(40), more="Shares were bullish,bullish\n")
+    result = deployment.make([corpus], raising=False)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
 
 
 def test_markup_in_a_text_cannot_draw_on_the_page(deployment: Deployment) -> None:

@@ -1,0 +1,66 @@
+"""A student from the launchpad: its recipe joins the recipe file, and its name becomes a partition at once."""
+
+from typing import Any, Literal
+
+from dagster import Config, MetadataValue, OpExecutionContext, job, op
+from pydantic import Field
+
+from assets.resources import ProfileResource
+from assets.students import students
+from finstill.students.recipe import Recipe
+
+
+def _default(setting: str) -> Any:
+    return Recipe.model_fields[setting].default
+
+
+class NewRecipe(Config):
+    """A recipe; docs/recipes.md explains each setting."""
+
+    name: str = Field(description="What the student is called: lower-case letters, digits, '.', '_' and '-'.")
+    student: str = Field(default=_default("student"), description="The architecture.")
+    shape: dict[str, Any] = Field(
+        default={}, description="Its size, as {hidden_width: 64, layers: 2}; what is not given is the default."
+    )
+    alpha: float = Field(
+        default=_default("alpha"), description="Weight of the teacher against the labels, from 0 (labels alone) to 1."
+    )
+    first_temperature: float = Field(default=5.0, description="Softmax temperature at the first step.")
+    last_temperature: float = Field(default=1.0, description="Softmax temperature at the last step.")
+    soft_scale: Literal["square", "inverse_square"] = Field(
+        default=_default("soft_scale"), description="What the soft loss is multiplied by: T^2, or 1/T^2."
+    )
+    epochs: int = Field(default=_default("epochs"), description="Epochs at most.")
+    patience: int = Field(
+        default=_default("patience"), description="Epochs without a better validation score that end the training."
+    )
+    batch_size: int = Field(default=_default("batch_size"), description="Texts in a batch.")
+    learning_rate: float = Field(default=_default("learning_rate"), description="AdamW's.")
+    weight_decay: float = Field(default=_default("weight_decay"), description="AdamW's.")
+    seed: int = Field(default=_default("seed"), description="The same recipe, data and seed give the same student.")
+    twin: bool = Field(
+        default=True, description="Also add its directly trained twin, <name>-direct, which shows what distilling pays."
+    )
+
+
+# One at a time: two that write the file at once would lose one recipe.
+@op(pool="recipes")
+def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: ProfileResource) -> None:
+    """Adds a recipe to the profile's recipe file and registers the student as a partition."""
+    from finstill.students.recipe import add_recipes
+
+    settings = config.model_dump()
+    name, twin = settings.pop("name"), settings.pop("twin")
+    start, end = settings.pop("first_temperature"), settings.pop("last_temperature")
+    settings["temperature"] = {"schedule": "linear", "start": start, "end": end}
+    recipes = {name: settings} | ({f"{name}-direct": {**settings, "alpha": 0.0}} if twin and config.alpha > 0 else {})
+    path = profile.profile().recipes
+    add_recipes(path, recipes)
+    context.instance.add_dynamic_partitions(str(students.name), list(recipes))
+    context.add_output_metadata({"recipes": MetadataValue.path(str(path)), "students": ", ".join(recipes)})
+
+
+@job
+def add_recipe() -> None:
+    """Adds a student without a restart; train it with the job `distil`, or let the next night do it."""
+    write_recipe()

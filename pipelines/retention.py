@@ -1,0 +1,138 @@
+"""What is thrown away by age: runs with their events and logs, students that no recipe names, and leftovers.
+
+Dagster's own `retention` covers the ticks of schedules and sensors alone.
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dagster import (
+    AssetRecordsFilter,
+    Config,
+    DagsterInstance,
+    DagsterRunStatus,
+    OpExecutionContext,
+    RunsFilter,
+    job,
+    op,
+    schedule,
+)
+from pydantic import Field
+
+from assets.resources import ProfileResource
+from assets.students import students
+from finstill.files import TEMPORARY_PREFIX
+from finstill.workspace import Workspace
+from pipelines.deployment import time_zone
+
+DAY_SECONDS = 86_400
+RUNS_A_PAGE = 100
+
+FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
+
+
+class Ages(Config):
+    """How old something may become, in days."""
+
+    runs: int = Field(
+        default=90,
+        ge=1,
+        description="Finished runs, with their event and compute logs. Runs that made what stands now are kept.",
+    )
+    students: int = Field(
+        default=90, ge=1, description="Artefacts of students whose recipe is gone. The champion has its own copy."
+    )
+    leftovers: int = Field(default=7, ge=1, description="Unfinished files and checkpoints of runs that were cut off.")
+
+
+@op
+def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileResource) -> None:
+    """Removes what is older than its age, and says how much of it there was."""
+    now = time.time()
+    runs = remove_runs(context.instance, now - config.runs * DAY_SECONDS)
+    workspace, recipes = profile.workspace, set(profile.recipes())
+    gone = list(remove_students(context.instance, workspace, recipes, now - config.students * DAY_SECONDS))
+    leftovers = list(remove_leftovers(workspace.root, now - config.leftovers * DAY_SECONDS))
+    context.add_output_metadata(
+        {"runs": runs, "students": ", ".join(gone) or "none", "leftovers": ", ".join(leftovers) or "none"}
+    )
+
+
+@job
+def retention() -> None:
+    """Removes old runs and their logs, students that no recipe names any more, and what killed runs left behind."""
+    remove_by_age()
+
+
+@schedule(
+    cron_schedule="0 5 * * 0",
+    execution_timezone=time_zone(),
+    job=retention,
+    description="Runs retention on Sundays at five, with the ages that are its defaults.",
+)
+def weekly_retention() -> dict:
+    return {}
+
+
+def remove_runs(instance: DagsterInstance, before: float) -> int:
+    """Delete the finished runs that ended before a moment, and return how many.
+
+    Deleting a run deletes its events, and with them what it materialized: a run that made the latest of any asset or
+    partition is kept, since staleness is told by it.
+
+    Args:
+        before: seconds since the epoch.
+    """
+    kept = runs_that_count(instance)
+    removed, cursor = 0, None
+    while True:
+        page = instance.get_run_records(RunsFilter(statuses=FINISHED), limit=RUNS_A_PAGE, cursor=cursor)
+        for record in page:
+            run = record.dagster_run
+            if (record.end_time or record.create_timestamp.timestamp()) < before and run.run_id not in kept:
+                instance.compute_log_manager.delete_logs(prefix=[run.run_id])
+                instance.delete_run(run.run_id)
+                removed += 1
+        if len(page) < RUNS_A_PAGE:
+            return removed
+        cursor = page[-1].dagster_run.run_id
+
+
+def runs_that_count(instance: DagsterInstance) -> set[str]:
+    """Return the runs that made the latest materialization of an asset or of a partition of one."""
+    runs = set()
+    partitions = instance.get_dynamic_partitions(str(students.name))
+    for key in instance.all_asset_keys():
+        for wanted in (None, *([partition] for partition in partitions)):
+            found = instance.fetch_materializations(AssetRecordsFilter(key, asset_partitions=wanted), limit=1).records
+            runs |= {record.run_id for record in found}
+    return runs
+
+
+def remove_students(instance: DagsterInstance, workspace: Workspace, recipes: set[str], before: float) -> Iterator[str]:
+    """Remove the artefacts and the partition of each student that no recipe names and that is older than a moment."""
+    folder = workspace.student("").parent.parent
+    names = {path.name for path in folder.glob("*")} | set(instance.get_dynamic_partitions(str(students.name)))
+    for name in sorted(names - recipes):
+        student = folder / name
+        if student.exists() and _newest(student) >= before:
+            continue
+        shutil.rmtree(student, ignore_errors=True)
+        instance.delete_dynamic_partition(str(students.name), name)
+        yield name
+
+
+def remove_leftovers(root: Path, before: float) -> Iterator[str]:
+    """Remove unfinished files, and checkpoints that no run went on from, that are older than a moment."""
+    for pattern in (f"{TEMPORARY_PREFIX}*", "training-*", "fine-tuning-*"):
+        for path in sorted(root.rglob(pattern)):
+            if _newest(path) < before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                yield str(path.relative_to(root))
+
+
+def _newest(path: Path) -> float:
+    """Return when a file, or anything in a folder, was last changed, in seconds since the epoch."""
+    return max(each.stat().st_mtime for each in (path, *path.rglob("*")))

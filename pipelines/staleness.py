@@ -1,0 +1,60 @@
+"""Which students were made from something that has changed since: told by data versions, never by times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
+
+from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
+from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
+
+from assets.students import RECIPE_TAG, student
+from finstill.students.recipe import Recipe
+
+DATA_VERSION = "dagster/data_version"
+CODE_VERSION = "dagster/code_version"
+INPUT_VERSION = "dagster/input_data_version"
+
+
+def stale_students(
+    graph: AssetGraph, chain: Sequence[AssetKey], recipes: Mapping[str, Recipe], instance: DagsterInstance
+) -> dict[str, str]:
+    """Return the recipes whose student is not what it would be if it were made now, each with the reason.
+
+    A student is stale where its recipe, the code of a stage, or the data version of anything a stage reads is another
+    than the one that Dagster recorded with it, or where a stage was never materialized.
+
+    Args:
+        chain: the stages of one student, in their order.
+    """
+    reasons = {name: next(_reasons(graph, chain, name, recipe, instance), "") for name, recipe in recipes.items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
+def _reasons(
+    graph: AssetGraph, chain: Sequence[AssetKey], name: str, recipe: Recipe, instance: DagsterInstance
+) -> Iterator[str]:
+    made = {key: _latest(instance, key, name) for key in chain}
+    for key in chain:
+        if (materialization := made[key]) is None:
+            yield "new" if key == student.key else f"{key.to_user_string()} was never made"
+            return
+        tags = materialization.tags or {}
+        if key == student.key and tags.get(RECIPE_TAG) != recipe.digest:
+            yield "the recipe changed"
+        if tags.get(CODE_VERSION) != graph.get(key).code_version:
+            yield f"the code of {key.to_user_string()} changed"
+        for parent in graph.get(key).parent_keys:
+            current = made[parent] if parent in made else _latest(instance, parent)
+            version = (current.tags or {}).get(DATA_VERSION) if current is not None else None
+            if version is not None and parent in made:
+                # What Dagster records of a partitioned input is the hash of its partitions' versions, here of one.
+                version = sha256(version.encode()).hexdigest()
+            if version != tags.get(f"{INPUT_VERSION}/{parent.to_user_string()}"):
+                yield f"{parent.to_user_string()} changed"
+
+
+def _latest(instance: DagsterInstance, key: AssetKey, partition: str | None = None) -> AssetMaterialization | None:
+    wanted = AssetRecordsFilter(asset_key=key, asset_partitions=[partition] if partition else None)
+    found = instance.fetch_materializations(wanted, limit=1).records
+    return found[0].asset_materialization if found else None

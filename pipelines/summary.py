@@ -1,0 +1,181 @@
+"""What a night did, read from the event log of its runs, in sentences for whoever looks at it in the morning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dagster import (
+    AssetMaterialization,
+    AssetRecordsFilter,
+    AssetSpec,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    MetadataValue,
+    RunsFilter,
+)
+
+from assets.corpus import corpus
+from assets.metadata import OWNERS
+from pipelines.execution import step_failure
+
+NIGHT_TAG = "finstill/night"
+WHY_TAG = "finstill/why"
+
+GOING_ON = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One of the runs of a night, and what it left in the event log.
+
+    Attributes:
+        metadata: of each asset that it materialized, by the asset's name.
+        warnings: what checks that did not pass said.
+        stage, cause: where it failed, and why; empty where it did not.
+    """
+
+    run: DagsterRun
+    metadata: dict[str, dict[str, Any]]
+    warnings: list[str]
+    stage: str
+    cause: str
+
+    @property
+    def partition(self) -> str | None:
+        return self.run.tags.get("dagster/partition")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A night in Markdown and in numbers.
+
+    Attributes:
+        text: Markdown.
+        outcome: `promoted` or `kept`, and `failed` where a student did.
+        figures: what Dagster plots over the nights.
+        failures: the runs that failed.
+    """
+
+    text: str
+    outcome: str
+    figures: dict[str, float | int]
+    failures: list[StageRun]
+
+    def materialization(self) -> AssetMaterialization:
+        """Return the event that puts this on the page of the asset `night`."""
+        metadata = {"summary": MetadataValue.md(self.text), **self.figures}
+        return AssetMaterialization(NIGHT.key, metadata=metadata, description=self.outcome)
+
+
+NIGHT = AssetSpec(
+    "night",
+    description="What each night did: texts that were new, students that were retrained and why, and who is in "
+    "service. Written by the job nightly_redistillation.",
+    group_name="evaluation",
+    kinds={"markdown"},
+    owners=OWNERS,
+    code_version="1",
+)
+
+
+def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str]) -> Summary:
+    """Return what the runs of a night did; where a stage was run twice, what the last one did."""
+    runs = [_stage_run(instance, run) for run in instance.get_runs(RunsFilter(tags={NIGHT_TAG: night}))]
+    # Newest first: the first of each kind counts.
+    latest: dict[tuple[str, str | None], StageRun] = {}
+    for each in runs:
+        latest.setdefault((each.run.job_name, each.partition), each)
+    label, decide = (latest[name, None].metadata for name in ("label", "decide"))
+    distilled = {str(partition): run for (job, partition), run in latest.items() if job == "distil"}
+    failures = [run for run in distilled.values() if run.stage]
+    logits, champion = label["teacher_logits"], decide["champion"]
+    rows, reached = logits["dagster/row_count"], logits["rows_reached_by_the_teacher"]
+    figures = {
+        "texts": rows,
+        "rows_reached_by_the_teacher": reached,
+        "students_retrained": len(distilled) - len(failures),
+        "students_failed": len(failures),
+        "promoted": int(champion["promoted"]),
+    }
+    before = _rows_before(instance)
+    grown = "" if before is None else f", {rows - before:+,}" if rows != before else ", as many as before"
+    hit = "" if reached else ": all were in the cache"
+    lines = [
+        f"**Corpus.** {rows:,} texts{grown}.",
+        f"**Teacher.** {reached:,} texts reached it{hit}.",
+        "**Students.**\n" + "\n".join(f"- {line}" for line in _students(distilled, recipes)),
+        f"**Champion.** {champion['reason']}.",
+    ]
+    if verdicts := decide["comparison"].get("verdicts"):
+        lines.append(f"**Twins.**\n{verdicts}")
+    if warnings := [warning for run in latest.values() for warning in run.warnings]:
+        lines.append("**Checks to look at.**\n" + "\n".join(f"- {warning}" for warning in warnings))
+    outcome = "failed" if failures else "promoted" if champion["promoted"] else "kept"
+    return Summary("\n\n".join(lines), outcome, figures, failures)
+
+
+def close_orphans(instance: DagsterInstance, night: str) -> None:
+    """Mark the runs of earlier nights as failed that still count as going on: their process was killed."""
+    for run in instance.get_runs(RunsFilter(statuses=GOING_ON)):
+        started_by = run.tags.get(NIGHT_TAG)
+        if started_by in (None, night):
+            continue
+        parents = instance.get_runs(RunsFilter(statuses=GOING_ON, run_ids=[str(started_by)]))
+        if not parents:
+            instance.report_run_failed(run, "The night that this run belonged to is over: its process was ended.")
+
+
+def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[str]:
+    lines = []
+    for name in [*recipes, *(name for name in distilled if name not in recipes)]:
+        if name not in distilled:
+            lines.append(f"`{name}` is kept: nothing that it was made from changed.")
+            continue
+        done = distilled[name]
+        why = done.run.tags.get(WHY_TAG, "asked for")
+        if done.stage:
+            lines.append(f"`{name}` **failed** at {done.stage} ({why}): {done.cause.splitlines()[0]}")
+            continue
+        measured = done.metadata["evaluation"]
+        quality = f"macro-F1 {measured['macro_f1']:.3f}, " if "macro_f1" in measured else ""
+        lines.append(f"`{name}` was made again ({why}): {quality}agreement {measured['agreement']:.3f}.")
+    return lines
+
+
+def _rows_before(instance: DagsterInstance) -> int | None:
+    """Return the rows of the corpus before the latest."""
+    records = instance.fetch_materializations(AssetRecordsFilter(asset_key=corpus.key), limit=2).records
+    if len(records) < 2 or records[1].asset_materialization is None:
+        return None
+    return records[1].asset_materialization.metadata["dagster/row_count"].value  # type: ignore[return-value]
+
+
+def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
+    metadata: dict[str, dict[str, Any]] = {}
+    warnings: list[str] = []
+    stage = cause = ""
+    wanted = {
+        DagsterEventType.ASSET_MATERIALIZATION,
+        DagsterEventType.ASSET_CHECK_EVALUATION,
+        DagsterEventType.STEP_FAILURE,
+    }
+    for entry in instance.all_logs(run.run_id, of_type=wanted):
+        event = entry.get_dagster_event()
+        if event.event_type == DagsterEventType.ASSET_MATERIALIZATION:
+            made = event.step_materialization_data.materialization
+            metadata[made.asset_key.to_user_string()] = {name: value.value for name, value in made.metadata.items()}
+        elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed:
+                where = run.tags.get("dagster/partition")
+                of = f"{check.asset_key.to_user_string()} of `{where}`" if where else check.asset_key.to_user_string()
+                warnings.append(f"{check.check_name} ({of}): {check.description}")
+        elif not stage:
+            stage, cause = step_failure(event)
+    if not stage and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+        stage, cause = run.job_name, warnings[0] if warnings else f"the run is {run.status.value.lower()}"
+    return StageRun(run, metadata, warnings, stage, cause)

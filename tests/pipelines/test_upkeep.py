@@ -1,0 +1,187 @@
+"""What goes by age, what is said of a failure, and a student from the launchpad."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from dagster import build_run_status_sensor_context
+
+import pipelines.definitions
+from assets.retries import can_pass
+from assets.students import students
+from finstill.errors import InputError, UnreachableError
+from finstill.students.recipe import read_recipes
+from pipelines.failures import describe_failure, post, without_secrets
+from pipelines.retention import remove_leftovers, remove_runs, remove_students
+from tests.pipelines.house import House
+
+
+class TestRetention:
+    def test_old_runs_go_but_not_the_ones_that_made_what_stands(self, house: House) -> None:
+        first = house.run("label")
+        second = house.run("label")
+        failed = house.run("decide")
+        assert not failed.success
+        assert remove_runs(house.instance, before=time.time() - 3600) == 0
+        assert remove_runs(house.instance, before=time.time() + 1) == 2
+        assert {run.run_id for run in house.instance.get_runs()} == {second.run_id}
+        assert first.run_id != second.run_id
+        assert house.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
+
+    def test_students_that_no_recipe_names_go_with_their_partition_when_they_are_old(self, house: House) -> None:
+        workspace = house.profile.workspace
+        house.instance.add_dynamic_partitions(str(students.name), ["small", "gone", "young"])
+        old = time.time() - 7200
+        for name in ("small", "gone", "young"):
+            folder = workspace.student(name)
+            folder.mkdir(parents=True)
+            (folder / "model").write_text("")
+            if name != "young":
+                for path in (folder / "model", folder, folder.parent):
+                    os.utime(path, (old, old))
+        removed = list(remove_students(house.instance, workspace, {"small"}, time.time() - 3600))
+        assert removed == ["gone"]
+        assert workspace.student("small").is_dir()
+        assert workspace.student("young").is_dir()
+        assert house.instance.get_dynamic_partitions(str(students.name)) == ["small", "young"]
+
+    def test_what_killed_runs_left_goes_when_it_is_old(self, house: House) -> None:
+        root = house.profile.workspace.root
+        old, young = root / "students" / "a" / "training-1", root / ".unfinished-2"
+        for path in (old, young):
+            path.mkdir(parents=True)
+        os.utime(old, (0, 0))
+        assert list(remove_leftovers(root, time.time() - 3600)) == ["students/a/training-1"]
+        assert young.is_dir()
+
+
+class TestFailures:
+    @pytest.fixture
+    def received(self) -> Iterator[tuple[str, list[dict]]]:
+        messages: list[dict] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/hook", messages
+        server.shutdown()
+        server.server_close()
+
+    def test_a_failed_run_is_posted_with_stage_partition_and_the_first_line_of_the_cause(
+        self, house: House, received: tuple[str, list[dict]]
+    ) -> None:
+        url, messages = received
+        house.run("label")
+        house.instance.add_dynamic_partitions(str(students.name), ["gone"])
+        result = house.run("distil", partition="gone")
+        failure = build_run_status_sensor_context(
+            "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
+        ).for_run_failure()
+        post(url, describe_failure(failure))
+        (message,) = messages
+        assert (message["job"], message["stage"], message["partition"]) == ("distil", "student", "gone")
+        assert "there is no recipe 'gone'" in message["cause"]
+        assert message["text"].startswith("distil: student of gone failed. ")
+
+    def test_a_hook_that_does_not_answer_is_said_without_its_address(self) -> None:
+        with pytest.raises(UnreachableError, match="FINSTILL_WEBHOOK: the failure could not be posted") as caught:
+            post("http://127.0.0.1:9/secret", {})
+        assert "secret" not in str(caught.value)
+
+    def test_no_secret_is_said(self) -> None:
+        text = "cannot open s3://AKIA:hunter22@bucket/x with hunter22hunter22"
+        said = without_secrets(text, {"AWS_SECRET_ACCESS_KEY": "hunter22hunter22", "HOME": "/root"})
+        assert said == "cannot open s3://bucket/x with ***"
+
+
+@pytest.mark.parametrize(
+    ("error", "helps"),
+    [
+        (UnreachableError("no answer"), True),
+        (ConnectionResetError(), True),
+        (OSError("AWS Error NETWORK_CONNECTION during GetObject operation"), True),
+        (OSError(28, "No space left on device"), False),
+        (FileNotFoundError("no such data set"), False),
+        (InputError("row 7: bad label"), False),
+        (KeyError("a fault of ours"), False),
+    ],
+)
+def test_a_retry_is_for_faults_that_can_pass(error: Exception, helps: bool) -> None:
+    assert can_pass(error) is helps
+    outer = InputError("wrapped")
+    outer.__cause__ = error
+    assert can_pass(outer) is helps
+
+
+class TestNewRecipe:
+    def add(self, house: House, **config: object) -> tuple[bool, str]:
+        result = house.run("add_recipe", {"ops": {"write_recipe": {"config": config}}})
+        failures = [event for event in result.all_events if event.is_step_failure]
+        return result.success, failures[0].step_failure_data.error.cause.message if failures else ""
+
+    def test_it_joins_the_file_with_its_twin_and_is_a_partition_at_once(self, house: House) -> None:
+        before = house.recipes.read_text()
+        ok, _ = self.add(house, name="wide", shape={"hidden_width": 16, "layers": 1}, epochs=3)
+        assert ok
+        assert house.recipes.read_text().startswith(before.rstrip())
+        recipes = read_recipes(house.recipes)
+        assert recipes["wide"].shape.hidden_width == 16
+        assert recipes["wide-direct"].is_twin_of(recipes["wide"])
+        assert house.instance.get_dynamic_partitions(str(students.name)) == ["wide", "wide-direct"]
+
+    def test_what_is_wrong_is_said_and_the_file_stays(self, house: House) -> None:
+        before = house.recipes.read_text()
+        for config, words in (
+            ({"name": "small"}, "there is a recipe 'small' already"),
+            ({"name": "a|b"}, "'a|b' cannot name a recipe"),
+            ({"name": "wide", "shape": {"hiden_width": 3}}, "did you mean 'hidden_width'?"),
+            ({"name": "wide", "alpha": 2.0}, "alpha"),
+        ):
+            ok, said = self.add(house, **config)
+            assert not ok
+            assert words in said
+            assert ".unfinished" not in said
+        assert house.recipes.read_text() == before
+        assert house.instance.get_dynamic_partitions(str(students.name)) == []
+
+    def test_each_setting_of_the_launchpad_is_explained(self) -> None:
+        from pipelines.new_recipe import NewRecipe
+        from pipelines.nightly import Arrivals, Night
+        from pipelines.retention import Ages
+
+        for model in (NewRecipe, Arrivals, Night, Ages):
+            for name, setting in model.model_fields.items():
+                assert setting.description, f"{model.__name__}.{name}"
+
+
+def test_declarative_automation_asks_for_what_changed_alone(house: House) -> None:
+    from dagster import evaluate_automation_conditions
+
+    house.run("label")
+    defs = pipelines.definitions.defs
+    asked = evaluate_automation_conditions(defs, house.instance)
+    house.instance.add_dynamic_partitions(str(students.name), ["small"])
+    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
+    (key,) = [key for key in defs.resolve_asset_graph().get_all_asset_keys() if key.to_user_string() == "student"]
+    assert asked.get_requested_partitions(key) == {"small"}
+    house.run("distil", partition="small")
+    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
+    assert not asked.get_requested_partitions(key)
+    # Made again, with nothing changed: nothing follows.
+    house.run("label")
+    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
+    assert not asked.get_requested_partitions(key)
