@@ -1,6 +1,6 @@
 # make demo [PROFILE=my.yaml]   run every stage and print the table     make dev [PROFILE=my.yaml]   the Dagster UI
 # make test                     the tests                               make lint                    ruff and mypy
-# make venv                     the set-up alone
+# make e2e                      the deployed service in a browser       make venv                    the set-up alone
 
 PYTHON ?= python3
 PROFILE ?= embedded
@@ -11,7 +11,7 @@ export FINSTILL_PROFILE = $(PROFILE)
 # The environment's commands (dg calls others by name) before the machine's.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo dev test lint venv clean
+.PHONY: demo dev test e2e lint venv clean
 
 venv: $(READY)
 
@@ -28,7 +28,10 @@ dev: $(READY)
 	@$(VENV)/bin/python -m pipelines.dev
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --ignore tests/e2e
+
+e2e: $(READY)
+	$(VENV)/bin/python -m pytest tests/e2e
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

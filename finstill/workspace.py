@@ -68,11 +68,16 @@ class Workspace:
     def scores(self) -> Path:
         return self.root / "scores"
 
+    @property
+    def students(self) -> Path:
+        """Holds a folder a student."""
+        return self.root / "students"
+
     def student(self, name: str) -> Path:
-        return self.root / "students" / name / "checkpoint"
+        return self.students / name / "checkpoint"
 
     def package(self, name: str) -> Path:
-        return self.root / "students" / name / "package"
+        return self.students / name / "package"
 
     def evaluation(self, name: str) -> Path:
-        return self.root / "students" / name / "evaluation"
+        return self.students / name / "evaluation"

@@ -32,6 +32,18 @@ from pipelines.schedules import nightly
 from pipelines.sensors import dropped_files, failure_webhook, new_recipes
 from pipelines.summary import NIGHT
 
+# A run loads these once, and forks each step's process from there: torch and transformers take longer to import than
+# most steps take. The threads that stand before the fork are OpenBLAS's and jemalloc's, which both know of forks.
+PRELOADED = [
+    "pipelines.definitions",
+    "finstill.champion",
+    "finstill.distil.trainer",
+    "finstill.evaluation.report",
+    "finstill.soft_labels.labelling",
+    "finstill.teacher.export",
+    "finstill.tokens",
+]
+
 stages = load_assets_from_modules(
     [
         assets.corpus,
@@ -55,5 +67,7 @@ defs = Definitions(
         "profile": ProfileResource(path=str(profile_path()), home=str(home()), cache=cache_root(), study=study())
     },
     # One step at a time: each uses all cores, and two that share them take longer than one after the other.
-    executor=multiprocess_executor.configured({"max_concurrent": 1}),
+    executor=multiprocess_executor.configured(
+        {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": PRELOADED}}}
+    ),
 )

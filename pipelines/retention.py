@@ -113,10 +113,9 @@ def runs_that_count(instance: DagsterInstance) -> set[str]:
 
 def remove_students(instance: DagsterInstance, workspace: Workspace, recipes: set[str], before: float) -> Iterator[str]:
     """Remove the artefacts and the partition of each student that no recipe names and that is older than a moment."""
-    folder = workspace.student("").parent.parent
-    names = {path.name for path in folder.glob("*")} | set(instance.get_dynamic_partitions(str(students.name)))
+    names = {path.name for path in workspace.students.glob("*")} | set(instance.get_dynamic_partitions(str(students.name)))
     for name in sorted(names - recipes):
-        student = folder / name
+        student = workspace.students / name
         if student.exists() and _newest(student) >= before:
             continue
         shutil.rmtree(student, ignore_errors=True)
