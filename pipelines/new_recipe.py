@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from dagster import Config, MetadataValue, OpExecutionContext, job, op
+from dagster import Config, MetadataValue, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
 
 from assets.resources import ProfileResource
@@ -60,7 +60,7 @@ def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: Profil
     context.add_output_metadata({"recipes": MetadataValue.path(str(path)), "students": ", ".join(recipes)})
 
 
-@job
+@job(executor_def=in_process_executor)
 def add_recipe() -> None:
     """Adds a student without a restart; train it with the job `distil`, or let the next night do it."""
     write_recipe()

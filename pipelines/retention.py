@@ -15,6 +15,7 @@ from dagster import (
     DagsterRunStatus,
     OpExecutionContext,
     RunsFilter,
+    in_process_executor,
     job,
     op,
     schedule,
@@ -60,7 +61,7 @@ def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileRes
     )
 
 
-@job
+@job(executor_def=in_process_executor)
 def retention() -> None:
     """Removes old runs and their logs, students that no recipe names any more, and what killed runs left behind."""
     remove_by_age()
@@ -113,8 +114,8 @@ def runs_that_count(instance: DagsterInstance) -> set[str]:
 
 def remove_students(instance: DagsterInstance, workspace: Workspace, recipes: set[str], before: float) -> Iterator[str]:
     """Remove the artefacts and the partition of each student that no recipe names and that is older than a moment."""
-    names = {path.name for path in workspace.students.glob("*")} | set(instance.get_dynamic_partitions(str(students.name)))
-    for name in sorted(names - recipes):
+    partitions = instance.get_dynamic_partitions(str(students.name))
+    for name in sorted({*partitions, *(path.name for path in workspace.students.glob("*"))} - recipes):
         student = workspace.students / name
         if student.exists() and _newest(student) >= before:
             continue

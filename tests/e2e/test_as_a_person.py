@@ -1,0 +1,241 @@
+"""What a person does in the UI of the deployed service, in order: each test goes on from the last."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.pipelines.house import Folder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from tests.e2e.deployment import Service
+
+# On quiet cores the longest takes a minute and a half; a machine with other work is given its time.
+pytestmark = pytest.mark.timeout(600)
+
+Picture = Callable[[str], None]
+
+FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+
+RUNS = """query ($job: String) { runsOrError(filter: {pipelineName: $job}, limit: 50) { ... on Runs { results {
+  runId jobName status tags { key value } } } } }"""
+BACKFILLS = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { id status } } } }"
+LOGS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) {
+  ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
+
+PARTITIONS = """{ assetNodes(assetKeys: [{path: ["student"]}]) { partitionKeys } }"""
+
+LONG = "long:\n  <<: *small\n  epochs: 60\n  patience: 60\n"
+
+
+class Watch:
+    """Waiting for what the UI was asked for; the UI itself is looked at in the browser."""
+
+    def __init__(self, url: str):
+        self._url = url
+
+    def ask(self, query: str, **variables: object) -> dict:
+        body = json.dumps({"query": query, "variables": variables}).encode()
+        request = urllib.request.Request(f"{self._url}/graphql", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read())["data"]
+
+    def runs(self, job: str) -> dict[str, str]:
+        """Return the status of each run of a job, the latest first."""
+        return {each["runId"]: each["status"] for each in self.ask(RUNS, job=job)["runsOrError"]["results"]}
+
+    def new_run(self, job: str, before: dict[str, str]) -> str:
+        """Wait for a run that was not there before, and return its id."""
+        return self.until(f"a run of {job}", lambda: next(iter(self.runs(job).keys() - before.keys()), None), 90)
+
+    def finished(self, job: str, run: str, seconds: float = 240) -> str:
+        """Wait for the end of a run, and return its status."""
+        self.until(f"the end of {job}", lambda: self.runs(job).get(run) in FINISHED, seconds)
+        return self.runs(job)[run]
+
+    def said(self, run: str) -> str:
+        events = self.ask(LOGS, run=run)["logsForRun"]["events"]
+        return "\n".join(event.get("message") or "" for event in events)
+
+    def until(self, what: str, holds: Callable[[], object], seconds: float):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := holds():
+                return found
+            time.sleep(0.5)
+        pytest.fail(f"{what}: not within {seconds:.0f} s")
+
+
+@pytest.fixture(scope="module")
+def watch(service: Service) -> Watch:
+    return Watch(service.url)
+
+
+@pytest.fixture(autouse=True)
+def _picture_of_a_failure(page: Page, picture: Picture, request: pytest.FixtureRequest) -> Iterator[None]:
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed > failed:
+        picture(f"failed-{request.node.name}")
+
+
+def launch(page: Page, job: str, edit: Callable[[str], str] | None = None, partition: str | None = None) -> None:
+    """Open a job's launchpad, change its config, choose a partition, and launch."""
+    from playwright.sync_api import expect
+
+    page.goto(f"/locations/finstill/jobs/{job}/playground")
+    button = page.get_by_role("button", name="Launch Run")
+    button.wait_for()
+    if partition:
+        page.get_by_placeholder("Partition").click()
+        page.get_by_text(partition, exact=True).last.click()
+        page.get_by_text(f"partition: {partition}").wait_for()
+    if edit:
+        editor = page.locator(".CodeMirror").first
+        editor.wait_for()
+        editor.get_by_text("profile").first.wait_for()
+        config = edit(editor.evaluate("element => element.CodeMirror.getValue()"))
+        editor.evaluate("(element, config) => element.CodeMirror.setValue(config)", config)
+    expect(button).to_be_enabled()
+    button.click()
+
+
+def test_the_asset_graph_shows_every_stage(page: Page, picture: Picture) -> None:
+    groups = ["corpus", "teacher", "students", "evaluation"]
+    page.goto("/asset-groups")
+    for group in groups:
+        page.get_by_text(group, exact=True).first.wait_for()
+    page.goto(f"/asset-groups?expanded={','.join(f'global@global:{group}' for group in groups)}")
+    page.get_by_role("button", name=re.compile("Materialize all")).wait_for()
+    page.get_by_text("student_package").first.wait_for()
+    picture("asset-graph")
+
+
+def test_materialize_all_from_the_page_succeeds(page: Page, watch: Watch, picture: Picture) -> None:
+    page.goto("/asset-groups")
+    page.get_by_role("button", name=re.compile("Materialize all")).click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="All", exact=True).click()
+    dialog.get_by_text("2 partitions").first.wait_for()
+    picture("materialize-all")
+    dialog.get_by_role("button", name="Launch backfill").click()
+
+    def status() -> str | None:
+        backfills = watch.ask(BACKFILLS)["partitionBackfillsOrError"]["results"]
+        return backfills[0]["status"] if backfills and backfills[0]["status"] != "REQUESTED" else None
+
+    assert watch.until("the backfill", status, 420) == "COMPLETED_SUCCESS"
+    page.goto("/runs?tab=backfills")
+    page.get_by_text("Completed").first.wait_for()
+    picture("materialized")
+    page.goto("/assets/champion?view=overview")
+    page.get_by_text("it is the first champion").first.wait_for()
+    picture("champion")
+
+
+def test_a_students_plots_are_drawn(page: Page, picture: Picture) -> None:
+    plots = (("student", "training", "Training of small"), ("evaluation", "confusion", "Confusion matrices"))
+    for asset, metadata, plot in plots:
+        page.goto(f"/assets/{asset}?view=partitions&partition=small")
+        row = page.get_by_role("row").filter(has_text=re.compile(f"^{metadata}"))
+        row.get_by_text("[Show Markdown]").click()
+        image = page.locator(f'img[alt="{plot}"]').first
+        image.wait_for()
+        assert image.evaluate("element => element.complete && element.naturalWidth") > 300
+        picture(f"plot-{asset}")
+
+
+def test_a_student_added_from_the_launchpad_trains_and_the_teacher_is_not_run_again(
+    page: Page, watch: Watch, picture: Picture, house: Folder
+) -> None:
+    def recipe(config: str) -> str:
+        config = re.sub(
+            r"shape: .*", "shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}", config
+        )
+        config = re.sub(r"epochs: .*", "epochs: 2", config).replace("twin: true", "twin: false")
+        return config.replace("    config:\n", "    config:\n      name: added\n", 1)
+
+    before = watch.runs("add_recipe")
+    launch(page, "add_recipe", recipe)
+    run = watch.new_run("add_recipe", before)
+    assert watch.finished("add_recipe", run) == "SUCCESS", watch.said(run)
+    assert "added:" in house.recipes.read_text()
+
+    before = watch.runs("distil")
+    launch(page, "distil", partition="added")
+    run = watch.new_run("distil", before)
+    assert watch.finished("distil", run) == "SUCCESS", watch.said(run)
+    page.goto(f"/runs/{run}")
+    page.get_by_text("Success").first.wait_for()
+    picture("student-added")
+    assert "teacher_logits" not in watch.said(run)
+
+
+def test_the_night_runs_by_the_schedule_and_says_what_it_did(
+    page: Page, watch: Watch, picture: Picture, house: Folder
+) -> None:
+    house.add("second.csv", range(40, 42))
+    page.goto("/locations/finstill/schedules/nightly")
+    page.get_by_text("Europe/Zurich").wait_for()
+    switch = page.get_by_role("switch").or_(page.locator("label:has(input[type=checkbox])")).first
+    switch.click()
+    run = watch.new_run("nightly_redistillation", {})
+    status = watch.finished("nightly_redistillation", run)
+    switch.click()
+    assert status == "SUCCESS", watch.said(run)
+    picture("schedule")
+
+    page.goto("/assets/night?view=overview")
+    page.get_by_text("[Show Markdown]").first.click()
+    summary = page.get_by_role("dialog")
+    summary.get_by_text("6 texts reached it").wait_for()
+    assert "126 texts, +6" in summary.inner_text()
+    assert "was made again (corpus changed)" in summary.inner_text()
+    picture("night")
+
+
+def test_a_broken_corpus_stops_the_run_and_the_page_says_where(
+    page: Page, watch: Watch, picture: Picture, house: Folder
+) -> None:
+    broken = house.corpus / "third.csv"
+    broken.write_text("body,tone\nShares were bullish,bullish\n")
+    before = watch.runs("label")
+    launch(page, "label")
+    run = watch.new_run("label", before)
+    assert watch.finished("label", run) == "FAILURE"
+    page.goto(f"/runs/{run}")
+    page.get_by_text(re.compile("third.csv, row 1: the label 'bullish'")).first.wait_for()
+    picture("broken-corpus")
+    broken.unlink()
+
+
+def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
+    page: Page, watch: Watch, picture: Picture, house: Folder
+) -> None:
+    house.recipes.write_text(house.recipes.read_text() + LONG)
+    watch.until("the partition", lambda: "long" in json.dumps(watch.ask(PARTITIONS)), 60)
+
+    before = watch.runs("distil")
+    launch(page, "distil", partition="long")
+    run = watch.new_run("distil", before)
+    watch.until("an epoch", lambda: "student long: epoch 3 of 60" in watch.said(run), 120)
+    page.goto(f"/runs/{run}")
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
+    assert watch.finished("distil", run, 20) == "CANCELED"
+    page.goto(f"/runs/{run}")
+    page.get_by_text("Canceled").first.wait_for()
+    picture("cancelled")
+
+    page.get_by_role("button", name=re.compile("Re-execute")).first.click()
+    again = watch.new_run("distil", watch.runs("distil") | {run: ""})
+    assert watch.finished("distil", again) == "SUCCESS", watch.said(again)
+    assert "student long: goes on from checkpoint-" in watch.said(again)
