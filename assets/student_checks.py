@@ -1,10 +1,15 @@
 """Checks of a student: what keeps it out of service, and what a person should look at."""
 
+from typing import TYPE_CHECKING
+
 from dagster import AssetCheckExecutionContext, AssetCheckResult, AssetCheckSeverity, asset_check
 
 from assets.comparison import read_test
 from assets.resources import ProfileResource
 from assets.students import evaluation
+
+if TYPE_CHECKING:
+    from finstill.evaluation.evaluate import StudentEvaluation
 
 LEAST_AGREEMENT = 0.8
 LARGEST_EXCESS_CALIBRATION_ERROR = 0.05
@@ -83,7 +88,7 @@ def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: Pro
     )
 
 
-def _evaluation(context: AssetCheckExecutionContext, profile: ProfileResource):
+def _evaluation(context: AssetCheckExecutionContext, profile: ProfileResource) -> "StudentEvaluation":
     from finstill.evaluation.evaluate import StudentEvaluation
 
     return StudentEvaluation.read(profile.workspace.evaluation(context.partition_key))

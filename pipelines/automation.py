@@ -30,7 +30,7 @@ FRESHNESS = FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_wind
 # `eager` fires at anything made again; with data versions only what changed counts. A student that was never made does
 # not keep the comparison of the others from it.
 WHEN_INPUTS_CHANGE = (
-    AutomationCondition.eager()
+    AutomationCondition.eager()  # type: ignore[union-attr]
     .replace("newly_updated", AutomationCondition.data_version_changed())
     .without(~AutomationCondition.any_deps_missing())
 )

@@ -58,7 +58,7 @@ stages = load_assets_from_modules(
 )
 
 defs = Definitions(
-    assets=[*map_asset_specs(looked_after, stages), NIGHT],
+    assets=[*map_asset_specs(looked_after, stages), NIGHT],  # type: ignore[arg-type]
     asset_checks=load_asset_checks_from_modules([assets.checks, assets.corpus_checks, assets.student_checks]),
     jobs=[label, tune, distil, decide, nightly_redistillation, add_recipe, retention],
     schedules=[nightly, weekly_retention],

@@ -124,7 +124,9 @@ def nightly_redistillation() -> None:
     summarise(decide_champion(redistil_students(label_new_texts(take_dropped_files()))))
 
 
-def _run(context: OpExecutionContext, name: str, partition: str | None = None, tags: dict[str, str] | None = None):
+def _run(
+    context: OpExecutionContext, name: str, partition: str | None = None, tags: dict[str, str] | None = None
+) -> None:
     try:
         execute(name, context.instance, {NIGHT_TAG: _night(context), **(tags or {})}, partition)
     except RunFailedError as error:

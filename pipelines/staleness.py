@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
-from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 from assets.students import RECIPE_TAG, student
 from finstill.students.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
 DATA_VERSION = "dagster/data_version"
 CODE_VERSION = "dagster/code_version"
@@ -44,7 +47,8 @@ def _reasons(
             yield "the recipe changed"
         if tags.get(CODE_VERSION) != graph.get(key).code_version:
             yield f"the code of {key.to_user_string()} changed"
-        for parent in graph.get(key).parent_keys:
+        # The first cause is the one to name: where the corpus changed, tokens and logits did too.
+        for parent in sorted(graph.get(key).parent_keys, key=graph.toposorted_asset_keys.index):
             current = made[parent] if parent in made else _latest(instance, parent)
             version = (current.tags or {}).get(DATA_VERSION) if current is not None else None
             if version is not None and parent in made:
