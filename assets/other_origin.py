@@ -10,6 +10,7 @@ from dagster import DataVersion, MaterializeResult, asset
 from assets.corpus import corpus
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
+from assets.retries import retries_where_it_can_help
 from assets.teacher import label_table, teacher_ensemble, teacher_onnx
 
 
@@ -21,6 +22,7 @@ from assets.teacher import label_table, teacher_ensemble, teacher_onnx
     code_version="1",
     pool="teacher",
 )
+@retries_where_it_can_help
 def other_origin(profile: ProfileResource) -> MaterializeResult:
     """A second labelled corpus, with what the teacher says of it: students are measured on it, and none learns from it.
 

@@ -169,6 +169,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset(deps=[corpus], group_name="teacher", kinds={"huggingface", "onnx"}, owners=OWNERS, code_version="1")
+@retries_where_it_can_help
 def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     """The further teachers of an ensemble as ONNX graphs, each proved equal to its checkpoint on texts of the corpus.
 

@@ -27,8 +27,12 @@ class NewRecipe(Config):
     )
     first_temperature: float = Field(default=5.0, description="Softmax temperature at the first step.")
     last_temperature: float = Field(default=1.0, description="Softmax temperature at the last step.")
-    soft_scale: Literal["square", "inverse_square"] = Field(
-        default=_default("soft_scale"), description="What the soft loss is multiplied by: T^2, or 1/T^2."
+    alpha_rule: Literal["constant", "trusted"] = Field(
+        default=_default("alpha_rule"),
+        description="Trusted lowers alpha for a row where the teacher contradicts the label or is unsure.",
+    )
+    soft_loss: Literal["kl", "kl_inverse_square", "mse", "standardised_kl", "dkd", "dist"] = Field(
+        default=_default("soft_loss"), description="What of the teacher's logits the student is to match."
     )
     epochs: int = Field(default=_default("epochs"), description="Epochs at most.")
     patience: int = Field(
@@ -37,6 +41,10 @@ class NewRecipe(Config):
     batch_size: int = Field(default=_default("batch_size"), description="Texts in a batch.")
     learning_rate: float = Field(default=_default("learning_rate"), description="AdamW's.")
     weight_decay: float = Field(default=_default("weight_decay"), description="AdamW's.")
+    labelled_repeats: int = Field(
+        default=_default("labelled_repeats"),
+        description="How often an epoch reads a labelled row where there are rows without labels.",
+    )
     seed: int = Field(default=_default("seed"), description="The same recipe, data and seed give the same student.")
     twin: bool = Field(
         default=True, description="Also add its directly trained twin, <name>-direct, which shows what distilling pays."

@@ -49,7 +49,8 @@ def inputs_state(profile: ProfileResource) -> str:
     from finstill.files import digest
 
     settings = profile.profile()
-    return digest(finstill.__version__, Path(profile.path), settings.recipes, source_state(settings.corpus))
+    sources = [source for source in (settings.corpus, settings.other_origin) if source is not None]
+    return digest(finstill.__version__, Path(profile.path), settings.recipes, *map(source_state, sources))
 
 
 @op(out=Out(Nothing))

@@ -133,8 +133,8 @@ def test_materialize_all_from_the_page_succeeds(page: Page, watch: Watch, pictur
         return backfills[0]["status"] if backfills and backfills[0]["status"] != "REQUESTED" else None
 
     assert watch.until("the backfill", status, 420) == "COMPLETED_SUCCESS"
-    page.goto("/runs?tab=backfills")
-    page.get_by_text("Completed").first.wait_for()
+    page.goto("/runs")
+    page.get_by_text("Success").first.wait_for()
     picture("materialized")
     page.goto("/assets/champion?view=overview")
     page.get_by_text("it is the first champion").first.wait_for()
