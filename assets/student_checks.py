@@ -54,9 +54,10 @@ def faithful_to_the_teacher(context: AssetCheckExecutionContext, profile: Profil
 def as_calibrated_as_the_teacher(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
     """The expected calibration error exceeds the teacher's by at most 0.05."""
     measured = _evaluation(context, profile)
-    if measured.student.quality is None or measured.teacher.quality is None:
+    student, teacher = measured.student.quality, measured.teacher.quality
+    if student is None or teacher is None:
         return AssetCheckResult(passed=True, description="No test text is labelled: calibration cannot be measured.")
-    own, teachers = (each.quality["calibration_error"] for each in (measured.student, measured.teacher))
+    own, teachers = student["calibration_error"], teacher["calibration_error"]
     return AssetCheckResult(
         passed=own - teachers <= LARGEST_EXCESS_CALIBRATION_ERROR,
         severity=AssetCheckSeverity.WARN,

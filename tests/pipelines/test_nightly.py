@@ -23,6 +23,9 @@ def tick(house: House) -> RunRequest | SkipReason:
 def night(house: House, config: dict | None = None) -> tuple[bool, str]:
     """Run one night and return whether it succeeded, and its summary."""
     result = house.run(nightly_redistillation.name, config)
+    for event in result.all_events:
+        if event.is_step_failure:
+            print(event.step_key, event.step_failure_data.user_failure_data or event.step_failure_data.error)
     return result.success, house.metadata("night")["summary"] if house.instance.has_asset_key(NIGHT.key) else ""
 
 
