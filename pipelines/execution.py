@@ -49,8 +49,8 @@ def execute(
         # Dagster's own console log repeats every event; the stages' progress is what a person follows.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
-    # Dagster takes the interrupt for the inner run's and goes on; a night that is cancelled in a stage is to stop.
-    if result.dagster_run.status == DagsterRunStatus.CANCELED:
+    # Dagster takes the interrupt for the inner run's, and may call its step failed; who started it is to stop too.
+    if result.dagster_run.status == DagsterRunStatus.CANCELED or any(map(_was_interrupted, result.all_events)):
         raise DagsterExecutionInterruptedError
     if not result.success:
         raise RunFailedError(job, partition, *_failure(result))
@@ -65,6 +65,11 @@ def step_failure(event: DagsterEvent) -> tuple[str, str]:
     # Dagster prefixes the class name, which a person need not read where the message says it all.
     message = re.sub(r"^(finstill\.errors\.\w+|dagster\.\S*Failure): ", "", error.message.strip()) if error else ""
     return str(event.step_key), message
+
+
+def _was_interrupted(event: DagsterEvent) -> bool:
+    error = event.step_failure_data.error if event.is_step_failure else None
+    return error is not None and DagsterExecutionInterruptedError.__name__ in error.to_string()
 
 
 def _failure(result: ExecuteInProcessResult) -> tuple[str, str]:
