@@ -20,7 +20,6 @@ import onnx
 import polars as pl
 import pyarrow.parquet as pq
 import torch
-from finstill.packaging.int8 import quantize_student
 from joblib import Parallel, cpu_count, delayed
 from machine import describe_machine, read_arguments, read_shared, report, take_turns, times_faster
 
@@ -33,6 +32,7 @@ from finstill.distil.trainer import train_student
 from finstill.evaluation.metrics import agreement, calibration_error, macro_f1, paired_interval
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import STUDENT_TOKEN_BUDGET
+from finstill.packaging.int8 import quantize_student
 from finstill.profile import Augmentation, CorpusSource, FineTuning
 from finstill.soft_labels.cache import SoftLabelCache
 from finstill.soft_labels.labelling import label_texts, write_corpus_logits
