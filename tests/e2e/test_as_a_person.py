@@ -95,7 +95,8 @@ def launch(page: Page, job: str, edit: Callable[[str], str] | None = None, parti
     button = page.get_by_role("button", name="Launch Run")
     button.wait_for()
     if partition:
-        page.get_by_placeholder("Partition").click()
+        # The page remembers the partition of the launch before, and lists those that match what stands there.
+        page.get_by_placeholder("Partition").fill(partition)
         page.get_by_text(partition, exact=True).last.click()
         page.get_by_text(f"partition: {partition}").wait_for()
     if edit:
