@@ -37,6 +37,7 @@ from finstill.package import Package
 from finstill.tasks import SENTIMENT
 from finstill.teacher.export import read_teachers
 from finstill.text import normalise, text_key
+from tests.tiny_corpus import RECIPES, TEXTS, csv_rows
 
 BEFORE = [
     corpus,
@@ -64,21 +65,6 @@ CHECKS = [
     student_checks.no_worse_than_the_champion,
 ]
 
-RECIPES = """\
-small: &small
-  shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
-  epochs: 2
-small-direct:
-  <<: *small
-  alpha: 0
-"""
-
-TEXTS = {
-    "negative": "Shares fell {} points after the warning",
-    "neutral": "The meeting takes place in room {}",
-    "positive": "Profit rose {} percent on strong orders",
-}
-
 
 class Deployment:
     """A profile with a CSV corpus and a local teacher, and the Dagster instance its assets are made in."""
@@ -99,8 +85,7 @@ class Deployment:
         )
 
     def write_corpus(self, numbers: range, more: str = "") -> None:
-        lines = [f"{text.format(i)},{label}\n" for i in numbers for label, text in TEXTS.items()]
-        (self.root / "texts.csv").write_text("body,tone\n" + "".join(lines) + more)
+        (self.root / "texts.csv").write_text("body,tone\n" + csv_rows(numbers) + more)
 
     def make(
         self, selection: list, partition: str | None = None, raising: bool = True, config: dict | None = None

@@ -8,26 +8,7 @@ from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult
 
 import pipelines.definitions
 from assets.resources import ProfileResource
-
-RECIPES = """\
-# Two students that train in a second.
-small: &small
-  shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
-  epochs: 2
-small-direct:
-  <<: *small
-  alpha: 0
-"""
-
-TEXTS = {
-    "negative": "Shares fell {} points after the warning",
-    "neutral": "The meeting takes place in room {}",
-    "positive": "Profit rose {} percent on strong orders",
-}
-
-
-def rows(numbers: range) -> str:
-    return "".join(f"{text.format(i)},{label}\n" for i in numbers for label, text in TEXTS.items())
+from tests.tiny_corpus import RECIPES, csv_rows
 
 
 class Folder:
@@ -48,7 +29,7 @@ class Folder:
         )
 
     def add(self, file: str, numbers: range, more: str = "") -> None:
-        (self.corpus / file).write_text("body,tone\n" + rows(numbers) + more)
+        (self.corpus / file).write_text("body,tone\n" + csv_rows(numbers) + more)
 
 
 class House(Folder):

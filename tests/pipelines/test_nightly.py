@@ -12,7 +12,8 @@ from pipelines.nightly import nightly_redistillation
 from pipelines.schedules import nightly
 from pipelines.sensors import dropped_files
 from pipelines.summary import NIGHT
-from tests.pipelines.house import House, rows
+from tests.pipelines.house import House
+from tests.tiny_corpus import csv_rows
 
 
 def tick(house: House) -> RunRequest | SkipReason:
@@ -133,13 +134,13 @@ class TestDroppedFiles:
         (self.drop / "a.csv.part").write_text("body,tone\n")
         assert self.look() == []
         with (self.drop / "a.csv").open("a") as file:
-            file.write(rows(range(50, 51)))
+            file.write(csv_rows(range(50, 51)))
         assert self.look() == [], "it grew since the last look"
         (self.drop / "b.csv").write_text("body,tone\n")
         assert self.look() == ["a.csv"]
         assert self.look() == ["b.csv"]
         assert self.look() == []
-        (self.drop / "a.csv").write_text("body,tone\n" + rows(range(60, 61)))
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(60, 61)))
         assert self.look() == []
         assert self.look() == ["a.csv"], "other content under the same name is another file"
         (self.drop / "a.csv").unlink()
@@ -147,7 +148,7 @@ class TestDroppedFiles:
         assert json.loads(str(self.cursor))["taken"].keys() == {"b.csv"}
 
     def test_what_is_taken_joins_the_corpus_of_the_same_night_once(self) -> None:
-        (self.drop / "a.csv").write_text("body,tone\n" + rows(range(50, 52)))
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(50, 52)))
         config = {"ops": {"take_dropped_files": {"config": {"files": ["a.csv"]}}}}
         result = self.house.run("nightly_redistillation", config)
         assert result.success
@@ -166,6 +167,6 @@ class TestDroppedFiles:
         assert "still going on" in str(tick(self.house).skip_message)  # type: ignore[union-attr]
 
     def test_the_schedule_skips_after_a_night_that_took_files(self) -> None:
-        (self.drop / "a.csv").write_text("body,tone\n" + rows(range(50, 52)))
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(50, 52)))
         self.house.run("nightly_redistillation", {"ops": {"take_dropped_files": {"config": {"files": ["a.csv"]}}}})
         assert isinstance(tick(self.house), SkipReason)

@@ -1,0 +1,24 @@
+"""A corpus of three kinds of sentence and two students that train in a second."""
+
+from __future__ import annotations
+
+RECIPES = """\
+# Two students that train in a second.
+small: &small
+  shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
+  epochs: 2
+small-direct:
+  <<: *small
+  alpha: 0
+"""
+
+TEXTS = {
+    "negative": "Shares fell {} points after the warning",
+    "neutral": "The meeting takes place in room {}",
+    "positive": "Profit rose {} percent on strong orders",
+}
+
+
+def csv_rows(numbers: range) -> str:
+    """Return a line of text and label for each number and label."""
+    return "".join(f"{text.format(i)},{label}\n" for i in numbers for label, text in TEXTS.items())
