@@ -236,7 +236,8 @@ def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
     page.get_by_text("Canceled").first.wait_for()
     picture("cancelled")
 
+    before = watch.runs("distil")
     page.get_by_role("button", name=re.compile("Re-execute")).first.click()
-    again = watch.new_run("distil", watch.runs("distil") | {run: ""})
+    again = watch.new_run("distil", before)
     assert watch.finished("distil", again) == "SUCCESS", watch.said(again)
     assert "student long: goes on from checkpoint-" in watch.said(again)
