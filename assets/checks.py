@@ -17,15 +17,15 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class."""
     import pyarrow.parquet as pq
 
-    from finstill.onnx_classifier import LARGEST_DIFFERENCE, graph_parity
+    from finstill.onnx_classifier import LARGEST_DIFFERENCE, OnnxClassifier, graph_parity
     from finstill.teacher.checkpoint import Checkpoint, load_classifier
     from finstill.teacher.export import TeacherGraph
 
     workspace, settings = profile.workspace, profile.profile().teacher
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
     rows = pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
-    graph = TeacherGraph.read(workspace.teacher_onnx).float32_graph
-    parity = graph_parity(graph, load_classifier(checkpoint.folder), rows, settings.token_budget)
+    classifier = OnnxClassifier(TeacherGraph.read(workspace.teacher_onnx).float32_graph)
+    parity = graph_parity(classifier.logits(rows, settings.token_budget), load_classifier(checkpoint.folder), rows)
     return AssetCheckResult(
         passed=parity.holds,
         description=f"The largest difference of a logit is {parity.largest_difference:.2g} over {parity.rows} texts.",

@@ -178,9 +178,10 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     import pyarrow.parquet as pq
 
     from finstill.files import digest
+    from finstill.onnx_classifier import OnnxClassifier, graph_parity
     from finstill.tasks import class_groups
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
-    from finstill.teacher.export import export_teacher, require_parity
+    from finstill.teacher.export import export_teacher
     from finstill.tokens import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
@@ -198,7 +199,8 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
         )
         class_groups(settings.task, teacher.labels)
         rows = [each.ids for each in load_tokenizer(teacher.folder, teacher.max_length).encode_batch(texts)]
-        require_parity(teacher, load_classifier(checkpoint.folder), rows, settings.teacher.token_budget)
+        exported = OnnxClassifier(teacher.float32_graph).logits(rows, settings.teacher.token_budget)
+        graph_parity(exported, load_classifier(checkpoint.folder), rows).require(teacher.source, teacher.folder)
         teachers.append(teacher)
     kept = {teacher.folder for teacher in teachers}
     for folder in workspace.teacher_ensemble.glob("*"):

@@ -136,18 +136,32 @@ class Parity:
     def holds(self) -> bool:
         return self.largest_difference <= LARGEST_DIFFERENCE and self.argmax_agreement == 1.0
 
+    def require(self, name: str, where: Path) -> None:
+        """Stop where the graph of `name` in the folder `where` may not answer in its checkpoint's place.
 
-def graph_parity(graph: Path, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int) -> Parity:
-    """Compare `graph` with the torch model it was made from.
+        Raises:
+            InputError: a logit differs by more than rounding, or a class does.
+        """
+        if not self.holds:
+            raise InputError(
+                f"the graph of {name} differs from its checkpoint by {self.largest_difference:.2g} on {self.rows} "
+                f"texts (onnxruntime {onnxruntime.__version__})",
+                where=where,
+                remedy="This is a fault of Finstill or of the installed versions: please report it",
+            )
+
+
+def graph_parity(exported: np.ndarray, model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Parity:
+    """Compare a graph's logits with those of the torch model it was made from.
 
     The model runs each text alone, so that padding or batch mates that reached a logit would show.
 
     Args:
+        exported: float32, (rows, classes), what the graph says of the rows, in batches.
         rows: token ids, special tokens included.
     """
     import torch
 
-    exported = OnnxClassifier(graph).logits(rows, token_budget)
     with torch.inference_mode():
         original = np.concatenate([model(input_ids=torch.tensor([list(row)])).logits.numpy() for row in rows])
     return Parity(

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-import torch
 
 from finstill.distil.loss import NO_LABEL
 from finstill.errors import InputError
@@ -69,15 +67,11 @@ def build_package(
         graph = model.onnx_graph()
         onnx.save(graph, float32)
         onnx.save(quantize_student(graph), int8)
-        parity = graph_parity(float32, model, test.input_ids, STUDENT_TOKEN_BUDGET)
-        if not parity.holds:
-            raise InputError(
-                f"the graph of student '{name}' differs from its checkpoint by {parity.largest_difference:.2g} on "
-                f"{parity.rows} texts (onnxruntime {onnxruntime.__version__}, torch {torch.__version__})",
-                where=student,
-                remedy="This is a fault of Finstill or of these versions: please report it",
-            )
-        proof = prove_int8(int8, float32, test.input_ids, test.labels)
+        classifier = OnnxClassifier(float32)
+        logits = classifier.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+        parity = graph_parity(logits, model, test.input_ids)
+        parity.require(f"student '{name}'", student)
+        proof = prove_int8(int8, logits, test.input_ids, test.labels)
         if not proof.holds:
             lost = "" if proof.macro_f1_lost is None else f", loses {proof.macro_f1_lost:.3f} of macro-F1"
             raise InputError(
@@ -87,10 +81,9 @@ def build_package(
                 where=student,
                 remedy="Train it longer, or make it wider: a student that is hardly trained decides by small margins",
             )
-        classifier = OnnxClassifier(float32)
         temperature = _temperature(classifier, rows["validation"])
         measured = {
-            **_measure(classifier, test, task.labels, temperature),
+            **_measure(logits, test, task.labels, temperature),
             "graph": asdict(parity),
             "int8": asdict(proof),
             "megabytes": {
@@ -125,10 +118,9 @@ def _temperature(classifier: OnnxClassifier, validation: TrainingRows) -> float 
 
 
 def _measure(
-    classifier: OnnxClassifier, test: TrainingRows, labels: tuple[str, ...], temperature: float | None
+    logits: np.ndarray, test: TrainingRows, labels: tuple[str, ...], temperature: float | None
 ) -> dict[str, Any]:
     """Return what the float32 graph is worth on the test split; None where labels or teacher logits are missing."""
-    logits = classifier.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
     labelled = test.labels != NO_LABEL
     truth, scores = test.labels[labelled], logits[labelled]
     return {

@@ -44,16 +44,16 @@ class Int8Proof:
         return self.batch_dependence <= LARGEST_DIFFERENCE and (close or self.rows_that_differ <= ROWS_OF_CHANCE)
 
 
-def prove_int8(int8: Path, float32: Path, rows: Sequence[Sequence[int]], labels: np.ndarray) -> Int8Proof:
-    """Compare two graphs of one student; each text also runs alone.
+def prove_int8(int8: Path, exact: np.ndarray, rows: Sequence[Sequence[int]], labels: np.ndarray) -> Int8Proof:
+    """Compare the graph `int8` with what the float32 one says of the same rows; each text also runs alone.
 
     Args:
+        exact: float32, (rows, classes), the float32 graph's logits.
         rows: token ids, special tokens included.
         labels: int64, (rows,), `NO_LABEL` where a row has none.
     """
     quantised = OnnxClassifier(int8)
     ours = quantised.logits(rows, STUDENT_TOKEN_BUDGET)
-    exact = OnnxClassifier(float32).logits(rows, STUDENT_TOKEN_BUDGET)
     alone = np.concatenate([quantised.batch_logits([row]) for row in rows])
     labelled = labels != NO_LABEL
     lost = None

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
-from finstill.onnx_classifier import graph_parity
 from finstill.teacher.checkpoint import class_names, load_classifier
 from finstill.teacher.fingerprint import teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -84,27 +83,6 @@ def ensemble_fingerprint(teachers: Sequence[TeacherGraph]) -> str:
     """Return what identifies the mean of the teachers' logits; of one alone, its own fingerprint."""
     first, *others = (teacher.fingerprint for teacher in teachers)
     return digest(first, *others) if others else first
-
-
-def require_parity(
-    teacher: TeacherGraph, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int
-) -> None:
-    """Compare the float32 graph of `teacher` with the checkpoint that it was made from.
-
-    Args:
-        rows: token ids, special tokens included.
-
-    Raises:
-        InputError: a logit differs by more than rounding, or a class does.
-    """
-    parity = graph_parity(teacher.float32_graph, model, rows, token_budget)
-    if not parity.holds:
-        raise InputError(
-            f"the graph of {teacher.source} differs from its checkpoint by {parity.largest_difference:.2g} on "
-            f"{parity.rows} texts",
-            where=teacher.folder,
-            remedy="This is a fault of Finstill or of the installed versions: please report it",
-        )
 
 
 def export_teacher(

@@ -137,7 +137,8 @@ def test_a_trimmed_student_reads_what_it_does_not_know_as_unknown(build: Callabl
 
 def test_parity_notices_a_graph_of_other_weights(build: Callable[..., Student], tmp_path: Path) -> None:
     onnx.save(build("static", seed=1).onnx_graph(), tmp_path / "other.onnx")
-    assert not graph_parity(tmp_path / "other.onnx", build("static"), [[1, 2, 3], [4]], 64).holds
+    rows = [[1, 2, 3], [4]]
+    assert not graph_parity(OnnxClassifier(tmp_path / "other.onnx").logits(rows, 64), build("static"), rows).holds
 
 
 @pytest.mark.parametrize("width", [6, 32, 40])

@@ -43,14 +43,18 @@ def token_ids(teacher: TeacherGraph, texts: list[str]) -> list[list[int]]:
 
 
 def test_the_graph_gives_what_transformers_gives_row_by_row(teacher: TeacherGraph, tiny_checkpoint: Path) -> None:
-    parity = graph_parity(teacher.graph, load_classifier(tiny_checkpoint), token_ids(teacher, TEXTS), 64)
+    rows = token_ids(teacher, TEXTS)
+    parity = graph_parity(OnnxClassifier(teacher.graph).logits(rows, 64), load_classifier(tiny_checkpoint), rows)
     assert parity.holds
     assert parity.rows == len(TEXTS)
 
 
 def test_parity_fails_against_another_checkpoint(teacher: TeacherGraph, make_checkpoint: Callable[..., Path]) -> None:
-    other = load_classifier(make_checkpoint(seed=1))
-    assert not graph_parity(teacher.graph, other, token_ids(teacher, TEXTS), 64).holds
+    other, rows = load_classifier(make_checkpoint(seed=1)), token_ids(teacher, TEXTS)
+    parity = graph_parity(OnnxClassifier(teacher.graph).logits(rows, 64), other, rows)
+    assert not parity.holds
+    with pytest.raises(InputError, match="the graph of test differs from its checkpoint by"):
+        parity.require("test", teacher.folder)
 
 
 def test_a_texts_logits_do_not_depend_on_its_batch(teacher: TeacherGraph) -> None:
@@ -79,7 +83,9 @@ def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_besi
     quantised = export_teacher(tiny_checkpoint, tmp_path / "int8", max_length=64, source="test", precision="int8")
     assert quantised.fingerprint != teacher.fingerprint
     assert quantised.graph != quantised.float32_graph
-    assert graph_parity(quantised.float32_graph, load_classifier(tiny_checkpoint), token_ids(teacher, TEXTS), 64).holds
+    texts = token_ids(teacher, TEXTS)
+    exported = OnnxClassifier(quantised.float32_graph).logits(texts, 64)
+    assert graph_parity(exported, load_classifier(tiny_checkpoint), texts).holds
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
     assert int8_fidelity(quantised.graph, quantised.float32_graph, rows, 256).divergence < 0.05
 
