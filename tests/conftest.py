@@ -7,24 +7,22 @@ import os
 # Before torch is loaded: see pipelines/__init__.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import json
 import shutil
 import subprocess
-import sys
+import venv
 from collections.abc import Callable
-from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 from finstill.distil.loss import NO_LABEL
 from finstill.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training import TrainingRows
+
+ROOT = Path(__file__).parents[1]
 
 VOCABULARY = 30522
 PROSUS_ORDER = ("positive", "negative", "neutral")
@@ -113,41 +111,24 @@ def make_package(
     return make
 
 
-ALONE = """
-import importlib.abc, json, sys
-
-allowed = {"finstill", *json.loads(sys.argv.pop(1))}
-
-class InstalledHere(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        root = name.partition(".")[0]
-        if root not in sys.stdlib_module_names and root not in allowed:
-            raise ModuleNotFoundError(f"No module named '{name}'", name=name)
-
-sys.meta_path.insert(0, InstalledHere())
-"""
-"""The beginning of a program that can import what its first argument names, Finstill and the standard library."""
-
-
 @pytest.fixture(scope="session")
-def run_alone() -> Callable[..., subprocess.CompletedProcess[bytes]]:
-    """Return a function that runs a program where only what Finstill needs without extras can be imported."""
-    distributions, wanted = set(), [Requirement(each) for each in requires("finstill") or []]
-    while wanted:
-        requirement = wanted.pop()
-        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-        if needed and canonicalize_name(requirement.name) not in distributions:
-            distributions.add(canonicalize_name(requirement.name))
-            wanted += [Requirement(each) for each in requires(requirement.name) or []]
-    allowed = [
-        module
-        for module, providers in packages_distributions().items()
-        if distributions & {canonicalize_name(provider) for provider in providers}
-    ]
+def run_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[bytes]]:
+    """Return a function that runs a program in a new environment into which Finstill was installed without extras."""
+    folder = tmp_path_factory.mktemp("alone")
+    source, python = folder / "source", folder / "venv" / "bin" / "python"
+    # Building leaves files beside what is built.
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("finstill", "assets", "pipelines"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    venv.create(folder / "venv", with_pip=True)
+    pip = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
+    installed = subprocess.run([*pip, source], capture_output=True, text=True)
+    assert installed.returncode == 0, installed.stderr
 
-    def run(program: str, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        command = [sys.executable, "-c", ALONE + program, json.dumps(allowed), *arguments]
-        return subprocess.run(command, capture_output=True, cwd=Path(__file__).parents[1], **options)
+    def run(*command: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run([python, *command], capture_output=True, cwd=folder, **options)
 
     return run
 

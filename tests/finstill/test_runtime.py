@@ -164,6 +164,7 @@ class TestArguments:
 
 
 PROGRAM = """
+import json, sys
 from finstill.runtime import StudentClassifier
 print(json.dumps([score.probabilities for score in StudentClassifier(sys.argv[1]).score(["Shares fell"])]))
 """
@@ -172,7 +173,7 @@ print(json.dumps([score.probabilities for score in StudentClassifier(sys.argv[1]
 def test_it_runs_where_only_the_base_dependencies_are(
     package: Package, student: StudentClassifier, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
-    alone = run_alone(PROGRAM, str(package.folder))
+    alone = run_alone("-c", PROGRAM, str(package.folder))
     assert alone.returncode == 0, alone.stderr
     assert json.loads(alone.stdout) == [score.probabilities for score in student.score(["Shares fell"])]
 
@@ -181,7 +182,7 @@ def test_it_runs_where_only_the_base_dependencies_are(
 def test_that_place_has_nothing_of_the_pipeline(
     module: str, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
-    assert f"No module named '{module}'".encode() in run_alone(f"import {module}").stderr
+    assert f"No module named '{module}'".encode() in run_alone("-c", f"import {module}").stderr
 
 
 def test_the_base_dependencies_are_three() -> None:

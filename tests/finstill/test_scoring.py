@@ -259,13 +259,13 @@ class TestErrors:
         assert "the input is csv, and so is the output" in capsys.readouterr().err
 
 
-PROGRAM = "from finstill.__main__ import main; sys.argv[:1] = ['finstill', 'score']; main()"
+SCORE = "-m", "finstill", "score"
 
 
 class TestWithTheBaseDependenciesAlone:
     def test_streams(self, package: Package, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
         content = "text\n" + "".join(f'"{text}"\n' for text in TEXTS) + '""\n'
-        scored = run_alone(PROGRAM, str(package.folder), "-", "--format", "csv", input=content.encode())
+        scored = run_alone(*SCORE, str(package.folder), "-", "--format", "csv", input=content.encode())
         assert scored.returncode == 0, scored.stderr
         rows = list(csv.DictReader(scored.stdout.decode().splitlines()))
         assert [row["label"] for row in rows] == [label for label, _ in expected(package, TEXTS)]
@@ -276,13 +276,12 @@ class TestWithTheBaseDependenciesAlone:
         self, package: Package, tmp_path: Path, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
     ) -> None:
         pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in.parquet")
-        refused = run_alone(PROGRAM, str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
+        refused = run_alone(*SCORE, str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
         assert refused.returncode == 1
         assert b"pip install 'finstill[pipeline]' (or pyarrow alone), or give CSV or JSONL" in refused.stderr
 
     def test_other_commands_name_the_extra(self, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]) -> None:
-        program = "from finstill.__main__ import main; sys.argv[:1] = ['finstill', 'cache', 'ls']; main()"
-        refused = run_alone(program)
+        refused = run_alone("-m", "finstill", "cache", "ls")
         assert refused.returncode == 1
         assert b"pip install 'finstill[pipeline]'" in refused.stderr
 
