@@ -35,4 +35,9 @@ def faults(corpus: pa.Table, labels: Sequence[str]) -> list[str]:
             found.append(f"The {column}s {strange} are not among {known}.")
     counts = {each["values"]: each["counts"] for each in pc.value_counts(corpus["split"]).to_pylist()}
     found += [f"No text is in the split {split}." for split in SPLITS if not counts.get(split)]
+    given = pc.unique(corpus["label"].drop_null()).to_pylist()
+    if given and (missing := [label for label in labels if label not in given]):
+        found.append(
+            f"No text is labelled {' or '.join(missing)}, and others have a label: is the source a part of a table?"
+        )
     return found

@@ -370,6 +370,16 @@ def test_a_corpus_that_is_not_sound_stops_what_follows(deployment: Deployment, m
     assert [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()] == ["corpus"]
 
 
+def test_a_corpus_without_one_of_the_classes_stops_what_follows(deployment: Deployment) -> None:
+    rows = csv_rows(range(40)).splitlines(keepends=True)
+    deployment.write_corpus(range(0), more="".join(row for row in rows if not row.endswith("neutral\n")))
+    result = deployment.make([corpus, tokens], raising=False)
+    failed = {check.check_name: check.description for check in result.get_asset_check_evaluations() if not check.passed}
+    assert list(failed) == ["corpus_is_sound"]
+    assert "No text is labelled neutral, and others have a label" in str(failed["corpus_is_sound"])
+    assert [event.asset_key.to_user_string() for event in result.get_asset_materialization_events()] == ["corpus"]
+
+
 def test_classes_that_drift_are_a_warning(deployment: Deployment) -> None:
     deployment.make([corpus])
     deployment.write_corpus(range(40), more="".join(f"Shares fell {i} cents,negative\n" for i in range(200)))

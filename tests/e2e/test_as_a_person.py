@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.pipelines.house import Folder
+from tests.tiny_corpus import csv_rows
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -216,6 +218,25 @@ def test_a_broken_corpus_stops_the_run_and_the_page_says_where(
     page.get_by_text(re.compile("third.csv, row 1: the label 'bullish'")).first.wait_for()
     picture("broken-corpus")
     broken.unlink()
+
+
+def test_a_corpus_without_one_of_its_classes_is_stopped_by_a_check_that_says_so(
+    page: Page, watch: Watch, picture: Picture, house: Folder
+) -> None:
+    away = house.root / "away"
+    house.corpus.rename(away)
+    house.corpus.mkdir()
+    rows = csv_rows(range(40)).splitlines(keepends=True)
+    (house.corpus / "part.csv").write_text("body,tone\n" + "".join(row for row in rows if "neutral" not in row))
+    before = watch.runs("label")
+    launch(page, "label")
+    run = watch.new_run("label", before)
+    assert watch.finished("label", run) == "FAILURE"
+    page.goto("/assets/corpus?view=checks&checkDetail=corpus_is_sound")
+    page.get_by_text("No text is labelled neutral").first.wait_for()
+    picture("check-that-stops")
+    shutil.rmtree(house.corpus)
+    away.rename(house.corpus)
 
 
 def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
