@@ -15,12 +15,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import files as files_of
+from importlib.metadata import requires
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import polars as pl
 from machine import Seconds, describe_machine, read_arguments, read_shared, report, take_turns
+from packaging.requirements import Requirement
 from teacher import random_teacher
 from tokenizers import Tokenizer
 
@@ -44,6 +47,7 @@ GOALS = {
     "lstm_vs_teacher": "at least 150",
     "lstm_p99_vs_teacher_p50": "at most 0.025",
     "static_vs_teacher": "at least 1,000",
+    "base_installation_mb": "under 150",
 }
 
 MAX_LENGTH = 128
@@ -102,6 +106,7 @@ def main() -> None:
         print("Measuring", flush=True)
         sample = phrasebank["text"].sample(texts, seed=0).to_list()
         figures = compare(teacher, tokenizer, packages, sample, few, rounds, repeats)
+    figures["base_installation_mb"] = base_installation_mb()
     report(figures, GOALS, describe_machine("onnxruntime", "tokenizers", "numpy"), arguments.json)
 
 
@@ -230,6 +235,21 @@ def in_own_process(owner: str, folder: Path, precision: str, texts: list[str]) -
     return json.loads(
         subprocess.run(command, input=json.dumps(texts), capture_output=True, text=True, check=True).stdout
     )
+
+
+def base_installation_mb() -> float:
+    """Return how large on disk is what an installation without extras brings, byte code left out."""
+    sizes: dict[str, int] = {}
+    wanted = [Requirement(each) for each in requires("finstill") or []]
+    while wanted:
+        requirement = wanted.pop()
+        needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if not needed or requirement.name in sizes:
+            continue
+        files = [path for path in files_of(requirement.name) or [] if path.suffix != ".pyc"]
+        sizes[requirement.name] = sum(Path(path.locate()).stat().st_size for path in files)
+        wanted += [Requirement(each) for each in requires(requirement.name) or []]
+    return sum(sizes.values()) / 1e6
 
 
 if __name__ == "__main__":
