@@ -235,8 +235,13 @@ def test_a_corpus_without_one_of_its_classes_is_stopped_by_a_check_that_says_so(
     page.goto("/assets/corpus?view=checks&checkDetail=corpus_is_sound")
     page.get_by_text("No text is labelled neutral").first.wait_for()
     picture("check-that-stops")
+
     shutil.rmtree(house.corpus)
     away.rename(house.corpus)
+    before = watch.runs("label")
+    launch(page, "label")
+    mended = watch.new_run("label", before)
+    assert watch.finished("label", mended) == "SUCCESS", watch.said(mended)
 
 
 def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
