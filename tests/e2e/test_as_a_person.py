@@ -8,6 +8,7 @@ import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -91,15 +92,19 @@ def _picture_of_a_failure(page: Page, picture: Picture, request: pytest.FixtureR
 
 def launch(page: Page, job: str, edit: Callable[[str], str] | None = None, partition: str | None = None) -> None:
     """Open a job's launchpad, change its config, choose a partition, and launch."""
-    from playwright.sync_api import expect
+    from playwright.sync_api import TimeoutError, expect
 
     page.goto(f"/locations/finstill/jobs/{job}/playground")
     button = page.get_by_role("button", name="Launch Run")
     button.wait_for()
     if partition:
         # The page remembers the partition of the launch before, and lists those that match what stands there.
-        page.get_by_placeholder("Partition").fill(partition)
-        page.get_by_text(partition, exact=True).last.click()
+        # When it has read them it draws the field anew, and what was typed before is gone.
+        for _ in range(5):
+            page.get_by_placeholder("Partition").fill(partition)
+            with suppress(TimeoutError):
+                page.get_by_text(partition, exact=True).last.click(timeout=5_000)
+                break
         page.get_by_text(f"partition: {partition}").wait_for()
     if edit:
         editor = page.locator(".CodeMirror").first
