@@ -455,7 +455,7 @@ def test_a_partition_without_a_recipe_is_said(deployment: Deployment) -> None:
 
 def test_a_given_split_is_honoured(deployment: Deployment, tiny_checkpoint: Path) -> None:
     rows = [(TEXTS["neutral"].format(i), "neutral", "test" if i % 3 else "train") for i in range(9)]
-    rows += [("Profit rose", "positive", "validation")]
+    rows += [("Profit rose", "positive", "validation"), ("Shares fell", "negative", "train")]
     lines = "".join(f"{text},{label},{split}\n" for text, label, split in rows)
     (deployment.root / "texts.csv").write_text("body,tone,part\n" + lines)
     profile = (deployment.root / "mine.yaml").read_text().replace("label: tone", "label: tone, split: part")
