@@ -29,14 +29,12 @@ def faults(corpus: pa.Table, labels: Sequence[str]) -> list[str]:
     wrong += [text for text in corpus["text"].to_pylist() if text != normalise(text)]
     if wrong:
         found.append(f"{len(wrong):,} texts are not in their normal form or not under their key, as {wrong[0][:60]!r}.")
+    given = {column: set(pc.unique(corpus[column].drop_null()).to_pylist()) for column in ("label", "split")}
     for column, known in (("label", list(labels)), ("split", list(SPLITS))):
-        given = pc.unique(corpus[column].drop_null()).to_pylist()
-        if strange := sorted(set(given) - set(known)):
+        if strange := sorted(given[column] - set(known)):
             found.append(f"The {column}s {strange} are not among {known}.")
-    counts = {each["values"]: each["counts"] for each in pc.value_counts(corpus["split"]).to_pylist()}
-    found += [f"No text is in the split {split}." for split in SPLITS if not counts.get(split)]
-    given = pc.unique(corpus["label"].drop_null()).to_pylist()
-    if given and (missing := [label for label in labels if label not in given]):
+    found += [f"No text is in the split {split}." for split in SPLITS if split not in given["split"]]
+    if given["label"] and (missing := [label for label in labels if label not in given["label"]]):
         found.append(
             f"No text is labelled {' or '.join(missing)}, and others have a label: is the source a part of a table?"
         )
