@@ -58,7 +58,7 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     if settings.teacher.fine_tune is not None:
         rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
         folder = workspace.teacher_checkpoint / "fine_tuned"
-        history = fine_tune(
+        tuned = fine_tune(
             checkpoint,
             settings.teacher.fine_tune,
             rows["train"],
@@ -70,8 +70,8 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
         checkpoint = Checkpoint(folder, checkpoint.source, checkpoint.revision)
         metadata |= {
             "rows_learned_from": len(rows["train"].labelled()),
-            "validation_macro_f1": max(epoch["macro_f1"] for epoch in history),
-            "training": picture("Training of the teacher", training_curves(history, "teacher")),
+            "validation_macro_f1": tuned.macro_f1,
+            "training": picture("Training of the teacher", training_curves(tuned.history, "teacher")),
         }
     model = load_classifier(checkpoint.folder)
     checkpoint.write(workspace.teacher_checkpoint / "checkpoint.json")

@@ -58,11 +58,17 @@ class CorpusSource(_Section):
 
 
 class FineTuning(_Section):
-    """How an encoder becomes a teacher on the corpus's labelled train rows."""
+    """How an encoder becomes a teacher on the corpus's labelled train rows.
+
+    Attributes:
+        epochs: of each run.
+        runs: fine-tunings whose weights are averaged: better than one, at no cost to the teacher pass.
+    """
 
     epochs: int = Field(4, ge=1, le=100)
     batch_size: int = Field(16, ge=1)
     learning_rate: float = Field(8e-5, gt=0, lt=1)
+    runs: int = Field(1, ge=1, le=20)
 
 
 class Member(_Section):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForSequenceClassification, Trainer
+from safetensors.torch import load_model, save_model
+from torch.optim.swa_utils import AveragedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer
 
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
@@ -21,8 +24,22 @@ from finstill.teacher.checkpoint import Checkpoint
 from finstill.training import TrainingRows, collate, run_training, training_arguments, validation_metrics
 
 FINE_TUNING_FILE = "fine_tuning.json"
+STAGE = "teacher_checkpoint"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How a teacher was made.
+
+    Attributes:
+        history: an entry an epoch, of one run after the other; `epoch` counts on.
+        macro_f1: of the teacher on the labelled validation rows.
+    """
+
+    history: list[dict[str, float]]
+    macro_f1: float
 
 
 def fine_tune(
@@ -34,12 +51,16 @@ def fine_tune(
     folder: Path,
     *,
     seed: int,
-) -> list[dict[str, float]]:
-    """Fine-tune `encoder` with a new classification head into `folder`, whole or not at all, and return the history.
+) -> FineTuned:
+    """Fine-tune `encoder` with a new classification head into `folder`, whole or not at all.
 
     Devlin et al. 2019, "BERT", section 4: all weights are trained, warming up over the first tenth of the steps. The
-    epoch with the best macro-F1 on `validation` is kept. A teacher that stands there already and was made from the
-    same rows and settings is kept, and with it every logit it has given.
+    epoch with the best macro-F1 on `validation` is kept. Where the settings ask for several runs, all start from one
+    head and differ in batches and dropout, and the teacher is the mean of their weights (Wortsman et al. 2022, "Model
+    soups", the uniform one): it costs the pass no more than one of them.
+
+    A teacher that stands there already and was made from the same rows and settings is kept, and with it every logit
+    it has given. Where a run was cut off, those before it are not trained again and it goes on from its last epoch.
 
     Raises:
         InputError: a label has no row in train, or validation has no labelled row.
@@ -59,22 +80,62 @@ def fine_tune(
     inputs = _inputs_digest(encoder, settings, train, validation, labels, seed)
     record = folder / FINE_TUNING_FILE
     if record.is_file() and (existing := read_json(record))["inputs"] == inputs:
-        logger.info("teacher_checkpoint: unchanged, the teacher of these rows is kept")
-        return existing["history"]
+        logger.info("%s: unchanged, the teacher of these rows is kept", STAGE)
+        return FineTuned(existing["history"], existing["macro_f1"])
+    unfinished_runs = folder.parent / f"fine-tuning-{inputs}"
+    average, history = None, []
+    for run in range(settings.runs):
+        model = _classifier(encoder, labels, seed)
+        trainer = _trainer(model, settings, train, validation, unfinished_runs / "checkpoints", seed + run)
+        stage = f"{STAGE}, run {run + 1} of {settings.runs}"
+        history += _train_once(model, trainer, unfinished_runs / f"run-{run}", stage)
+        average = average or AveragedModel(model)
+        average.update_parameters(model)
+    assert average is not None
+    model.load_state_dict(average.module.state_dict())
+    metrics = trainer.predict(validation).metrics
+    assert metrics is not None
+    macro_f1 = metrics["test_macro_f1"]
+    logger.info("%s: macro-F1 %.4g on validation", STAGE, macro_f1)
+    history = [{**epoch, "epoch": float(number)} for number, epoch in enumerate(history, 1)]
+    with whole_folder(folder) as unfinished:
+        with quiet_transformers():
+            model.save_pretrained(unfinished)
+        shutil.copy(encoder.folder / "tokenizer.json", unfinished)
+        figures = {"rows": len(train), "macro_f1": macro_f1, "history": history}
+        write_json(unfinished / FINE_TUNING_FILE, {"inputs": inputs, **figures})
+    # This fine-tuning's runs, and what others left when they were cut off.
+    for left in folder.parent.glob("fine-tuning-*"):
+        shutil.rmtree(left)
+    return FineTuned(history, macro_f1)
+
+
+def _classifier(encoder: Checkpoint, labels: Sequence[str], seed: int) -> PreTrainedModel:
+    """Return the encoder with a new head, the same for the same seed: the mean of unlike heads is of no use."""
     transformers.set_seed(seed)
     with quiet_transformers():
-        model = AutoModelForSequenceClassification.from_pretrained(
+        return AutoModelForSequenceClassification.from_pretrained(
             encoder.folder,
             dtype=torch.float32,
             local_files_only=True,
             ignore_mismatched_sizes=True,
             **label_maps(labels),
         )
+
+
+def _trainer(
+    model: PreTrainedModel,
+    settings: FineTuning,
+    train: TrainingRows,
+    validation: TrainingRows,
+    checkpoints: Path,
+    seed: int,
+) -> Trainer:
     steps = settings.epochs * -(-len(train) // settings.batch_size)
-    trainer = Trainer(
+    return Trainer(
         model=model,
         args=training_arguments(
-            folder.parent / f"fine-tuning-{inputs}",
+            checkpoints,
             best_by="macro_f1",
             seed=seed,
             num_train_epochs=settings.epochs,
@@ -87,12 +148,18 @@ def fine_tune(
         data_collator=collate,
         compute_metrics=validation_metrics,
     )
-    history = run_training(trainer, "teacher_checkpoint")
-    with whole_folder(folder) as unfinished:
-        with quiet_transformers():
-            model.save_pretrained(unfinished)
-        shutil.copy(encoder.folder / "tokenizer.json", unfinished)
-        write_json(unfinished / FINE_TUNING_FILE, {"inputs": inputs, "rows": len(train), "history": history})
+
+
+def _train_once(model: PreTrainedModel, trainer: Trainer, finished: Path, stage: str) -> list[dict[str, float]]:
+    """Train the model into the folder `finished`, or read it where that stands, and return the run's history."""
+    if finished.is_dir():
+        logger.info("%s: finished before", stage)
+        load_model(model, finished / "model.safetensors")
+        return read_json(finished / "history.json")
+    history = run_training(trainer, stage)
+    with whole_folder(finished) as unfinished:
+        save_model(model, str(unfinished / "model.safetensors"))
+        write_json(unfinished / "history.json", history)
     return history
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from finstill.distil.loss import NO_LABEL
 from finstill.errors import InputError
 from finstill.onnx_classifier import OnnxClassifier, graph_parity
 from finstill.profile import FineTuning
+from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fidelity import int8_fidelity
-from finstill.teacher.fine_tune import fine_tune
+from finstill.teacher.fine_tune import FineTuned, fine_tune
 from finstill.tokens import load_tokenizer
 from finstill.training import TrainingRows
 
@@ -150,22 +152,74 @@ class TestCheckpoint:
             export_teacher(tmp_path / "bare", tmp_path / "onnx", max_length=64, source="test")
 
 
+class CutOff(TrainingRows):
+    """Rows that can be read until the second run of the fine-tuning in `folder` is whole."""
+
+    folder: Path
+
+    def labelled(self) -> TrainingRows:
+        return self
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        if list(self.folder.glob("fine-tuning-*/run-1")):
+            raise InterruptedError
+        return super().__getitem__(position)
+
+
 class TestFineTuning:
-    def test_an_encoder_learns_the_rows_and_is_kept_while_they_stay(
+    @pytest.fixture
+    def tune(
         self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
+    ) -> Callable[..., FineTuned]:
+        def tune(name: str, rows: TrainingRows | None = None, **changes: int) -> FineTuned:
+            settings = FineTuning(**{"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, **changes})
+            encoder = Checkpoint(tiny_checkpoint, "test", None)
+            rows, validation = rows or learnable_rows(160), learnable_rows(40, seed=1)
+            return fine_tune(encoder, settings, rows, validation, SENTIMENT.labels, tmp_path / name / "teacher", seed=1)
+
+        return tune
+
+    def test_an_encoder_learns_the_rows_and_is_kept_while_they_stay(
+        self, tune: Callable[..., FineTuned], tmp_path: Path
     ) -> None:
-        encoder = Checkpoint(tiny_checkpoint, "test", None)
-        settings = FineTuning(epochs=4, batch_size=8, learning_rate=5e-3)
-        rows = learnable_rows(160), learnable_rows(40, seed=1)
-        labels = ("negative", "neutral", "positive")
-        history = fine_tune(encoder, settings, *rows, labels, tmp_path / "teacher", seed=1)
-        assert max(epoch["macro_f1"] for epoch in history) > 0.9
-        assert class_names(load_classifier(tmp_path / "teacher")) == labels
-        assert [file.name for file in tmp_path.iterdir()] == ["teacher"]
-        weights = tmp_path / "teacher" / "model.safetensors"
-        written = weights.stat().st_mtime_ns
-        assert fine_tune(encoder, settings, *rows, labels, tmp_path / "teacher", seed=1) == history
-        assert weights.stat().st_mtime_ns == written
+        tuned = tune("once")
+        assert tuned.macro_f1 == max(epoch["macro_f1"] for epoch in tuned.history) > 0.9
+        folder = tmp_path / "once" / "teacher"
+        assert class_names(load_classifier(folder)) == SENTIMENT.labels
+        assert [file.name for file in folder.parent.iterdir()] == ["teacher"]
+        written = (folder / "model.safetensors").stat().st_mtime_ns
+        assert tune("once") == tuned
+        assert (folder / "model.safetensors").stat().st_mtime_ns == written
+
+    def test_the_teacher_is_the_mean_of_its_runs_and_a_cut_off_one_keeps_those_it_had(
+        self,
+        tune: Callable[..., FineTuned],
+        learnable_rows: Callable[..., TrainingRows],
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level("INFO")
+        rows = learnable_rows(160)
+        CutOff.folder = tmp_path / "three"
+        with pytest.raises(InterruptedError):
+            tune("three", CutOff(rows.input_ids, rows.labels, rows.teacher_logits), runs=3, epochs=2)
+        runs = [load_file(file) for file in sorted(tmp_path.glob("three/fine-tuning-*/run-*/model.safetensors"))]
+        assert len(runs) == 2
+        assert not torch.equal(runs[0]["classifier.weight"], runs[1]["classifier.weight"])
+
+        two = tune("two", runs=2, epochs=2)
+        mean = load_file(tmp_path / "two" / "teacher" / "model.safetensors")
+        for name, weights in mean.items():
+            torch.testing.assert_close(weights, (runs[0][name] + runs[1][name]) / 2)
+        assert [epoch["epoch"] for epoch in two.history] == [1, 2, 3, 4]
+
+        caplog.clear()
+        resumed = tune("three", runs=3, epochs=2)
+        assert [r.message for r in caplog.records if "finished before" in r.message] == [
+            f"teacher_checkpoint, run {run} of 3: finished before" for run in (1, 2)
+        ]
+        assert resumed == tune("whole", runs=3, epochs=2)
+        assert [file.name for file in (tmp_path / "three").iterdir()] == ["teacher"]
 
     def test_a_label_without_rows_is_named(
         self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
