@@ -101,12 +101,18 @@ class Size:
     seeds: int
     headlines: int
     variants: int
-    teacher_epochs: int
+    teacher: FineTuning
     most_epochs: int
 
 
-FULL = Size(seeds=5, headlines=20_000, variants=12, teacher_epochs=6, most_epochs=25)
-QUICK = Size(seeds=1, headlines=1_000, variants=1, teacher_epochs=1, most_epochs=1)
+FULL = Size(
+    seeds=5,
+    headlines=53_000,
+    variants=24,
+    teacher=FineTuning(epochs=4, batch_size=32, learning_rate=8e-5, runs=4),
+    most_epochs=25,
+)
+QUICK = Size(seeds=1, headlines=1_000, variants=1, teacher=FineTuning(epochs=1), most_epochs=1)
 
 
 def main() -> None:
@@ -158,8 +164,7 @@ def make_teacher(folder: Path, size: Size) -> TeacherGraph:
     corpus, tokens, augmented = (folder / f"{name}.parquet" for name in ("corpus", "tokens", "augmented"))
     encoder, checkpoint = resolve_checkpoint("embedded"), folder / "teacher"
     rows = training_rows(corpus, tokens, SENTIMENT)
-    settings = FineTuning(epochs=size.teacher_epochs)
-    fine_tune(encoder, settings, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
+    fine_tune(encoder, size.teacher, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
     teacher = export_teacher(checkpoint, folder / "onnx", max_length=MAX_LENGTH, source="embedded")
     if not augmented.exists():
         augment_corpus(

@@ -1,6 +1,7 @@
 """What is thrown away by age: runs with their events and logs, students that no recipe names, and leftovers.
 
-Dagster's own `retention` covers the ticks of schedules and sensors alone.
+Of the cache of soft labels nothing goes by age: the small parts that each night adds become few large ones. Dagster's
+own `retention` covers the ticks of schedules and sensors alone.
 """
 
 import shutil
@@ -61,10 +62,27 @@ def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileRes
     )
 
 
+@op
+def compact_cache(context: OpExecutionContext, profile: ProfileResource) -> None:
+    """Merges the small parts of every teacher's soft labels into few large ones; labelling may go on meanwhile."""
+    from finstill.soft_labels.cache import SoftLabelCache, teachers
+    from finstill.soft_labels.upkeep import compact
+
+    reports = [compact(SoftLabelCache.open(profile.cache, fingerprint)) for fingerprint in teachers(profile.cache)]
+    context.add_output_metadata(
+        {
+            "parts_merged": sum(report.merged for report in reports),
+            "parts_written": sum(report.written for report in reports),
+            "repeated_rows_dropped": sum(report.duplicates for report in reports),
+        }
+    )
+
+
 @job(executor_def=in_process_executor)
 def retention() -> None:
-    """Removes old runs and their logs, students that no recipe names any more, and what killed runs left behind."""
+    """Removes old runs and their logs, students that no recipe names, and what killed runs left; compacts the cache."""
     remove_by_age()
+    compact_cache()
 
 
 @schedule(

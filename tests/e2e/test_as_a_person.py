@@ -55,9 +55,11 @@ class Watch:
         """Return the status of each run of a job, the latest first."""
         return {each["runId"]: each["status"] for each in self.ask(RUNS, job=job)["runsOrError"]["results"]}
 
-    def new_run(self, job: str, before: dict[str, str]) -> str:
-        """Wait for a run that was not there before, and return its id."""
-        return self.until(f"a run of {job}", lambda: next(iter(self.runs(job).keys() - before.keys()), None), 90)
+    def new_run(self, job: str, start: Callable[[], object]) -> str:
+        """Start a run of a job, wait until it is there, and return its id."""
+        before = self.runs(job).keys()
+        start()
+        return self.until(f"a run of {job}", lambda: next(iter(self.runs(job).keys() - before), None), 90)
 
     def finished(self, job: str, run: str, seconds: float = 240) -> str:
         """Wait for the end of a run, and return its status."""
@@ -90,8 +92,10 @@ def _picture_of_a_failure(page: Page, picture: Picture, request: pytest.FixtureR
         picture(f"failed-{request.node.name}")
 
 
-def launch(page: Page, job: str, edit: Callable[[str], str] | None = None, partition: str | None = None) -> None:
-    """Open a job's launchpad, change its config, choose a partition, and launch."""
+def launch(
+    page: Page, watch: Watch, job: str, edit: Callable[[str], str] | None = None, partition: str | None = None
+) -> str:
+    """Open a job's launchpad, change its config, choose a partition, launch, and return the run's id."""
     from playwright.sync_api import TimeoutError, expect
 
     page.goto(f"/locations/finstill/jobs/{job}/playground")
@@ -113,7 +117,7 @@ def launch(page: Page, job: str, edit: Callable[[str], str] | None = None, parti
         config = edit(editor.evaluate("element => element.CodeMirror.getValue()"))
         editor.evaluate("(element, config) => element.CodeMirror.setValue(config)", config)
     expect(button).to_be_enabled()
-    button.click()
+    return watch.new_run(job, button.click)
 
 
 def test_the_asset_graph_shows_every_stage(page: Page, picture: Picture) -> None:
@@ -171,15 +175,11 @@ def test_a_student_added_from_the_launchpad_trains_and_the_teacher_is_not_run_ag
         config = re.sub(r"epochs: .*", "epochs: 2", config).replace("twin: true", "twin: false")
         return config.replace("    config:\n", "    config:\n      name: added\n", 1)
 
-    before = watch.runs("add_recipe")
-    launch(page, "add_recipe", recipe)
-    run = watch.new_run("add_recipe", before)
+    run = launch(page, watch, "add_recipe", recipe)
     assert watch.finished("add_recipe", run) == "SUCCESS", watch.said(run)
     assert "added:" in house.recipes.read_text()
 
-    before = watch.runs("distil")
-    launch(page, "distil", partition="added")
-    run = watch.new_run("distil", before)
+    run = launch(page, watch, "distil", partition="added")
     assert watch.finished("distil", run) == "SUCCESS", watch.said(run)
     page.goto(f"/runs/{run}")
     page.get_by_text("Success").first.wait_for()
@@ -194,8 +194,7 @@ def test_the_night_runs_by_the_schedule_and_says_what_it_did(
     page.goto("/locations/finstill/schedules/nightly")
     page.get_by_text("Europe/Zurich").wait_for()
     switch = page.get_by_role("switch").or_(page.locator("label:has(input[type=checkbox])")).first
-    switch.click()
-    run = watch.new_run("nightly_redistillation", {})
+    run = watch.new_run("nightly_redistillation", switch.click)
     status = watch.finished("nightly_redistillation", run)
     switch.click()
     assert status == "SUCCESS", watch.said(run)
@@ -215,9 +214,7 @@ def test_a_broken_corpus_stops_the_run_and_the_page_says_where(
 ) -> None:
     broken = house.corpus / "third.csv"
     broken.write_text("body,tone\nShares were bullish,bullish\n")
-    before = watch.runs("label")
-    launch(page, "label")
-    run = watch.new_run("label", before)
+    run = launch(page, watch, "label")
     assert watch.finished("label", run) == "FAILURE"
     page.goto(f"/runs/{run}")
     page.get_by_text(re.compile("third.csv, row 1: the label 'bullish'")).first.wait_for()
@@ -233,9 +230,7 @@ def test_a_corpus_without_one_of_its_classes_is_stopped_by_a_check_that_says_so(
     house.corpus.mkdir()
     rows = csv_rows(range(40)).splitlines(keepends=True)
     (house.corpus / "part.csv").write_text("body,tone\n" + "".join(row for row in rows if "neutral" not in row))
-    before = watch.runs("label")
-    launch(page, "label")
-    run = watch.new_run("label", before)
+    run = launch(page, watch, "label")
     assert watch.finished("label", run) == "FAILURE"
     page.goto("/assets/corpus?view=checks&checkDetail=corpus_is_sound")
     page.get_by_text("No text is labelled neutral").first.wait_for()
@@ -243,9 +238,7 @@ def test_a_corpus_without_one_of_its_classes_is_stopped_by_a_check_that_says_so(
 
     shutil.rmtree(house.corpus)
     away.rename(house.corpus)
-    before = watch.runs("label")
-    launch(page, "label")
-    mended = watch.new_run("label", before)
+    mended = launch(page, watch, "label")
     assert watch.finished("label", mended) == "SUCCESS", watch.said(mended)
 
 
@@ -255,9 +248,7 @@ def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
     house.recipes.write_text(house.recipes.read_text() + LONG)
     watch.until("the partition", lambda: "long" in json.dumps(watch.ask(PARTITIONS)), 60)
 
-    before = watch.runs("distil")
-    launch(page, "distil", partition="long")
-    run = watch.new_run("distil", before)
+    run = launch(page, watch, "distil", partition="long")
     watch.until("an epoch", lambda: "student long: epoch 3 of 60" in watch.said(run), 120)
     page.goto(f"/runs/{run}")
     page.get_by_role("button", name="Terminate").click()
@@ -267,8 +258,6 @@ def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
     page.get_by_text("Canceled").first.wait_for()
     picture("cancelled")
 
-    before = watch.runs("distil")
-    page.get_by_role("button", name=re.compile("Re-execute")).first.click()
-    again = watch.new_run("distil", before)
+    again = watch.new_run("distil", page.get_by_role("button", name=re.compile("Re-execute")).first.click)
     assert watch.finished("distil", again) == "SUCCESS", watch.said(again)
     assert "student long: goes on from checkpoint-" in watch.said(again)

@@ -16,6 +16,8 @@ import pipelines.definitions
 from assets.retries import can_pass
 from assets.students import students
 from finstill.errors import InputError, UnreachableError
+from finstill.soft_labels.cache import SoftLabelCache, teachers
+from finstill.soft_labels.upkeep import summarise
 from finstill.students.recipe import read_recipes
 from pipelines.failures import describe_failure, post, without_secrets
 from pipelines.retention import remove_leftovers, remove_runs, remove_students
@@ -59,6 +61,19 @@ class TestRetention:
         os.utime(old, (0, 0))
         assert list(remove_leftovers(root, time.time() - 3600)) == ["students/a/training-1"]
         assert young.is_dir()
+
+    def test_the_job_merges_the_parts_that_nights_added_and_no_label_is_lost(self, house: House) -> None:
+        house.run("label")
+        house.add("second.csv", range(40, 60))
+        house.run("label")
+        (fingerprint,) = teachers(house.profile.cache)
+        before = summarise(SoftLabelCache.open(house.profile.cache, fingerprint))
+        assert house.run("retention").success
+        after = summarise(SoftLabelCache.open(house.profile.cache, fingerprint))
+        assert (before.parts, after.parts) == (2, 1)
+        assert after.rows == before.rows
+        house.run("label")
+        assert house.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
 
 
 class TestFailures:
