@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 from transformers import TrainerCallback
 
@@ -70,7 +71,7 @@ def search(
     Args:
         train, validation: as `train_student` takes them.
         folder: of the trial in progress; emptied after each.
-        storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql://...`.
+        storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql+psycopg2://...`.
         trials: finished ones in the end, those of earlier runs counted.
 
     Raises:
@@ -109,7 +110,8 @@ def search(
 
     if left > 0:
         # A recipe that diverges is a bad recipe, not a reason to stop.
-        study.optimize(objective, n_trials=left, catch=(InputError,), callbacks=[report])
+        enough = MaxTrialsCallback(trials, FINISHED)  # Another machine may be at the same study.
+        study.optimize(objective, n_trials=left, catch=(InputError,), callbacks=[report, enough])
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         raise InputError("no trial came to its end", where="tuning.trials", remedy="Allow more trials")
@@ -130,7 +132,8 @@ def _study(storage: str, name: str, seed: int) -> optuna.Study:
         raise InputError(
             f"the study's database cannot be opened ({type(error).__name__})",
             where="FINSTILL_STUDY",
-            remedy="Give an SQLAlchemy URL of a database that can be written to, or leave it out for an SQLite file",
+            remedy="Give an SQLAlchemy URL of a database that can be written to and whose driver is installed, as "
+            "postgresql+psycopg2://..., or leave it out for an SQLite file",
         ) from None
     study = optuna.create_study(
         storage=opened,

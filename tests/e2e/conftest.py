@@ -15,7 +15,7 @@ from tests.pipelines.house import Folder
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from tests.e2e.deployment import Service
+    from tests.e2e.deployment import Postgres, Processes, Service
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
 CHROMIUM = Path("/usr/bin/chromium")
@@ -40,26 +40,37 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Fo
 
 
 @pytest.fixture(scope="session")
-def service(_installed: None, house: Folder) -> Iterator[Service]:
-    from tests.e2e.deployment import Postgres, Processes, Service
+def processes(_installed: None) -> Iterator[Processes]:
+    from tests.e2e.deployment import Processes
 
     shutil.rmtree(ARTIFACTS, ignore_errors=True)
     ARTIFACTS.mkdir()
     processes = Processes(ARTIFACTS)
-    postgres = None
-    try:
-        postgres = Postgres(processes)
-        environment = {
-            "FINSTILL_PROFILE": str(house.root / "mine.yaml"),
-            "FINSTILL_HOME": str(house.root / "home"),
-            "FINSTILL_NIGHTLY": "* * * * *",
-            "FINSTILL_TIMEZONE": "Europe/Zurich",
-        }
-        yield Service(processes, postgres, house.root / "dagster", environment)
-    finally:
-        processes.stop()
-        if postgres is not None:
-            shutil.rmtree(postgres.folder, ignore_errors=True)
+    yield processes
+    processes.stop()
+
+
+@pytest.fixture(scope="session")
+def postgres(processes: Processes) -> Iterator[Postgres]:
+    from tests.e2e.deployment import Postgres
+
+    postgres = Postgres(processes)
+    yield postgres
+    processes.stop()
+    shutil.rmtree(postgres.folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def service(processes: Processes, postgres: Postgres, house: Folder) -> Service:
+    from tests.e2e.deployment import Service
+
+    environment = {
+        "FINSTILL_PROFILE": str(house.root / "mine.yaml"),
+        "FINSTILL_HOME": str(house.root / "home"),
+        "FINSTILL_NIGHTLY": "* * * * *",
+        "FINSTILL_TIMEZONE": "Europe/Zurich",
+    }
+    return Service(processes, postgres, house.root / "dagster", environment)
 
 
 @pytest.fixture(scope="session")

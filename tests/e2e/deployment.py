@@ -65,7 +65,8 @@ class Processes:
         return process
 
     def stop(self) -> None:
-        for process in reversed(self._running):
+        while self._running:
+            process = self._running.pop()
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(15)
@@ -98,7 +99,12 @@ class Postgres:
         server = [POSTGRES / "postgres", "-D", data, "-p", str(self.port), "-k", self.folder, "-c", "fsync=off"]
         processes.start("postgres", server, cwd="/", **options)
         wait_for("PostgreSQL", lambda: not self._query("SELECT 1"), 30)
-        self._query("CREATE DATABASE dagster")
+        self.create_database("dagster")
+
+    def create_database(self, name: str) -> str:
+        """Return the new database's URL."""
+        self._query(f"CREATE DATABASE {name}")
+        return f"postgresql+psycopg2://dagster:{PASSWORD}@127.0.0.1:{self.port}/{name}"
 
     def _query(self, statement: str) -> None:
         connection = psycopg2.connect(
