@@ -49,8 +49,11 @@ def execute(
         # Dagster's own console log repeats every event; the stages' progress is what a person follows.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
-    # Dagster takes the interrupt for the inner run's, and may call its step failed; who started it is to stop too.
+    # Dagster takes the interrupt for the inner run's, and calls that cancelled or its step failed, whichever is
+    # interrupted first. Who started it is to stop too.
     if result.dagster_run.status == DagsterRunStatus.CANCELED or any(map(_was_interrupted, result.all_events)):
+        if result.dagster_run.status != DagsterRunStatus.CANCELED:
+            instance.report_run_canceled(result.dagster_run, "The run that this one belonged to was cancelled.")
         raise DagsterExecutionInterruptedError
     if not result.success:
         raise RunFailedError(job, partition, *_failure(result))
