@@ -62,7 +62,7 @@ class FineTuning(_Section):
 
     Attributes:
         epochs: of each run.
-        runs: fine-tunings whose weights are averaged: better than one, at no cost to the teacher pass.
+        runs: fine-tunings whose weights are averaged to one teacher, at one teacher's cost in the pass.
     """
 
     epochs: int = Field(4, ge=1, le=100)
