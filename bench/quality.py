@@ -68,33 +68,26 @@ SMALL_MEGABYTES = 5
 TRIMMED: dict[str, Any] = {"vocabulary": "corpus", "vocabulary_size": 8000}
 LSTM = LstmAttentionShape(**TRIMMED)
 DISTILLED: dict[str, Any] = {"batch_size": 64, "patience": 10, "labelled_repeats": 3}
+# As many epochs as still help: the best one by validation is kept.
+FEW_ROWS: dict[str, Any] = {"epochs": 25, "batch_size": 32, "patience": 8}
 RECIPES = {
     "lstm": Recipe(student="lstm_attention", shape=LSTM, epochs=2, **DISTILLED),
     "convolution": Recipe(student="convolution", shape=ConvolutionShape(**TRIMMED), epochs=3, **DISTILLED),
     "static": Recipe(student="static", shape=StaticShape(**TRIMMED), epochs=6, **DISTILLED),
-    # Few rows, and so as many epochs as still help: the best one by validation is kept.
-    "lstm-direct": Recipe(student="lstm_attention", shape=LSTM, alpha=0, epochs=25, batch_size=32, patience=8),
+    "lstm-direct": Recipe(student="lstm_attention", shape=LSTM, alpha=0, **FEW_ROWS),
 }
 """What the figures are of. The twin differs from `lstm` in what it learns from, and in the epochs that it needs."""
 
 # Half as wide, so that there is time for each piece to be left out from more than one seed.
 NARROW = LSTM.model_copy(update={"hidden_width": 64})
+RANDOM_VECTORS = NARROW.model_copy(update={"embedding": "random"})
 NARROW_LSTM = RECIPES["lstm"].model_copy(update={"shape": NARROW})
 ABLATION_SEEDS = 2
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "64 units": ({}, EVERYTHING),
-    "labels alone": ({"alpha": 0.0, "epochs": 25, "batch_size": 32, "patience": 8}, EVERYTHING),
-    "labels alone, random word vectors": (
-        {
-            "alpha": 0.0,
-            "epochs": 25,
-            "batch_size": 32,
-            "patience": 8,
-            "shape": NARROW.model_copy(update={"embedding": "random"}),
-        },
-        EVERYTHING,
-    ),
-    "labelled rows alone": ({"epochs": 25, "batch_size": 32, "patience": 8}, frozenset()),
+    "labels alone": ({"alpha": 0.0, **FEW_ROWS}, EVERYTHING),
+    "labels alone, random word vectors": ({"alpha": 0.0, "shape": RANDOM_VECTORS, **FEW_ROWS}, EVERYTHING),
+    "labelled rows alone": (FEW_ROWS, frozenset()),
     "headlines, no augmented rows": ({"epochs": 4}, frozenset({"headlines"})),
     "augmented rows, no headlines": ({"epochs": 4}, frozenset({"augmented"})),
     "constant temperature 3": ({"temperature": TemperatureSchedule(schedule="constant")}, EVERYTHING),
@@ -103,7 +96,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "standardised logits": ({"soft_loss": "standardised_kl"}, EVERYTHING),
     "decoupled KD": ({"soft_loss": "dkd"}, EVERYTHING),
     "DIST": ({"soft_loss": "dist"}, EVERYTHING),
-    "random word vectors": ({"shape": NARROW.model_copy(update={"embedding": "random"})}, EVERYTHING),
+    "random word vectors": ({"shape": RANDOM_VECTORS}, EVERYTHING),
     "all 30,522 word vectors": (
         {"shape": NARROW.model_copy(update={"vocabulary": "full", "vocabulary_size": None})},
         EVERYTHING,
