@@ -152,6 +152,10 @@ class SoftLabelCache:
             parts = self.parts()
             try:
                 return ask(self.dataset(parts))
+            except FileNotFoundError:
+                # Whatever a listing says now: a part is named by its content, so one that was merged away and written
+                # again stands there under its old name.
+                continue
             except (OSError, pa.ArrowException):
                 if set(parts) <= set(self.parts()):
                     self.raise_if_damaged(parts)
@@ -213,7 +217,7 @@ class SoftLabelCache:
 
     def _list(self) -> dict[str, fs.FileInfo]:
         listing = self.filesystem.get_file_info(fs.FileSelector(str(self.folder), allow_not_found=True))
-        parts = [info for info in listing if info.base_name.startswith("part-") and info.extension == "parquet"]
+        parts = [info for info in listing if info.is_file and PurePosixPath(info.path).match("part-*.parquet")]
         return {info.path: info for info in sorted(parts, key=lambda info: info.path)}
 
     def _place(self, path: str | PurePosixPath) -> str:

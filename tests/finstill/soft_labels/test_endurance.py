@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pytest
 
 from finstill.files import TEMPORARY_PREFIX
@@ -156,6 +157,29 @@ def test_readers_and_two_compactions_never_miss_a_row(
         for thread in disturbers:
             thread.join()
     assert errors == []
+
+
+def test_a_part_that_was_merged_away_and_written_again_while_it_was_read_is_read_again(
+    cache: SoftLabelCache, make_rows: Callable[..., pa.Table]
+) -> None:
+    part = Path(cache.append(make_rows(5)))
+    content = part.read_bytes()
+    answers = []
+
+    def ask(cached: ds.Dataset) -> int:
+        if not answers:
+            part.unlink()
+        try:
+            answers.append(cached.to_table().num_rows)
+        except FileNotFoundError:
+            answers.append(0)
+            raise
+        finally:
+            part.write_bytes(content)
+        return answers[-1]
+
+    assert cache.query(ask) == 5
+    assert answers == [0, 5]
 
 
 def test_a_listing_made_while_parts_are_swapped_is_made_again(
