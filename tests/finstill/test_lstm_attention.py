@@ -10,6 +10,7 @@ from finstill.students.lstm_attention import BidirectionalLayer, reversal_order
 
 LENGTHS = torch.tensor([7, 2, 5])
 MASK = torch.arange(7) < LENGTHS[:, None]
+WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def layers() -> tuple[BidirectionalLayer, nn.LSTM]:
     torch.manual_seed(0)
     layer, packed = BidirectionalLayer(5, 4), nn.LSTM(5, 4, bidirectional=True)
     with torch.no_grad():
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        for name in WEIGHTS:
             getattr(packed, f"{name}_l0").copy_(getattr(layer.forwards, f"{name}_l0"))
             getattr(packed, f"{name}_l0_reverse").copy_(getattr(layer.backwards, f"{name}_l0"))
     return layer, packed
@@ -39,6 +40,23 @@ def test_a_layer_and_its_gradient_equal_a_packed_bidirectional_lstms(
     assert ours.grad is not None
     assert theirs.grad is not None
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+    for name in WEIGHTS:
+        for lstm, suffix in ((layer.forwards, ""), (layer.backwards, "_reverse")):
+            gradient = getattr(packed, f"{name}_l0{suffix}").grad
+            assert torch.allclose(getattr(lstm, f"{name}_l0").grad, gradient, atol=1e-6), (name, suffix)
+
+
+def test_a_layer_that_learns_nothing_keeps_nothing_and_gives_the_same_states(
+    layers: tuple[BidirectionalLayer, nn.LSTM],
+) -> None:
+    layer, _ = layers
+    states, order = torch.randn(7, 3, 5), reversal_order(MASK)
+    learning = layer(states, order)
+    with torch.no_grad():
+        asked = layer(states, order)
+    assert learning.requires_grad
+    assert not asked.requires_grad
+    assert torch.equal(learning, asked)
 
 
 def test_reversing_twice_changes_nothing() -> None:

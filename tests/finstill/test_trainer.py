@@ -106,6 +106,20 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(train: Tr
     assert not torch.equal(first["head.weight"], other["head.weight"])
 
 
+def test_a_student_is_the_same_whatever_the_number_of_threads(train: Train) -> None:
+    # Of a size at which the sums of a product come out otherwise on two threads.
+    recipe = RECIPE.model_copy(update={"shape": LstmAttentionShape(layers=2), "epochs": 1})
+    students = []
+    usual = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            students.append(weights(train(recipe, name=f"{threads} threads")))
+    finally:
+        torch.set_num_threads(usual)
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
+
+
 def test_a_student_of_the_same_inputs_is_kept_and_one_of_others_is_made_again(train: Train) -> None:
     first = train()
     written = (first.folder / "model.safetensors").stat().st_mtime_ns
