@@ -28,6 +28,17 @@ class Difference:
     high: float
     p: float
 
+    @classmethod
+    def between(cls, labels: np.ndarray, runs: np.ndarray, rival_runs: np.ndarray) -> Difference:
+        """Return what the first runs are better by than their rivals.
+
+        Args:
+            labels: int64, (rows,); each row has one.
+            runs, rival_runs: logits, float, (seeds, rows, classes).
+        """
+        middle = (_middle(labels, each) for each in (runs, rival_runs))
+        return cls(*paired_interval(labels, runs, rival_runs), mcnemar(labels, *middle))
+
     @property
     def shown(self) -> bool:
         """Whether the interval lies clear of 0."""
@@ -36,6 +47,9 @@ class Difference:
     @property
     def words(self) -> str:
         return f"{describe_difference(self.points, self.low, self.high)}; McNemar p = {self.p:.2g}"
+
+    def __str__(self) -> str:
+        return self.words if self.shown else f"no difference shown: {self.words}"
 
 
 @dataclass(frozen=True)
@@ -70,9 +84,7 @@ class Group:
         ours, theirs = (
             np.stack([student.logits[labelled] for student in group.students.values()]) for group in (self, other)
         )
-        points, low, high = paired_interval(labels[labelled], ours, theirs)
-        middle = (_middle(labels[labelled], runs) for runs in (ours, theirs))
-        return Difference(points, low, high, mcnemar(labels[labelled], *middle))
+        return Difference.between(labels[labelled], ours, theirs)
 
 
 def group_by_recipe(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Recipe]) -> list[Group]:
@@ -104,14 +116,10 @@ def standings(groups: Sequence[Group], teacher_macro_f1: float | None) -> list[d
             **_spread(group, "macro_f1"),
             "share_of_teacher": float(group.figures("macro_f1").mean()) / max(teacher_macro_f1, 1e-9),
             **_spread(group, "agreement"),
-            "against_the_best": "the best" if group is best else _words(group.against(best)),
+            "against_the_best": "the best" if group is best else str(group.against(best)),
         }
         for group in groups
     ]
-
-
-def _words(difference: Difference) -> str:
-    return difference.words if difference.shown else f"no difference shown: {difference.words}"
 
 
 def _spread(group: Group, measure: str) -> dict[str, float | None]:
