@@ -102,10 +102,10 @@ class DistillationTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train on one thread, as `Trainer.train` does otherwise.
+        """Train with one thread to a product, as `Trainer.train` does otherwise.
 
-        A student's products are so small that threads mostly wait for each other: on two cores a step of the LSTM takes
-        more than twice as long as on one. And a student is then the same whatever the number of cores.
+        A student's products are so small that threads mostly wait for each other: shared by two cores, those of an LSTM
+        take more than twice as long as on one. And a student is then the same whatever the number of cores.
         """
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
