@@ -73,7 +73,8 @@ WINDOW_TOKENS = 32
 """Of a window, where texts that the student could read whole are read in windows to see what that costs."""
 
 TRIMMED: dict[str, Any] = {"vocabulary": "corpus", "vocabulary_size": 8000}
-LSTM = LstmAttentionShape(**TRIMMED)
+# Word vectors as wide as the teacher's, so that nothing of them is left out.
+LSTM = LstmAttentionShape(embedding_width=384, **TRIMMED)
 DISTILLED: dict[str, Any] = {"batch_size": 64, "patience": 10, "labelled_repeats": 3}
 # As many epochs as still help: the best one by validation is kept.
 FEW_ROWS: dict[str, Any] = {"epochs": 25, "batch_size": 32, "patience": 8}
@@ -85,8 +86,8 @@ RECIPES = {
 }
 """What the figures are of. The twin differs from `lstm` in what it learns from, and in the epochs that it needs."""
 
-# Half as wide, so that there is time for each piece to be left out from more than one seed.
-NARROW = LSTM.model_copy(update={"hidden_width": 64})
+# Narrower, so that there is time for each piece to be left out from more than one seed.
+NARROW = LstmAttentionShape(hidden_width=64, **TRIMMED)
 RANDOM_VECTORS = NARROW.model_copy(update={"embedding": "random"})
 NARROW_LSTM = RECIPES["lstm"].model_copy(update={"shape": NARROW})
 ABLATION_SEEDS = 2
@@ -104,12 +105,13 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "decoupled KD": ({"soft_loss": "dkd"}, EVERYTHING),
     "DIST": ({"soft_loss": "dist"}, EVERYTHING),
     "random word vectors": ({"shape": RANDOM_VECTORS}, EVERYTHING),
+    "word vectors 384 wide": ({"shape": NARROW.model_copy(update={"embedding_width": 384})}, EVERYTHING),
     "all 30,522 word vectors": (
         {"shape": NARROW.model_copy(update={"vocabulary": "full", "vocabulary_size": None})},
         EVERYTHING,
     ),
 }
-"""Changes to the recipe `lstm` with 64 units a direction, and the transfer text that is left to it."""
+"""Changes to the recipe `lstm` with 64 units a direction and word vectors 128 wide, and the transfer text left to it."""
 
 
 @dataclass(frozen=True)
