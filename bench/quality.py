@@ -111,7 +111,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
         EVERYTHING,
     ),
 }
-"""Changes to the recipe `lstm` with 64 units a direction and word vectors 128 wide, and the transfer text left to it."""
+"""Changes to the recipe `lstm` with 64 units a direction and vectors 128 wide, and the transfer text left to it."""
 
 
 @dataclass(frozen=True)
