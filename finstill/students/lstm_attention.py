@@ -185,19 +185,21 @@ class LstmAttention(Student):
         return build_graph("lstm_attention", self.embedding.graph_part(), GraphPart(nodes, weights))
 
 
-_OTHER_DIRECTION = ThreadPoolExecutor(1, "lstm-direction")
-
-
 def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Return what both return; the second runs in another thread, with as many threads to a product as this one."""
+    """Return what both return; the second runs in a thread, with as many threads to a product as this one.
+
+    A thread for each call: it costs some hundred times less than a layer, and a process that forks cannot be left with
+    a pool whose threads are gone.
+    """
     threads = torch.get_num_threads()
 
     def elsewhere() -> Any:
         torch.set_num_threads(threads)  # OpenMP counts them for each thread that asks.
         return second()
 
-    other = _OTHER_DIRECTION.submit(elsewhere)
-    return first(), other.result()
+    with ThreadPoolExecutor(1, "lstm-direction") as thread:
+        other = thread.submit(elsewhere)
+        return first(), other.result()
 
 
 class _BothDirections(torch.autograd.Function):
