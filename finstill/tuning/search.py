@@ -13,6 +13,7 @@ from typing import Any
 import optuna
 from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.exc import IntegrityError, ProgrammingError
 from transformers import TrainerCallback
 
 from finstill.distil.trainer import train_student
@@ -23,6 +24,8 @@ from finstill.training import TrainingRows
 from finstill.tuning.space import suggest
 
 LEAST_FOR_IMPORTANCES = 10
+
+OPENED_AT_MOST = 10
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -123,10 +126,7 @@ def search(
 def _study(storage: str, name: str, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        # The heartbeat tells a trial whose process was killed from one that another process is at.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            opened = optuna.storages.RDBStorage(storage, heartbeat_interval=60, grace_period=180)
+        opened = _open(storage)
     except Exception as error:
         # Not the URL: it may hold a password.
         raise InputError(
@@ -145,6 +145,19 @@ def _study(storage: str, name: str, seed: int) -> optuna.Study:
     # A sampler that starts with the same seed again would propose the same recipes again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
     return study
+
+
+def _open(storage: str) -> optuna.storages.RDBStorage:
+    for _ in range(OPENED_AT_MOST):
+        try:
+            # The heartbeat tells a trial whose process was killed from one that another process is at.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                return optuna.storages.RDBStorage(storage, heartbeat_interval=60, grace_period=180)
+        except (IntegrityError, ProgrammingError) as error:
+            # Another machine makes the tables of a new database: each time there are more of them.
+            refused = error
+    raise refused
 
 
 class _Pruning(TrainerCallback):

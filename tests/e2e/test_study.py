@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from finstill.students.recipe import Recipe
 from finstill.tasks import SENTIMENT
 from finstill.training import TrainingRows
-from finstill.tuning.search import Search, search
+from finstill.tuning.search import Search, _study, search
 
 if TYPE_CHECKING:
     from tests.e2e.deployment import Postgres
@@ -38,8 +39,7 @@ def test_machines_search_one_study_together_and_it_goes_on(
     storage = postgres.create_database("studies")
     rows = learnable_rows(96), learnable_rows(48, seed=1)
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as machines:
-        # The first one makes the tables.
-        machines.submit(machine, rows, tiny_checkpoint, tmp_path / "first", storage, trials=1, seed=0).result()
+        # Both find an empty database, and one makes the tables.
         searches = [
             machines.submit(machine, rows, tiny_checkpoint, tmp_path / str(i), storage, trials=6, seed=i)
             for i in range(2)
@@ -53,3 +53,15 @@ def test_machines_search_one_study_together_and_it_goes_on(
     assert len(more.trials) == 9
     assert more.trials[:6] == found[0].trials[:6] == found[1].trials[:6]
     assert more.value >= max(search.value for search in found)
+
+
+def test_machines_that_find_an_empty_database_at_the_same_moment_all_open_the_study(postgres: Postgres) -> None:
+    for database in ("empty_1", "empty_2", "empty_3"):
+        storage, start = postgres.create_database(database), Barrier(6)
+
+        def open_study(seed: int, storage: str = storage, start: Barrier = start) -> int:
+            start.wait()
+            return _study(storage, "study", seed)._study_id
+
+        with ThreadPoolExecutor(start.parties) as machines:
+            assert len(set(machines.map(open_study, range(start.parties)))) == 1
