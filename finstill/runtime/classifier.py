@@ -33,9 +33,9 @@ class Score:
         probabilities: by label, the softmax of the logits (T = 1).
         calibrated: by label, at the temperature fitted on validation rows (Guo et al. 2017, "On Calibration of Modern
             Neural Networks"); None where none was.
-        windows: in how many windows the text was read; above 1 its logits are their mean.
+        windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens.
         attention: where asked for, the text's words and each one's share of the student's attention; what is missing
-            from 1 rests on special tokens. In several windows, the mean over them.
+            from 1 rests on special tokens. In several windows, the same mean over them.
     """
 
     label: str
@@ -151,15 +151,17 @@ class StudentClassifier:
         # A list, so that all are run, and an error in a thread is raised here.
         list(each(run, batches))
         logits = np.zeros((len(texts), len(self.package.labels)), np.float32)
-        counts = np.bincount([window.text for window in windows], minlength=len(texts))
+        owners = [window.text for window in windows]
+        counts = np.bincount(owners, minlength=len(texts))
+        tokens = np.bincount(owners, weights=[window.size for window in windows], minlength=len(texts))
         weights = [np.zeros(len(encoding)) for encoding in encodings] if explain else []
         # In the order of the windows: sums in the order of the batches would depend on the texts around.
         for window, answer, shares in zip(windows, answers, attention, strict=True):
-            logits[window.text] += answer
+            part = window.size / tokens[window.text] if counts[window.text] > 1 else 1
+            logits[window.text] += part * answer
             if explain:
                 own = shares[window.before : window.before + window.size]
-                weights[window.text][window.start : window.start + window.size] += own
-        logits /= counts[:, None]
+                weights[window.text][window.start : window.start + window.size] += part * own
         probabilities = softmax(logits)
         calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
         labels = self.package.labels
@@ -169,7 +171,7 @@ class StudentClassifier:
                 dict(zip(labels, probabilities[i].tolist(), strict=True)),
                 None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
                 int(counts[i]),
-                _by_word(text, encodings[i], weights[i] / counts[i]) if explain else None,
+                _by_word(text, encodings[i], weights[i]) if explain else None,
             )
 
     def _windows(self, position: int, text: str, encoding: Encoding, first_row: int) -> list[_Window]:

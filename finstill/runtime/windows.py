@@ -18,7 +18,8 @@ def cut_windows(
 
     A window ends where a sentence does, if one ends in its second half, else between two words. The next starts with
     the sentence, else the word, that begins in the last quarter of the one before: what stands at a cut is read with
-    what is before it and with what is after it.
+    what is before it and with what is after it. The last one starts as early as there is room for: a few words alone
+    say something else than they do in their sentence.
 
     Args:
         offsets: for each token the characters of `text` from and to.
@@ -36,6 +37,8 @@ def cut_windows(
         windows.append((start, end))
         overlap = end - room // 4
         start = _first(sentences, overlap, end) or _first(beginnings, overlap, end) or overlap
+    if windows:
+        start = _first(beginnings, len(offsets) - room, start) or start
     windows.append((start, len(offsets)))
     return windows
 

@@ -91,17 +91,17 @@ class TestLongTexts:
         assert score.windows > 5
         assert sum(score.probabilities.values()) == pytest.approx(1)
 
-    def test_a_text_of_two_windows_is_the_mean_of_their_logits(self, package: Package) -> None:
+    def test_a_text_of_two_windows_is_the_mean_of_their_logits_by_their_tokens(self, package: Package) -> None:
         student = StudentClassifier(package.folder, precision="float32")
         first, second = "Profit rose in every division of the firm this year.", "Shares fell after the chief left."
         text = f"{first} {first} {second} {second}"
         (score,) = student.score([text])
         assert score.windows == 2
-        # The second window starts with the last sentence that begins in the first one's last quarter, or a word of it.
         ids = student._tokenizer.encode(text)
         spans = cut_windows(text, ids.offsets[1:-1], ids.word_ids[1:-1], 30)
         rows = [[101, *ids.ids[1:-1][start:end], 102] for start, end in spans]
-        logits = OnnxClassifier(package.graph, threads=1).batch_logits(rows).mean(axis=0)
+        each = OnnxClassifier(package.graph, threads=1).batch_logits(rows)
+        logits = np.average(each, axis=0, weights=[end - start for start, end in spans])
         assert list(score.probabilities.values()) == pytest.approx(softmax(logits[None])[0].tolist(), abs=1e-6)
 
     def test_they_are_refused_where_asked(self, package: Package) -> None:
@@ -134,6 +134,10 @@ class TestLongTexts:
         for (start, end), (next_start, next_end) in pairwise(windows):
             assert start < next_start <= end < next_end
         assert all(0 < end - start <= room for start, end in windows)
+        # No word that the last of several could still have begun with.
+        begins = [i for i in range(1, len(words)) if words[i] != words[i - 1]]
+        earliest = len(pieces) - room
+        assert not [i for i in begins if earliest <= i < windows[-1][0] and len(windows) > 1]
 
 
 class TestExplanation:
