@@ -11,6 +11,7 @@ from dagster import (
     asset,
 )
 
+from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
 from assets.other_origin import other_origin
@@ -61,6 +62,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
         workspace.student(name),
         stage=f"student {name}",
         report_to=settings.report_to,
+        callbacks=[stop_when_cancelled(context)],
     )
     return MaterializeResult(
         metadata={
