@@ -1,0 +1,81 @@
+"""From the hub, or a stand-in for its API: the files that a teacher needs and no others, at one commit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+
+from finstill.corpus.tokenizer import read_tokenizer
+from finstill.errors import InputError, UnreachableError
+from finstill.teacher.checkpoint import class_names, load_classifier, resolve_checkpoint
+from tests import hub
+from tests.published_checkpoints import modernbert, prosus_finbert, xlm_roberta
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]:
+    """A hub with three models; what else a repository holds lies beside what is needed."""
+    models = {"ProsusAI/finbert": prosus_finbert, "someone/modernbert": modernbert, "someone/xlm-r": xlm_roberta}
+    folders = {}
+    for name, write in models.items():
+        folder = folders[name] = tmp_path / "hub" / name
+        folder.mkdir(parents=True)
+        write(folder)
+        for file in ("tf_model.h5", "flax_model.msgpack", "README.md", ".gitattributes", "onnx/config.json"):
+            (folder / file).parent.mkdir(exist_ok=True)
+            (folder / file).write_bytes(b"not needed")
+    # This one has its weights in both formats.
+    (folders["someone/modernbert"] / "pytorch_model.bin").write_bytes(b"not needed")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with hub.running(folders) as running:
+        _point_at(running.url, monkeypatch)
+        yield running
+
+
+def _point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_ENDPOINT does, which huggingface_hub reads when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
+def test_finberts_published_files_are_fetched_and_nothing_else(server: hub.Hub) -> None:
+    checkpoint = resolve_checkpoint("ProsusAI/finbert")
+    assert checkpoint.revision == hub.COMMIT
+    assert sorted(server.fetched) == [
+        "config.json", "pytorch_model.bin", "special_tokens_map.json", "tokenizer_config.json", "vocab.txt",
+    ]  # fmt: skip
+    assert class_names(load_classifier(checkpoint.folder)) == ("positive", "negative", "neutral")
+    assert read_tokenizer(checkpoint.folder).encode("shares fell").tokens == ["[CLS]", "shares", "fell", "[SEP]"]
+
+
+def test_one_format_of_weights_is_fetched(server: hub.Hub) -> None:
+    resolve_checkpoint("someone/modernbert")
+    assert [file for file in server.fetched if "model." in file] == ["model.safetensors"]
+
+
+def test_a_sentencepiece_model_is_fetched(server: hub.Hub) -> None:
+    assert read_tokenizer(resolve_checkpoint("someone/xlm-r").folder).encode("shares").ids
+    assert "sentencepiece.bpe.model" in server.fetched
+
+
+def test_what_was_fetched_once_serves_when_the_hub_is_out_of_reach(
+    server: hub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = resolve_checkpoint("ProsusAI/finbert")
+    _point_at("http://127.0.0.1:9", monkeypatch)
+    assert resolve_checkpoint("ProsusAI/finbert") == first
+    with pytest.raises(UnreachableError, match=r"someone/xlm-r.*out of reach"):
+        resolve_checkpoint("someone/xlm-r")
+
+
+def test_a_name_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
+    with pytest.raises(InputError, match=r"no model 'ProsusAI/finbret'.*HF_TOKEN"):
+        resolve_checkpoint("ProsusAI/finbret")
+
+
+def test_a_revision_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
+    with pytest.raises(InputError, match=r"teacher\.revision: 'ProsusAI/finbert' has no revision 'v9'"):
+        resolve_checkpoint("ProsusAI/finbert", "v9")
