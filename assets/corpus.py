@@ -99,7 +99,8 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
     """Each text's token ids by the teacher's own tokenizer: student and teacher read the same input."""
     from finstill.files import digest
     from finstill.teacher.checkpoint import resolve_checkpoint
-    from finstill.tokens import load_tokenizer, tokenize_corpus
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.tokens import tokenize_corpus
 
     teacher, workspace = profile.profile().teacher, profile.workspace
     # Fine-tuning leaves the tokenizer as it is, so the checkpoint it starts from has the teacher's own.

@@ -155,7 +155,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
     from finstill.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
-    from finstill.tokens import load_tokenizer
+    from finstill.corpus.tokenizer import load_tokenizer
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)

@@ -49,7 +49,13 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     from finstill.distil.rows import training_rows
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
-    from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
+    from finstill.teacher.checkpoint import (
+        Checkpoint,
+        class_names,
+        load_classifier,
+        resolve_checkpoint,
+        weight_files,
+    )
     from finstill.teacher.fine_tune import fine_tune
 
     settings, workspace = profile.profile(), profile.workspace
@@ -75,7 +81,6 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
         }
     model = load_classifier(checkpoint.folder)
     checkpoint.write(workspace.teacher_checkpoint / "checkpoint.json")
-    weights = sorted(checkpoint.folder.glob("*.safetensors")) or sorted(checkpoint.folder.glob("*.bin"))
     return MaterializeResult(
         metadata={
             **metadata,
@@ -84,7 +89,7 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
             "seen": ", ".join(settings.teacher.seen) or "not declared",
             "folder": str(checkpoint.folder),
         },
-        data_version=DataVersion(digest(*weights, *class_names(model))),
+        data_version=DataVersion(digest(*weight_files(checkpoint.folder), *class_names(model))),
     )
 
 
@@ -106,7 +111,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     from finstill.augment.build import augment_corpus
     from finstill.files import digest
     from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
-    from finstill.tokens import load_tokenizer
+    from finstill.corpus.tokenizer import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
@@ -182,7 +187,7 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     from finstill.tasks import class_groups
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
     from finstill.teacher.export import export_teacher
-    from finstill.tokens import load_tokenizer
+    from finstill.corpus.tokenizer import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
     texts = pq.read_table(workspace.corpus, columns=["text"])[:PARITY_TEXTS]["text"].to_pylist()
@@ -267,7 +272,8 @@ def label_table(
     """
     from finstill.soft_labels.ensemble import write_average_logits
     from finstill.teacher.export import read_teachers
-    from finstill.tokens import load_tokenizer, tokenize_corpus
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.tokens import tokenize_corpus
 
     workspace = profile.workspace
     first, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)

@@ -38,7 +38,8 @@ from finstill.soft_labels.labelling import label_texts
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import load_tokenizer, tokenize
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.tokens import tokenize
 
 GOALS = {"night_cost_spread": "at most 0.2", "rows_labelled_twice": "0"}
 

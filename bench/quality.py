@@ -47,7 +47,8 @@ from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint, word_embeddings
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fine_tune import fine_tune
-from finstill.tokens import load_tokenizer, tokenize_corpus
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.tokens import tokenize_corpus
 from finstill.training import TrainingRows
 
 GOALS = {

@@ -40,7 +40,7 @@ from finstill.students.registry import STUDENTS
 from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.tokens import load_tokenizer
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.training import TrainingRows
 
 GOALS = {

@@ -53,7 +53,8 @@ from finstill.teacher.export import export_graph
 from finstill.teacher.fine_tune import fine_tune
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import load_tokenizer, tokenize_corpus
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.tokens import tokenize_corpus
 from finstill.training import TrainingRows
 
 GOALS = {

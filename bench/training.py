@@ -35,7 +35,7 @@ from finstill.students.recipe import Recipe
 from finstill.students.shapes import LstmAttentionShape
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.tokens import load_tokenizer
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.training import TrainingRows, run_training
 
 GOALS = {"training_vs_plain_loop": "at least 3", "training_vs_matmul": ""}

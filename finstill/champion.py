@@ -18,7 +18,7 @@ from finstill.files import read_json, whole_folder, write_json
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
 from finstill.profile import Budgets
-from finstill.tokens import load_tokenizer
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.training import TrainingRows
 
 WITHDRAWN_FILE = "withdrawn.json"

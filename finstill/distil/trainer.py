@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 import transformers
+from tokenizers import Tokenizer
 from torch.utils.tensorboard import SummaryWriter
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.distil.loss import distillation_loss
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
@@ -237,10 +239,11 @@ def train_student(
     """
     teacher = load_classifier(teacher_checkpoint)
     # Before rows without a label are left out, so that a twin knows the same words.
-    vocabulary = _vocabulary(recipe.shape, train, teacher_checkpoint, len(word_embeddings(teacher)))
+    tokenizer = read_tokenizer(teacher_checkpoint)
+    vocabulary = _vocabulary(recipe.shape, train, tokenizer, len(word_embeddings(teacher)))
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, teacher_checkpoint, teacher)
+    inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, tokenizer, teacher)
     # The rest of the file may be another version's.
     if (folder / TRAINING_FILE).is_file() and read_json(folder / TRAINING_FILE)["inputs"] == inputs:
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
@@ -270,7 +273,7 @@ def train_student(
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)
-        shutil.copy(teacher_checkpoint / "tokenizer.json", unfinished)
+        tokenizer.save(str(unfinished / TOKENIZER_FILE))
         write_json(
             unfinished / TRAINING_FILE, {**asdict(trained), "folder": None, "recipe": recipe.model_dump(mode="json")}
         )
@@ -280,12 +283,10 @@ def train_student(
     return trained
 
 
-def _vocabulary(shape: Shape, train: TrainingRows, teacher_checkpoint: Path, size: int) -> Vocabulary:
+def _vocabulary(shape: Shape, train: TrainingRows, tokenizer: Tokenizer, size: int) -> Vocabulary:
     if shape.vocabulary == "full":
         return Vocabulary.full(size)
-    return Vocabulary.of_corpus(
-        train.input_ids, size, teacher_checkpoint / "tokenizer.json", at_most=shape.vocabulary_size
-    )
+    return Vocabulary.of_corpus(train.input_ids, size, tokenizer, at_most=shape.vocabulary_size)
 
 
 def _inputs_digest(
@@ -294,7 +295,7 @@ def _inputs_digest(
     validation: TrainingRows,
     labels: Sequence[str],
     vocabulary: Vocabulary,
-    teacher_checkpoint: Path,
+    tokenizer: Tokenizer,
     teacher: PreTrainedModel,
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
@@ -303,7 +304,7 @@ def _inputs_digest(
         versions,
         *labels,
         vocabulary.token_ids.tobytes(),
-        teacher_checkpoint / "tokenizer.json",
+        tokenizer_identity(tokenizer),
     ]
     if recipe.shape.starts_from_teacher:
         # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.

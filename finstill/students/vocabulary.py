@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from finstill.corpus.tokenizer import unknown_id
 from finstill.errors import InputError
 
 
@@ -33,7 +33,7 @@ class Vocabulary:
 
     @classmethod
     def of_corpus(
-        cls, rows: Sequence[Sequence[int]], size: int, tokenizer_file: Path, at_most: int | None
+        cls, rows: Sequence[Sequence[int]], size: int, tokenizer: Tokenizer, at_most: int | None
     ) -> Vocabulary:
         """Return the tokens that occur at least twice in `rows`, the unknown token among them.
 
@@ -47,13 +47,11 @@ class Vocabulary:
         Raises:
             InputError: the tokenizer has no unknown token.
         """
-        tokenizer = Tokenizer.from_file(str(tokenizer_file))
-        name = getattr(tokenizer.model, "unk_token", None)
-        unknown = None if name is None else tokenizer.token_to_id(name)
+        unknown = unknown_id(tokenizer)
         if unknown is None:
             raise InputError(
                 "the tokenizer has no token for what is unknown, so a student must know all its tokens",
-                where=tokenizer_file,
+                where="shape.vocabulary",
                 remedy="Leave out `vocabulary: corpus`",
             )
         counts = np.bincount(np.concatenate([np.asarray(row) for row in rows]), minlength=size)

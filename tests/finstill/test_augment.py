@@ -23,7 +23,8 @@ from finstill.errors import InputError
 from finstill.profile import Augmentation
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.text import text_key
-from finstill.tokens import load_tokenizer, tokenize_corpus
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.tokens import tokenize_corpus
 
 SENTENCES = {
     "negative": "Shares of company {} fell after the profit warning on Tuesday",

@@ -20,7 +20,7 @@ from finstill.package import Package
 from finstill.runtime import Score, StudentClassifier
 from finstill.runtime.classifier import TEXTS_PER_WINDOW, softmax
 from finstill.runtime.windows import cut_windows
-from finstill.tokens import load_tokenizer
+from finstill.corpus.tokenizer import load_tokenizer
 
 TEXTS = [
     "Shares fell after the warning",

@@ -12,9 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
 from finstill.batching import pad
+from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.onnx_classifier import OnnxClassifier, graph_parity
 from finstill.students.base import Student, StudentConfig
@@ -197,19 +199,17 @@ class TestVocabulary:
     """5 and 9 occur three times, 20 twice, 7 once."""
 
     def test_keeps_what_occurs_twice_and_the_unknown_token(self, tiny_checkpoint: Path) -> None:
-        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, tiny_checkpoint / "tokenizer.json", at_most=None)
+        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, read_tokenizer(tiny_checkpoint), at_most=None)
         assert vocabulary.token_ids.tolist() == [5, 9, 20, UNKNOWN]
         positions = vocabulary.positions()
         assert positions[[5, 9, 20, UNKNOWN]].tolist() == [0, 1, 2, 3]
         assert positions[[7, 0, 30521]].tolist() == [3, 3, 3]
 
     def test_keeps_the_commonest_where_it_is_limited(self, tiny_checkpoint: Path) -> None:
-        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, tiny_checkpoint / "tokenizer.json", at_most=3)
+        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, read_tokenizer(tiny_checkpoint), at_most=3)
         assert vocabulary.token_ids.tolist() == [5, 9, UNKNOWN]
 
-    def test_says_when_a_tokenizer_has_no_unknown_token(self, tmp_path: Path) -> None:
-        from tokenizers import Tokenizer, models
-
-        Tokenizer(models.BPE(vocab={"a": 0}, merges=[])).save(str(tmp_path / "tokenizer.json"))
+    def test_says_when_a_tokenizer_has_no_unknown_token(self) -> None:
+        tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
         with pytest.raises(InputError, match="no token for what is unknown"):
-            Vocabulary.of_corpus([[0]], 1, tmp_path / "tokenizer.json", at_most=None)
+            Vocabulary.of_corpus([[0]], 1, tokenizer, at_most=None)

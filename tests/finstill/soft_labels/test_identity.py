@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import BertConfig
 
-from finstill.teacher.fingerprint import teacher_fingerprint
+from finstill.teacher.fingerprint import configuration_identity, teacher_fingerprint
 from finstill.text import normalise, text_key
 
 KEYS = {
@@ -44,13 +44,12 @@ def test_texts_that_differ_in_meaning_do_not(one: str, other: str) -> None:
 
 
 @pytest.fixture
-def teacher(tmp_path: Path) -> dict[str, Any]:
-    tokenizer = tmp_path / "tokenizer.json"
-    tokenizer.write_text('{"version": "1.0"}')
+def teacher() -> dict[str, Any]:
     weights = {"encoder.weight": torch.arange(12.0).reshape(3, 4), "head.bias": torch.zeros(3)}
     return {
         "weights": weights,
-        "tokenizer_file": tokenizer,
+        "configuration": configuration_identity(BertConfig()),
+        "tokenizer": "0" * 32,
         "max_length": 128,
         "precision": "float32",
         "variant": "torch-export",
@@ -68,18 +67,22 @@ def one_shape(teacher: Mapping[str, Any]) -> dict[str, Any]:
     return {"weights": {**teacher["weights"], "encoder.weight": teacher["weights"]["encoder.weight"].reshape(4, 3)}}
 
 
-def one_tokenizer_file(teacher: Mapping[str, Any]) -> dict[str, Any]:
-    other = teacher["tokenizer_file"].with_name("other.json")
-    other.write_text('{"version": "1.1"}')
-    return {"tokenizer_file": other}
-
-
 @pytest.mark.parametrize(
     "change",
     [
         pytest.param(one_weight, id="one weight by its last bit"),
         pytest.param(one_shape, id="one shape"),
-        pytest.param(one_tokenizer_file, id="tokenizer file"),
+        pytest.param(lambda teacher: {"tokenizer": "1" * 32}, id="tokenizer"),
+        pytest.param(
+            lambda teacher: {"configuration": configuration_identity(BertConfig(num_attention_heads=6))},
+            id="number of heads",
+        ),
+        pytest.param(
+            lambda teacher: {"configuration": configuration_identity(BertConfig(hidden_act="relu"))}, id="activation"
+        ),
+        pytest.param(
+            lambda teacher: {"configuration": configuration_identity(BertConfig(layer_norm_eps=1e-5))}, id="epsilon"
+        ),
         pytest.param(lambda teacher: {"max_length": 127}, id="maximum length"),
         pytest.param(lambda teacher: {"precision": "int8"}, id="precision"),
         pytest.param(lambda teacher: {"variant": "fused"}, id="graph variant"),
@@ -93,6 +96,11 @@ def test_a_changed_teacher_never_meets_anothers_rows(teacher: dict[str, Any], ch
 def test_a_teacher_saved_again_keeps_its_rows(teacher: dict[str, Any]) -> None:
     again = {name: tensor.clone() for name, tensor in reversed(teacher["weights"].items())}
     assert teacher_fingerprint(**{**teacher, "weights": again}) == teacher_fingerprint(**teacher)
+
+
+def test_what_a_configuration_says_of_names_and_training_identifies_no_logit() -> None:
+    told = BertConfig(id2label={0: "up", 1: "down"}, initializer_range=0.1, architectures=["X"], dtype="float16")
+    assert configuration_identity(told) == configuration_identity(BertConfig(hidden_act="gelu"))
 
 
 @pytest.mark.parametrize(
