@@ -37,6 +37,7 @@ def _hub_commit(name: str) -> str:
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.utils import httpx
 
     try:
         return str(HfApi().dataset_info(name).sha)
