@@ -106,6 +106,35 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
     )
 
 
+@asset_check(asset=teacher_logits, blocking=True)
+def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckResult:
+    """On the labelled validation texts the teacher is better than answering every text with the commonest class."""
+    from finstill.distil.rows import training_rows
+    from finstill.teacher.classes import judge_teacher
+
+    settings, workspace = profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    labelled = rows["validation"].labelled()
+    if not len(labelled):
+        return AssetCheckResult(
+            passed=True, description="No validation text is labelled: there is nothing to judge by."
+        )
+    assert labelled.teacher_logits is not None
+    judgement = judge_teacher(labelled.labels, labelled.teacher_logits, settings.task.labels)
+    return AssetCheckResult(
+        passed=judgement.verdict == "better",
+        severity=AssetCheckSeverity.ERROR if judgement.verdict == "worse" else AssetCheckSeverity.WARN,
+        description=str(judgement),
+        metadata={
+            "texts": judgement.rows,
+            "accuracy": judgement.accuracy,
+            "commonest_accuracy": judgement.commonest_accuracy,
+            "macro_f1": judgement.macro_f1,
+            "commonest_macro_f1": judgement.commonest_macro_f1,
+        },
+    )
+
+
 @asset_check(asset=comparison)
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     """Each distilled student beats its directly trained twin, the 95% interval of the difference above 0."""

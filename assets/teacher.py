@@ -16,8 +16,12 @@ from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 
 PARITY_TEXTS = 64
+MAPPING_TEXTS = 256
+"""Labelled texts on which the possible mappings of a teacher's classes are compared."""
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from finstill.soft_labels.cache import SoftLabelCache
     from finstill.soft_labels.labelling import LabellingReport
     from finstill.teacher.export import TeacherGraph
@@ -109,9 +113,9 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     import pyarrow.parquet as pq
 
     from finstill.augment.build import augment_corpus
+    from finstill.corpus.tokenizer import load_tokenizer
     from finstill.files import digest
     from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
-    from finstill.corpus.tokenizer import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
@@ -138,14 +142,14 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     )
 
 
-@asset(deps=[teacher_checkpoint], group_name="teacher", kinds={"onnx"}, owners=OWNERS, code_version="1")
+@asset(deps=[corpus, tokens, teacher_checkpoint], group_name="teacher", kinds={"onnx"}, owners=OWNERS, code_version="1")
 def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     """The teacher as an ONNX graph, with the fingerprint that every logit of it is kept under.
 
     A check proves it equal to the checkpoint on texts of the corpus before anything is labelled.
     """
-    from finstill.tasks import class_groups
     from finstill.teacher.checkpoint import Checkpoint
+    from finstill.teacher.classes import require_matching_classes
     from finstill.teacher.export import export_teacher
 
     settings, workspace = profile.profile(), profile.workspace
@@ -160,7 +164,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         seen=settings.teacher.seen,
     )
     # Raised here, before the expensive stage, where the teacher's classes are not the task's.
-    class_groups(settings.task, teacher.labels)
+    require_matching_classes(settings.task, teacher.labels, lambda: _labelled_answers(profile, teacher))
     return MaterializeResult(
         metadata={
             "fingerprint": teacher.fingerprint,
@@ -173,6 +177,23 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     )
 
 
+def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of some labelled texts, validation first, and what the teacher's float32 graph says of them."""
+    import numpy as np
+
+    from finstill.distil.rows import training_rows
+    from finstill.onnx_classifier import OnnxClassifier
+
+    settings, workspace = profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
+    labelled = [rows[split].labelled() for split in ("validation", "train")]
+    ids = [row for each in labelled for row in each.input_ids][:MAPPING_TEXTS]
+    labels = np.concatenate([each.labels for each in labelled])[:MAPPING_TEXTS]
+    if not ids:
+        return labels, np.empty((0, len(teacher.labels)), np.float32)
+    return labels, OnnxClassifier(teacher.float32_graph).logits(ids, settings.teacher.token_budget)
+
+
 @asset(deps=[corpus], group_name="teacher", kinds={"huggingface", "onnx"}, owners=OWNERS, code_version="1")
 @retries_where_it_can_help
 def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
@@ -182,12 +203,12 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     """
     import pyarrow.parquet as pq
 
+    from finstill.corpus.tokenizer import load_tokenizer
     from finstill.files import digest
     from finstill.onnx_classifier import OnnxClassifier, graph_parity
     from finstill.tasks import class_groups
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
     from finstill.teacher.export import export_teacher
-    from finstill.corpus.tokenizer import load_tokenizer
 
     settings, workspace = profile.profile(), profile.workspace
     texts = pq.read_table(workspace.corpus, columns=["text"])[:PARITY_TEXTS]["text"].to_pylist()
@@ -270,9 +291,9 @@ def label_table(
     Returns:
         What reached the teachers, and the cache of the first.
     """
+    from finstill.corpus.tokenizer import load_tokenizer
     from finstill.soft_labels.ensemble import write_average_logits
     from finstill.teacher.export import read_teachers
-    from finstill.corpus.tokenizer import load_tokenizer
     from finstill.tokens import tokenize_corpus
 
     workspace = profile.workspace

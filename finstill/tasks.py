@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,24 @@ from finstill.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+NAMELESS = re.compile(r"LABEL_\d+")
+"""What transformers calls a class whose name nobody wrote down."""
+
+
+class UnmatchedClassesError(InputError):
+    """A teacher's classes are not the task's labels.
+
+    Attributes:
+        problem: lists both sides.
+    """
+
+    def __init__(self, problem: str):
+        super().__init__(
+            problem, remedy="Give the task `teacher_classes` that place each of the teacher's classes under one label"
+        )
+        self.problem = problem
 
 
 def _fold(name: str) -> str:
@@ -61,7 +80,7 @@ def class_groups(task: Task, teacher_labels: Sequence[str]) -> list[list[int]]:
     matched by `task.teacher_classes`.
 
     Raises:
-        InputError: a label finds no class, or a class is left over; the message lists both sides.
+        UnmatchedClassesError: a label finds no class, or a class is left over; the message lists both sides.
     """
     position = {_fold(name): i for i, name in enumerate(teacher_labels)}
     own = {label: (label,) for label in task.labels}
@@ -70,10 +89,12 @@ def class_groups(task: Task, teacher_labels: Sequence[str]) -> list[list[int]]:
         flat = [name for group in wanted for name in group]
         if sorted(flat) == sorted(position):
             return [[position[name] for name in group] for group in wanted]
-    raise InputError(
+    nameless = all(NAMELESS.fullmatch(name) for name in teacher_labels)
+    raise UnmatchedClassesError(
         f"the teacher's classes {list(teacher_labels)} do not match the labels {list(task.labels)} of task "
-        f"'{task.name}'" + (f", nor its teacher_classes {task.teacher_classes}" if task.teacher_classes else ""),
-        remedy="Give the task `teacher_classes` that place each of the teacher's classes under one label",
+        f"'{task.name}'"
+        + (f", nor its teacher_classes {task.teacher_classes}" if task.teacher_classes else "")
+        + (": such names say nothing of what the classes mean" if nameless else "")
     )
 
 

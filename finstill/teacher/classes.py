@@ -1,0 +1,181 @@
+"""Whether a teacher's classes are placed under the right labels, and whether what it says is worth distilling."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from finstill.errors import InputError
+from finstill.evaluation.metrics import macro_f1, paired_interval
+from finstill.tasks import Task, UnmatchedClassesError, class_groups, task_logits
+
+MAPPINGS_TRIED = 1000
+MAPPINGS_SHOWN = 6
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """A way to place a teacher's classes under a task's labels.
+
+    Attributes:
+        accuracy: share of labelled texts that get their label, from 0 to 1.
+        teacher_classes: the teacher's classes under each label, as a task's setting of this name.
+    """
+
+    accuracy: float
+    teacher_classes: dict[str, tuple[str, ...]]
+
+    def __str__(self) -> str:
+        placed = ", ".join(f"{label}: [{', '.join(names)}]" for label, names in self.teacher_classes.items())
+        return f"{{{placed}}}"
+
+
+def possible_mappings(
+    task: Task, teacher_labels: Sequence[str], labels: np.ndarray, logits: np.ndarray
+) -> list[Mapping]:
+    """Return every way to place the classes that leaves no label without one, the most accurate first.
+
+    Where there are too many ways to try, none is returned.
+
+    Args:
+        labels: int64, (rows,), positions in the task's labels; each row has one.
+        logits: float32, (rows, teacher classes), in the order of `teacher_labels`.
+    """
+    names = task.labels
+    if len(names) ** len(teacher_labels) > MAPPINGS_TRIED:
+        return []
+    found = []
+    for placed in itertools.product(range(len(names)), repeat=len(teacher_labels)):
+        if len(set(placed)) < len(names):
+            continue
+        classes = {
+            name: tuple(each for each, label in zip(teacher_labels, placed, strict=True) if label == position)
+            for position, name in enumerate(names)
+        }
+        mapped = task_logits(logits, task.model_copy(update={"teacher_classes": classes}), teacher_labels)
+        found.append(Mapping(float((mapped.argmax(axis=1) == labels).mean()), classes))
+    return sorted(found, key=lambda mapping: -mapping.accuracy)
+
+
+def require_matching_classes(
+    task: Task, teacher_labels: Sequence[str], answers: Callable[[], tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Stop where the teacher's classes do not match the task's labels, and show how accurate each mapping would be.
+
+    Args:
+        answers: called only where they do not match; returns labels and logits of labelled texts of the corpus, as
+            `possible_mappings` takes them, or no rows where there are none.
+
+    Raises:
+        InputError: they do not match.
+    """
+    try:
+        class_groups(task, teacher_labels)
+    except UnmatchedClassesError as error:
+        labels, logits = answers()
+        if not len(labels) or not (mappings := possible_mappings(task, teacher_labels, labels, logits)):
+            raise
+        table = "; ".join(f"{mapping.accuracy:.1%} with {mapping}" for mapping in mappings[:MAPPINGS_SHOWN])
+        raise InputError(
+            f"{error.problem}. On {len(labels):,} labelled texts of the corpus the teacher is right in {table}",
+            where="task.teacher_classes",
+            remedy=f"If the first is what you expect, write the task out in the profile as task: {{name: {task.name}, "
+            f"labels: [{', '.join(task.labels)}], teacher_classes: {mappings[0]}}}",
+        ) from error
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A teacher beside a classifier that answers every text with the commonest class.
+
+    Attributes:
+        rows: labelled texts that both answered.
+        accuracy, commonest_accuracy: share of texts that get their label.
+        macro_f1, commonest_macro_f1: mean over the labels of F1.
+        verdict: whether the teacher is better than the commonest class.
+        exchanged: the label that each label's answers clearly fit better, where the teacher's classes look exchanged;
+            empty where they do not.
+    """
+
+    rows: int
+    accuracy: float
+    commonest_accuracy: float
+    macro_f1: float
+    commonest_macro_f1: float
+    verdict: Literal["better", "no difference shown", "worse"]
+    exchanged: dict[str, str]
+
+    def __str__(self) -> str:
+        found = (
+            f"On {self.rows:,} labelled texts the teacher's accuracy is {self.accuracy:.3f} and its macro-F1 "
+            f"{self.macro_f1:.3f}; the commonest class for every text has {self.commonest_accuracy:.3f} and "
+            f"{self.commonest_macro_f1:.3f}. "
+        )
+        if self.exchanged:
+            pairs = ", ".join(f"{given} for {better}" for given, better in self.exchanged.items() if given != better)
+            return found + f"Its classes look exchanged: it says {pairs}. Correct the task's teacher_classes."
+        return (
+            found
+            + {
+                "better": "The teacher is better.",
+                "no difference shown": "No difference is shown: look at its mistakes, or label more texts.",
+                "worse": "The teacher is worse, and so would be its students: check the task's labels, teacher_classes, "
+                "and whether the teacher reads the corpus's language.",
+            }[self.verdict]
+        )
+
+
+def judge_teacher(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> Judgement:
+    """Compare a teacher with the commonest class on the same labelled texts, by paired bootstraps over the texts.
+
+    The teacher is better where its accuracy or its macro-F1 is shown to be, at 95%: where a class is rare, a good
+    teacher may gain in the second alone. It is worse where its accuracy is shown to be and its macro-F1 is not shown to
+    be better; or where the same answers with its labels exchanged are more accurate, at 95% over all ways to exchange
+    them.
+
+    Args:
+        labels: int64, (rows,), positions in `names`; each row has one, and there is at least one.
+        logits: float32, (rows, task labels).
+        names: the task's labels.
+    """
+    predicted, counts = logits.argmax(axis=1), np.bincount(labels, minlength=len(names))
+    commonest = np.zeros_like(logits)
+    commonest[:, counts.argmax()] = 1
+    right = predicted == labels
+    low, high = _interval(right, labels == counts.argmax())
+    _, f1_low, _ = paired_interval(labels, logits, commonest)
+    exchanged = _exchanged(labels, predicted, names)
+    if exchanged or (high < 0 and f1_low <= 0):
+        verdict: Literal["better", "no difference shown", "worse"] = "worse"
+    else:
+        verdict = "better" if low > 0 or f1_low > 0 else "no difference shown"
+    return Judgement(
+        rows=len(labels),
+        accuracy=float(right.mean()),
+        commonest_accuracy=float(counts.max() / len(labels)),
+        macro_f1=macro_f1(labels, logits),
+        commonest_macro_f1=macro_f1(labels, commonest),
+        verdict=verdict,
+        exchanged=exchanged,
+    )
+
+
+def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, str]:
+    """Return the permutation of the labels that makes the answers most accurate, where that is shown to be more."""
+    ways = list(itertools.islice(itertools.permutations(range(len(names))), MAPPINGS_TRIED))
+    best = max(ways, key=lambda way: (np.array(way)[predicted] == labels).sum())
+    low, _ = _interval(np.array(best)[predicted] == labels, predicted == labels, tried=len(ways))
+    return {names[i]: names[best[i]] for i in range(len(names))} if low > 0 else {}
+
+
+def _interval(right: np.ndarray, rivals_right: np.ndarray, tried: int = 1) -> tuple[float, float]:
+    """Return the 95% interval of a difference in accuracy, Bonferroni's for the best of `tried` classifiers."""
+    difference = right.astype(np.float64) - rivals_right
+    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
+    low, high = np.quantile(difference[draws].mean(axis=1), [0.025 / tried, 1 - 0.025 / tried])
+    return float(low), float(high)

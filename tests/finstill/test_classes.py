@@ -1,0 +1,105 @@
+"""A teacher whose classes are placed wrongly, or that learned nothing, is found before a student hears it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from finstill.errors import InputError
+from finstill.tasks import RISK, SENTIMENT, Task
+from finstill.teacher.classes import judge_teacher, possible_mappings, require_matching_classes
+
+NAMELESS = ("LABEL_0", "LABEL_1", "LABEL_2")
+
+
+def answers(labels: np.ndarray, order: tuple[int, ...], right: float = 0.9) -> np.ndarray:
+    """Return logits of a teacher that is right on a share of the rows and whose class `order[i]` means label i."""
+    random = np.random.default_rng(1)
+    said = np.where(random.random(len(labels)) < right, labels, random.integers(len(order), size=len(labels)))
+    return 3 * np.eye(len(order), dtype=np.float32)[np.array(order)[said]]
+
+
+@pytest.fixture
+def labels() -> np.ndarray:
+    """Three hundred labels, the middle one the commonest, as news has them."""
+    return np.random.default_rng(0).choice(3, size=300, p=[0.2, 0.55, 0.25])
+
+
+def test_the_mapping_that_fits_the_labelled_rows_comes_first(labels: np.ndarray) -> None:
+    best, second, *_ = possible_mappings(SENTIMENT, NAMELESS, labels, answers(labels, (2, 0, 1)))
+    assert best.teacher_classes == {"negative": ("LABEL_2",), "neutral": ("LABEL_0",), "positive": ("LABEL_1",)}
+    assert best.accuracy > 0.85 > second.accuracy
+
+
+def test_several_classes_may_be_one_label() -> None:
+    labels = np.array([1, 0, 0] * 50)
+    best = possible_mappings(RISK, NAMELESS, labels, 3 * np.eye(3, dtype=np.float32)[np.array([1, 0, 2] * 50)])[0]
+    assert best.teacher_classes == {"no_risk": ("LABEL_0", "LABEL_2"), "risk": ("LABEL_1",)}
+    assert best.accuracy == 1
+
+
+def test_nameless_classes_are_refused_with_the_accuracy_of_each_mapping(labels: np.ndarray) -> None:
+    with pytest.raises(InputError) as refused:
+        require_matching_classes(SENTIMENT, NAMELESS, lambda: (labels, answers(labels, (0, 1, 2))))
+    message = str(refused.value)
+    right = "{negative: [LABEL_0], neutral: [LABEL_1], positive: [LABEL_2]}"
+    assert "say nothing of what the classes mean" in message
+    assert message.count("% with {negative:") == 6
+    assert message.index(right) < message.index("{negative: [LABEL_1]")
+    # What it says to write is a task that matches.
+    written = message.partition("as task: ")[2]
+    assert written == f"{{name: sentiment, labels: [negative, neutral, positive], teacher_classes: {right}}}"
+
+
+def test_without_labelled_rows_the_refusal_lists_both_sides() -> None:
+    with pytest.raises(InputError, match=r"LABEL_0.*negative.*teacher_classes"):
+        require_matching_classes(SENTIMENT, NAMELESS, lambda: (np.empty(0, np.int64), np.empty((0, 3), np.float32)))
+
+
+def test_a_mapping_is_not_asked_for_where_names_match() -> None:
+    def never() -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError
+
+    require_matching_classes(SENTIMENT, ("Positive", "Neutral", "Negative"), never)
+    mapped = Task(name="s", labels=("bad", "good"), teacher_classes={"bad": ("LABEL_0",), "good": ("LABEL_1",)})
+    require_matching_classes(mapped, NAMELESS[:2], never)
+
+
+class TestJudgement:
+    """Of a teacher, beside the commonest class."""
+
+    def test_a_good_teacher_is_better(self, labels: np.ndarray) -> None:
+        judgement = judge_teacher(labels, answers(labels, (0, 1, 2)), SENTIMENT.labels)
+        assert judgement.verdict == "better"
+        assert judgement.commonest_accuracy == np.bincount(labels).max() / 300
+        assert judgement.exchanged == {}
+
+    def test_one_that_answers_with_another_class_alone_is_worse(self, labels: np.ndarray) -> None:
+        assert judge_teacher(labels, np.tile(np.float32([1, 0, 0]), (300, 1)), SENTIMENT.labels).verdict == "worse"
+
+    def test_one_that_answers_with_the_commonest_class_alone_shows_no_difference(self, labels: np.ndarray) -> None:
+        judgement = judge_teacher(labels, np.tile(np.float32([0, 1, 0]), (300, 1)), SENTIMENT.labels)
+        assert judgement.verdict == "no difference shown"
+        assert judgement.accuracy == judgement.commonest_accuracy
+
+    def test_two_classes_exchanged_are_found_though_the_commonest_is_right(self, labels: np.ndarray) -> None:
+        judgement = judge_teacher(labels, answers(labels, (2, 1, 0)), SENTIMENT.labels)
+        assert judgement.verdict == "worse"
+        assert judgement.exchanged == {"negative": "positive", "neutral": "neutral", "positive": "negative"}
+        assert "it says negative for positive, positive for negative" in str(judgement)
+
+    def test_a_rare_class_found_at_the_price_of_false_alarms_is_not_worse(self) -> None:
+        labels = (np.arange(1000) % 50 == 0).astype(np.int64)
+        said = labels.copy()
+        said[1:40] = 1
+        judgement = judge_teacher(labels, 3 * np.eye(2, dtype=np.float32)[said], RISK.labels)
+        assert judgement.accuracy < judgement.commonest_accuracy
+        assert judgement.verdict == "better"
+
+    def test_chance_blocks_hardly_any_teacher_on_few_rows(self) -> None:
+        random = np.random.default_rng(3)
+        verdicts = [
+            judge_teacher(random.integers(3, size=15), random.normal(size=(15, 3)).astype(np.float32), "abc").verdict
+            for _ in range(100)
+        ]
+        assert verdicts.count("worse") <= 20
