@@ -87,19 +87,21 @@ def no_test_text_is_learned_from(profile: ProfileResource) -> AssetCheckResult:
 
 @asset_check(asset=teacher_logits, blocking=True)
 def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
-    """Each text of the corpus and of the augmented one has exactly one row of finite logits."""
+    """Each text of the corpus and of the augmented one, or each of its windows, has one row of finite logits."""
     import numpy as np
     import pyarrow.parquet as pq
 
     workspace = profile.workspace
     texts, covered, finite = 0, True, True
-    pairs = ((workspace.corpus, workspace.teacher_logits), (workspace.augmented, workspace.augmented_logits))
-    for of_texts, of_logits in pairs:
+    pairs = ((workspace.tokens, workspace.teacher_logits), (workspace.augmented, workspace.augmented_logits))
+    for of_tokens, of_logits in pairs:
         logits = pq.read_table(of_logits)
-        keys = pq.read_table(of_texts, columns=["key"])["key"]
+        keys = pq.read_table(of_tokens, columns=["key"])["key"]
         texts += len(keys)
         covered &= logits["key"].equals(keys)
         finite &= bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
+    corpus_keys = pq.read_table(workspace.corpus, columns=["key"])["key"]
+    covered &= pq.read_table(workspace.tokens, columns=["text_key"])["text_key"].unique().equals(corpus_keys.unique())
     return AssetCheckResult(
         passed=covered and finite,
         description=f"{texts:,} texts; rows of logits in the same order: {covered}; all finite: {finite}.",
@@ -114,7 +116,7 @@ def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckRes
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    labelled = rows["validation"].labelled()
+    labelled = rows["validation"].labelled().whole_texts()
     if not len(labelled):
         return AssetCheckResult(
             passed=True, description="No validation text is labelled: there is nothing to judge by."

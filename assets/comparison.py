@@ -133,7 +133,7 @@ def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]"
 
     folders = {name: profile.workspace.evaluation(name) for name in profile.recipes()}
     found = {name: StudentEvaluation.read(folder) for name, folder in folders.items() if folder.is_dir()}
-    test, _ = read_test(profile)
+    test = read_test(profile)[0].whole_texts()
     assert test.teacher_logits is not None
     current = {
         name: student

@@ -31,8 +31,8 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.build import write_corpus
     from finstill.corpus.other_origin import build_other_origin
     from finstill.corpus.sources import read_rows
-    from finstill.files import digest
     from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.files import digest
     from finstill.tokens import tokenize_corpus
 
     settings, workspace = profile.profile(), profile.workspace
@@ -43,7 +43,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
     texts, report = build_other_origin(read_rows(source), settings.task.labels, source.label_names, workspace.corpus)
     write_corpus(texts, made.corpus)
     tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
-    tokenize_corpus(made.corpus, tokenizer, made.tokens)
+    tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)
     labelling, _ = label_table(profile, made.corpus, made.tokens, made.teacher_logits)
     counts = Counter(texts["label"].to_pylist())
     return MaterializeResult(

@@ -32,7 +32,9 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
     from finstill.page.onnxruntime_web import onnxruntime_web
 
     settings, workspace = profile.profile(), profile.workspace
-    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)["test"]
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)[
+        "test"
+    ].whole_texts()
     test = pq.read_table(workspace.corpus, columns=["text", "label"], filters=[("split", "=", "test")]).to_pylist()
     assert rows.teacher_logits is not None
     labels = settings.task.labels

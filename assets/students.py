@@ -150,12 +150,12 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
     import pyarrow.parquet as pq
 
+    from finstill.corpus.tokenizer import load_tokenizer
     from finstill.distil.rows import training_rows
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
     from finstill.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
-    from finstill.corpus.tokenizer import load_tokenizer
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)

@@ -285,16 +285,17 @@ def label_table(
 ) -> tuple[LabellingReport, SoftLabelCache]:
     """Write to `logits` what the teacher says of each row of the token table `tokens`, from the cache where it can.
 
-    An ensemble's teachers each read `texts` by their own tokenizer and answer from their own cache; what is written is
-    the mean.
+    An ensemble's teachers each read the same texts, and the windows of long ones as the first teacher's tokenizer cuts
+    them, by their own tokenizer, and answer from their own cache; what is written is the mean.
 
     Returns:
         What reached the teachers, and the cache of the first.
     """
+    from finstill.corpus.build import write_corpus
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.soft_labels.ensemble import write_average_logits
     from finstill.teacher.export import read_teachers
-    from finstill.tokens import tokenize_corpus
+    from finstill.tokens import texts_read, tokenize_corpus
 
     workspace = profile.workspace
     first, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
@@ -303,9 +304,10 @@ def label_table(
     with tempfile.TemporaryDirectory(dir=workspace.root) as folder:
         parts = [Path(folder) / f"logits-{number}.parquet" for number in range(1 + len(further))]
         report, cache = _label_by(profile, first, tokens, parts[0])
+        read, own = Path(folder) / "texts.parquet", Path(folder) / "tokens.parquet"
+        write_corpus(texts_read(texts, tokens), read)
         for teacher, part in zip(further, parts[1:], strict=True):
-            own = Path(folder) / "tokens.parquet"
-            tokenize_corpus(texts, load_tokenizer(teacher.folder, teacher.max_length), own)
+            tokenize_corpus(read, load_tokenizer(teacher.folder, teacher.max_length), own)
             report += _label_by(profile, teacher, own, part)[0]
         write_average_logits(parts, profile.profile().task, logits)
     return report, cache

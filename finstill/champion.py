@@ -8,7 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from finstill.corpus.long_texts import mean_over_windows
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.distil.loss import NO_LABEL
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
@@ -18,7 +22,8 @@ from finstill.files import read_json, whole_folder, write_json
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
 from finstill.profile import Budgets
-from finstill.corpus.tokenizer import load_tokenizer
+from finstill.text import text_key
+from finstill.tokens import tokenize_windows
 from finstill.training import TrainingRows
 
 WITHDRAWN_FILE = "withdrawn.json"
@@ -65,13 +70,14 @@ def choose_champion(
     Raises:
         InputError: every student is passed over, and none is in service.
     """
-    labelled = test.labels != NO_LABEL
+    measured = test.whole_texts()
+    labelled = measured.labels != NO_LABEL
 
     def score(logits: np.ndarray) -> float:
         if labelled.any():
-            return macro_f1(test.labels[labelled], logits[labelled])
-        assert test.teacher_logits is not None
-        return agreement(logits, test.teacher_logits)
+            return macro_f1(measured.labels[labelled], logits[labelled])
+        assert measured.teacher_logits is not None
+        return agreement(logits, measured.teacher_logits)
 
     current = folder / "current"
     refused = _refused(students, packages, budgets, _withdrawn(folder))
@@ -110,15 +116,20 @@ def difference_from_champion(
     The champion scores the texts with its own tokenizer. Where no test text is labelled the teacher's class counts.
 
     Args:
-        logits: float32, (test rows, labels), of the student that is set against it.
+        logits: float32, (test texts, labels), of the student that is set against it.
         test, texts: the rows of the test split and their texts, in the same order.
 
     Returns:
         difference, low, high: see `finstill.evaluation.metrics.paired_interval`.
     """
     tokenizer = load_tokenizer(champion.folder, champion.max_length)
-    rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
-    champions = OnnxClassifier(champion.graph).logits(rows, STUDENT_TOKEN_BUDGET)
+    keys = pa.array([text_key(text) for text in texts])
+    # As the students were measured: in windows, or cut.
+    table = tokenize_windows(keys, list(texts), tokenizer, "cut" if test.windows is None else "windows")
+    logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
+    owners = pc.index_in(table["text_key"], keys).to_numpy()
+    champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
+    test = test.whole_texts()
     labelled = test.labels != NO_LABEL
     truth = test.labels if labelled.any() else test.teacher_logits.argmax(axis=1)  # type: ignore[union-attr]
     counted = labelled if labelled.any() else np.ones(len(test), dtype=bool)

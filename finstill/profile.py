@@ -85,7 +85,8 @@ class Teacher(_Section):
         checkpoint: a folder, a Hugging Face model name, or `embedded` for the encoder that Finstill installs.
         revision: branch, tag or commit of a hub checkpoint; the commit it resolves to is recorded.
         fine_tune: present where the checkpoint is an encoder to fine-tune on this corpus first.
-        max_length: texts are cut to this many tokens, special tokens included.
+        max_length: tokens that are read at once, special tokens included.
+        long: a longer text is cut there, or read in `windows`; students read it as the teacher does.
         token_budget: tokens (padding included) in one batch of the teacher pass.
         precision: of the graph that labels. An int8 one is refused where its labels differ from the float32 one's.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
@@ -98,6 +99,7 @@ class Teacher(_Section):
     revision: str = "main"
     fine_tune: FineTuning | None = None
     max_length: int = Field(128, ge=8, le=512)
+    long: Literal["cut", "windows"] = "cut"
     token_budget: int = Field(512, ge=8)
     precision: Literal["float32", "int8"] = "float32"
     execution_provider: str = "CPUExecutionProvider"

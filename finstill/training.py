@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from finstill.batching import pad
+from finstill.corpus.long_texts import mean_over_windows
 from finstill.distil.loss import NO_LABEL
 from finstill.evaluation.metrics import agreement, macro_f1
 from finstill.files import read_json
@@ -28,18 +29,40 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class WindowsOfTexts:
+    """Which rows are windows of the same text.
+
+    Attributes:
+        texts: int64, (rows,), ascending from 0: the text that each row is a window of.
+        sizes: int64, (rows,): tokens of each window, special ones left out.
+    """
+
+    texts: np.ndarray
+    sizes: np.ndarray
+
+    def at(self, positions: np.ndarray) -> WindowsOfTexts:
+        """Return the same of the rows at `positions`, texts numbered anew in their order."""
+        _, texts = np.unique(self.texts[positions], return_inverse=True)
+        return WindowsOfTexts(texts, self.sizes[positions])
+
+
+@dataclass(frozen=True)
 class TrainingRows(Dataset[dict[str, Any]]):
     """Texts to learn from.
 
+    Where long texts are read in windows, a row is a window: it has its text's label, and its own teacher logits.
+
     Attributes:
-        input_ids: token ids of each text.
-        labels: int64, (texts,), `NO_LABEL` where a text has none.
-        teacher_logits: float32, (texts, classes), over the task's labels; None where no teacher is heard.
+        input_ids: token ids of each row.
+        labels: int64, (rows,), `NO_LABEL` where a text has none.
+        teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
+        windows: which windows are of one text; None where each row is a text.
     """
 
     input_ids: list[list[int]]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
+    windows: WindowsOfTexts | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -50,9 +73,21 @@ class TrainingRows(Dataset[dict[str, Any]]):
             item["teacher_logits"] = self.teacher_logits[position]
         return item
 
+    def over_texts(self, logits: np.ndarray) -> np.ndarray:
+        """Return the logits of each text, float32, (texts, classes), from those of each row."""
+        return logits if self.windows is None else mean_over_windows(logits, self.windows.texts, self.windows.sizes)
+
+    def whole_texts(self) -> TrainingRows:
+        """Return a row a text: its first window, its label, and the teacher's logits of the whole text."""
+        if self.windows is None:
+            return self
+        first = np.flatnonzero(np.diff(self.windows.texts, prepend=-1))
+        logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
+        return TrainingRows([self.input_ids[i] for i in first.tolist()], self.labels[first], logits)
+
     def labelled(self) -> TrainingRows:
         """Return the rows that have a label."""
-        return self._at(np.flatnonzero(self.labels != NO_LABEL))
+        return self.at(np.flatnonzero(self.labels != NO_LABEL))
 
     def with_labelled_repeated(self, times: int) -> TrainingRows:
         """Return the rows with each labelled one `times` times, or as they are where all are labelled.
@@ -62,7 +97,9 @@ class TrainingRows(Dataset[dict[str, Any]]):
         labelled = np.flatnonzero(self.labels != NO_LABEL)
         if len(labelled) == len(self):
             return self
-        return self._at(np.concatenate([np.arange(len(self)), *[labelled] * (times - 1)]))
+        # A batch knows no texts: only what is measured is put together from windows.
+        rows = replace(self, windows=None)
+        return rows.at(np.concatenate([np.arange(len(self)), *[labelled] * (times - 1)]))
 
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""
@@ -71,11 +108,13 @@ class TrainingRows(Dataset[dict[str, Any]]):
         logits = b"" if self.teacher_logits is None else self.teacher_logits.tobytes()
         return [lengths.tobytes(), tokens.tobytes(), self.labels.tobytes(), logits]
 
-    def _at(self, positions: np.ndarray) -> TrainingRows:
+    def at(self, positions: np.ndarray) -> TrainingRows:
+        """Return the rows at `positions`, int64, ascending where rows are windows."""
         return TrainingRows(
             [self.input_ids[i] for i in positions.tolist()],
             self.labels[positions],
             None if self.teacher_logits is None else self.teacher_logits[positions],
+            None if self.windows is None else self.windows.at(positions),
         )
 
 

@@ -25,7 +25,7 @@ from finstill.files import whole_file
 from finstill.profile import Augmentation
 from finstill.progress import progress_logger
 from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import TOKENS_SCHEMA, tokenize
+from finstill.tokens import TOKENS_SCHEMA, text_positions, tokenize
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -74,7 +74,8 @@ def augment_corpus(
     Memory holds the corpus's ids and 8 bytes for each variant, beside a window of variants.
 
     Args:
-        corpus, tokens: Parquet files of one row a text, in the same order.
+        corpus: Parquet file of one row a text.
+        tokens: Parquet file of one row a window of a text, in the corpus's order.
         embeddings: the teacher's word embeddings, float32, (vocabulary, width).
 
     Raises:
@@ -108,13 +109,16 @@ def _windows(
         )
     rows = pq.read_table(corpus, columns=["key", "text", "label", "split"])
     measured = NearDuplicates(rows["text"].filter(pc.not_equal(rows["split"], "train")).to_pylist())
-    ids = pq.read_table(tokens, columns=["input_ids"])["input_ids"].combine_chunks()
+    read = pq.read_table(tokens, columns=["key", "text_key", "input_ids"])
+    ids = read["input_ids"].combine_chunks()
     # Nor is a variant that decodes to nothing a text.
     seen = {_content(np.array(tokenizer.encode("").ids, np.int32)), *map(_content, _rows_of(ids))}
     chosen = pc.equal(rows["split"], "train")
     if settings.origins == "labelled":
         chosen = pc.and_(chosen, pc.is_valid(rows["label"]))
-    texts, keys = _texts(rows["key"].filter(chosen), ids.filter(chosen.combine_chunks()), vocabulary)
+    # A window of a train text is varied as a text is.
+    chosen = chosen.take(pa.array(text_positions(rows["key"], read["text_key"], tokens)))
+    texts, keys = _texts(read["key"].filter(chosen), ids.filter(chosen.combine_chunks()), vocabulary)
     report.origins = len(texts)
     if not len(texts):
         logger.warning("augmented_corpus: no train row has a label; set augmentation.origins to `all` to vary them")

@@ -34,7 +34,6 @@ def _files_state(files: list[Path]) -> str:
 
 
 def _hub_commit(name: str) -> str:
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
     from huggingface_hub.utils import httpx

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from finstill.corpus.splits import SPLITS
 from finstill.distil.loss import NO_LABEL
 from finstill.tasks import Task, task_logits
-from finstill.training import TrainingRows
+from finstill.tokens import text_positions
+from finstill.training import TrainingRows, WindowsOfTexts
 
 
 def training_rows(
@@ -21,28 +22,27 @@ def training_rows(
     """Return the rows of each split, in the corpus's order; those without a label count through their soft labels.
 
     Args:
-        corpus, tokens, teacher_logits: Parquet files of one row a text, in the same order.
+        corpus: Parquet file of one row a text.
+        tokens: Parquet file of one row a window of a text, in the corpus's order.
+        teacher_logits: Parquet file of a row for each of `tokens`, in their order.
         task: gives labels their numbers, and the teacher's classes their labels.
 
     Raises:
         ValueError: the tables are not of the same corpus: one was made again and the others were not.
     """
     columns = pq.read_table(corpus, columns=["key", "label", "split"])
-    ids = pq.read_table(tokens, columns=["key", "input_ids"])
-    _require_same_rows(columns, ids, tokens)
+    ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
+    texts = text_positions(columns["key"], ids["text_key"], tokens)
     labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
     logits = None
     if teacher_logits is not None:
         table = pq.read_table(teacher_logits)
-        _require_same_rows(columns, table, teacher_logits)
+        _require_same_rows(ids, table, teacher_logits)
         logits = _task_logits(table, task)
-    rows = ids["input_ids"].to_pylist()
-    splits = columns["split"].to_numpy()
-    chosen = {split: np.flatnonzero(splits == split) for split in SPLITS}
-    return {
-        split: TrainingRows([rows[i] for i in at.tolist()], labels[at], None if logits is None else logits[at])
-        for split, at in chosen.items()
-    }
+    windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
+    rows = TrainingRows(ids["input_ids"].to_pylist(), labels[texts], logits, windows)
+    splits = columns["split"].to_numpy()[texts]
+    return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
 
 
 def with_augmented(train: TrainingRows, augmented: Path, augmented_logits: Path, task: Task) -> TrainingRows:

@@ -112,14 +112,16 @@ def evaluate_student(
     Quality comes from the package's own graph, run as a user runs it, and not from the checkpoint.
 
     Args:
-        test: the rows of the test split, with the teacher's logits over the task's labels.
+        test: the rows of the test split, with the teacher's logits over the task's labels; texts that are read in
+            windows are measured as one.
         elsewhere: name and rows of another origin, all of them labelled, with the teacher's logits too.
         further: the other teachers of an ensemble, each with the test rows' token ids by its own tokenizer; `test` has
             the logits of all together.
     """
-    assert test.teacher_logits is not None
     one_thread = OnnxClassifier(package.graph, threads=1)
-    logits = one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+    logits = test.over_texts(one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET))
+    texts = test.whole_texts()
+    assert texts.teacher_logits is not None
     readers = [(teacher, test.input_ids), *further]
     contenders = [
         Contender(one_thread, STUDENT_TOKEN_BUDGET, test.input_ids[:SPEED_SAMPLE]),
@@ -131,27 +133,29 @@ def evaluate_student(
     speed, *teacher_speeds = compare_speed(contenders)
     teachers = [each for each, _ in readers]
     teacher_speed = one_after_the_other(teacher_speeds)
-    student_evaluation = _evaluation(package.name, package.digest, [package], logits, speed, package.labels, test)
+    student_evaluation = _evaluation(package.name, package.digest, [package], logits, speed, package.labels, texts)
     teacher_evaluation = _evaluation(
-        "teacher", ensemble_fingerprint(teachers), teachers, test.teacher_logits, teacher_speed, package.labels, test
+        "teacher", ensemble_fingerprint(teachers), teachers, texts.teacher_logits, teacher_speed, package.labels, texts
     )
     if elsewhere is not None:
         name, rows = elsewhere
-        assert rows.teacher_logits is not None
+        there = rows.whole_texts()
+        assert there.teacher_logits is not None
+        students_there = rows.over_texts(one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET))
         student_evaluation, teacher_evaluation = (
-            replace(evaluation, elsewhere=_elsewhere(name, scores, package.labels, rows))
+            replace(evaluation, elsewhere=_elsewhere(name, scores, package.labels, there))
             for evaluation, scores in (
-                (student_evaluation, one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET)),
-                (teacher_evaluation, rows.teacher_logits),
+                (student_evaluation, students_there),
+                (teacher_evaluation, there.teacher_logits),
             )
         )
     with whole_folder(folder) as unfinished:
-        np.savez(unfinished / PREDICTIONS_FILE, labels=test.labels, logits=logits, teacher_logits=test.teacher_logits)
+        np.savez(unfinished / PREDICTIONS_FILE, labels=texts.labels, logits=logits, teacher_logits=texts.teacher_logits)
         write_json(
             unfinished / EVALUATION_FILE,
             {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)},
         )
-    return StudentEvaluation(student_evaluation, teacher_evaluation, test.labels, logits, test.teacher_logits)
+    return StudentEvaluation(student_evaluation, teacher_evaluation, texts.labels, logits, texts.teacher_logits)
 
 
 def _evaluation(
@@ -163,6 +167,7 @@ def _evaluation(
     names: tuple[str, ...],
     test: TrainingRows,
 ) -> Evaluation:
+    """Return the measures of one classifier; a row of `test` and of `logits` is a text."""
     assert test.teacher_logits is not None
     labelled = test.labels != NO_LABEL
     return Evaluation(

@@ -83,7 +83,7 @@ def build_package(
             )
         temperature = _temperature(classifier, rows["validation"])
         measured = {
-            **_measure(logits, test, task.labels, temperature),
+            **_measure(test.over_texts(logits), test.whole_texts(), task.labels, temperature),
             "graph": asdict(parity),
             "int8": asdict(proof),
             "megabytes": {
@@ -114,7 +114,8 @@ def _temperature(classifier: OnnxClassifier, validation: TrainingRows) -> float 
     labelled = validation.labelled()
     if not len(labelled):
         return None
-    return fit_temperature(labelled.labels, classifier.logits(labelled.input_ids, STUDENT_TOKEN_BUDGET))
+    logits = classifier.logits(labelled.input_ids, STUDENT_TOKEN_BUDGET)
+    return fit_temperature(labelled.whole_texts().labels, labelled.over_texts(logits))
 
 
 def _measure(

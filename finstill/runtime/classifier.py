@@ -14,10 +14,10 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from finstill.batching import length_sorted_batches
+from finstill.corpus.long_texts import Window, mean_over_windows, read_windows
 from finstill.errors import InputError
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
-from finstill.runtime.windows import cut_windows
 from finstill.text import normalise
 
 TEXTS_PER_WINDOW = 8192
@@ -43,24 +43,6 @@ class Score:
     calibrated: dict[str, float] | None
     windows: int
     attention: tuple[tuple[str, float], ...] | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """A piece of a text, as the graph reads it.
-
-    Attributes:
-        text: position of its text.
-        ids: special tokens included.
-        start, size: which of the text's tokens, special ones counted, it holds beside its own special tokens.
-        before: how many special tokens of its own come first.
-    """
-
-    text: int
-    ids: list[int]
-    start: int
-    size: int
-    before: int = 0
 
 
 class StudentClassifier:
@@ -129,11 +111,14 @@ class StudentClassifier:
             encodings = [self._tokenizer.encode(text) for text in normalised]
         else:
             encodings = self._tokenizer.encode_batch(normalised)
-        windows = [
-            window
-            for i, (text, encoding) in enumerate(zip(normalised, encodings, strict=True))
-            for window in self._windows(i, text, encoding, first_row)
-        ]
+        limit = self.package.max_length
+        if self._long_texts == "refuse":
+            self._refuse_long(encodings, first_row)
+        windows, owners = [], []
+        for i, (text, encoding) in enumerate(zip(normalised, encodings, strict=True)):
+            of_text = read_windows(text, encoding, self._tokenizer, limit)
+            windows += of_text
+            owners += [i] * len(of_text)
 
         answers: list[np.ndarray] = [np.empty(0)] * len(windows)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
@@ -150,18 +135,10 @@ class StudentClassifier:
         batches = length_sorted_batches([len(window.ids) for window in windows], STUDENT_TOKEN_BUDGET)
         # A list, so that all are run, and an error in a thread is raised here.
         list(each(run, batches))
-        logits = np.zeros((len(texts), len(self.package.labels)), np.float32)
-        owners = [window.text for window in windows]
-        counts = np.bincount(owners, minlength=len(texts))
-        tokens = np.bincount(owners, weights=[window.size for window in windows], minlength=len(texts))
-        weights = [np.zeros(len(encoding)) for encoding in encodings] if explain else []
-        # In the order of the windows: sums in the order of the batches would depend on the texts around.
-        for window, answer, shares in zip(windows, answers, attention, strict=True):
-            part = window.size / tokens[window.text] if counts[window.text] > 1 else 1
-            logits[window.text] += part * answer
-            if explain:
-                own = shares[window.before : window.before + window.size]
-                weights[window.text][window.start : window.start + window.size] += part * own
+        logits = mean_over_windows(np.stack(answers), owners, [window.size for window in windows])
+        of_each: list[list[int]] = [[] for _ in texts]
+        for position, owner in enumerate(owners):
+            of_each[owner].append(position)
         probabilities = softmax(logits)
         calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
         labels = self.package.labels
@@ -170,30 +147,19 @@ class StudentClassifier:
                 labels[int(logits[i].argmax())],
                 dict(zip(labels, probabilities[i].tolist(), strict=True)),
                 None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
-                int(counts[i]),
-                _by_word(text, encodings[i], weights[i]) if explain else None,
+                len(of_each[i]),
+                _by_word(text, [(windows[at], attention[at]) for at in of_each[i]]) if explain else None,
             )
 
-    def _windows(self, position: int, text: str, encoding: Encoding, first_row: int) -> list[_Window]:
-        ids = encoding.ids
-        if len(ids) <= self.package.max_length:
-            # A tokenizer without special tokens has none for an empty text: padding stands for it.
-            return [_Window(position, ids or [0], 0, len(ids))]
-        if self._long_texts == "refuse":
-            raise InputError(
-                f"the text has {len(ids):,} tokens, and the student reads {self.package.max_length}",
-                row=first_row + position,
-                remedy="Score it by windows, or shorten it",
-            )
-        special = encoding.special_tokens_mask
-        first, last = special.index(0), len(ids) - special[::-1].index(0)
-        before, after = ids[:first], ids[last:]
-        room = max(1, self.package.max_length - len(before) - len(after))
-        spans = cut_windows(text, encoding.offsets[first:last], encoding.word_ids[first:last], room)
-        return [
-            _Window(position, [*before, *ids[first + start : first + end], *after], first + start, end - start, first)
-            for start, end in spans
-        ]
+    def _refuse_long(self, encodings: Sequence[Encoding], first_row: int) -> None:
+        limit = self.package.max_length
+        for row, encoding in enumerate(encodings, start=first_row):
+            if len(encoding) > limit:
+                raise InputError(
+                    f"the text has {len(encoding):,} tokens, and the student reads {limit}",
+                    row=row,
+                    remedy="Score it by windows, or shorten it",
+                )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -202,11 +168,22 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def _by_word(text: str, encoding: Encoding, weights: np.ndarray) -> tuple[tuple[str, float], ...]:
-    """Return a text's words, each with the `weights` (tokens,) of its tokens added up."""
-    words: dict[int, list[int]] = {}
-    for i, word in enumerate(encoding.word_ids):
-        if word is not None:
-            words.setdefault(word, []).append(i)
-    offsets = encoding.offsets
-    return tuple((text[offsets[at[0]][0] : offsets[at[-1]][1]], float(weights[at].sum())) for at in words.values())
+def _by_word(text: str, windows: Sequence[tuple[Window, np.ndarray]]) -> tuple[tuple[str, float], ...]:
+    """Return a text's words, each with the attention of its tokens added up over the windows that hold it.
+
+    Args:
+        windows: each with the student's attention over its tokens, special ones and padding included.
+    """
+    total = sum(window.size for window, _ in windows)
+    words: dict[tuple[int, int], float] = {}
+    for window, attention in windows:
+        share = window.size / total if len(windows) > 1 else 1
+        own: dict[int, list[int]] = {}
+        for i, word in enumerate(window.encoding.word_ids):
+            if word is not None:
+                own.setdefault(word, []).append(i)
+        offsets = window.encoding.offsets
+        for at in own.values():
+            place = window.start + offsets[at[0]][0], window.start + offsets[at[-1]][1]
+            words[place] = words.get(place, 0.0) + share * float(attention[at].sum())
+    return tuple((text[start:end], weight) for (start, end), weight in words.items())

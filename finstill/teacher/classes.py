@@ -124,8 +124,8 @@ class Judgement:
             + {
                 "better": "The teacher is better.",
                 "no difference shown": "No difference is shown: look at its mistakes, or label more texts.",
-                "worse": "The teacher is worse, and so would be its students: check the task's labels, teacher_classes, "
-                "and whether the teacher reads the corpus's language.",
+                "worse": "The teacher is worse, and so would be its students: check the task's labels and classes, and "
+                "whether the teacher reads the corpus's language.",
             }[self.verdict]
         )
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.windows import cut_windows
 from finstill.errors import InputError
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import Package
 from finstill.runtime import Score, StudentClassifier
 from finstill.runtime.classifier import TEXTS_PER_WINDOW, softmax
-from finstill.runtime.windows import cut_windows
-from finstill.corpus.tokenizer import load_tokenizer
 
 TEXTS = [
     "Shares fell after the warning",
