@@ -60,13 +60,17 @@ def execute(
     return result
 
 
+OWN_ERROR = re.compile(r"^finstill(\.\w+)+: ")
+"""How Dagster writes the class of an error that Finstill raised for a person to read."""
+
+
 def step_failure(event: DagsterEvent) -> tuple[str, str]:
-    """Return the step of a failure event, and the first cause of it as its error says it."""
+    """Return the step of a failure event, and why it failed: what Finstill's own error says, else the first cause."""
     error = event.step_failure_data.error
-    while error is not None and error.cause is not None:
+    while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
         error = error.cause
     # Dagster prefixes the class name, which a person need not read where the message says it all.
-    message = re.sub(r"^(finstill\.errors\.\w+|dagster\.\S*Failure): ", "", error.message.strip()) if error else ""
+    message = re.sub(r"^dagster\.\S*Failure: ", "", OWN_ERROR.sub("", error.message.strip())) if error else ""
     return str(event.step_key), message
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def texts(count: int, seed: int = 0) -> list[str]:
 def wordpieces(*, cased: bool = False) -> list[str]:
     """Return a WordPiece vocabulary of the words and characters of `TEXTS`."""
     words = [word for text in TEXTS for word in (text if cased else text.lower()).split()]
-    characters = sorted({character for word in words for character in word})
+    characters = sorted({character for word in words for character in word} | set(string.digits + string.punctuation))
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     return list(dict.fromkeys([*special, *words, *characters, *(f"##{character}" for character in characters)]))
 
