@@ -1,6 +1,7 @@
-# make demo [PROFILE=my.yaml]   run every stage and print the table     make dev [PROFILE=my.yaml]   the Dagster UI
+# make demo  [PROFILE=my.yaml]  run every stage and print the table     make dev [PROFILE=my.yaml]   the Dagster UI
+# make check [PROFILE=my.yaml]  what a run would do                     make venv                    the set-up alone
 # make test                     the tests                               make lint                    ruff and mypy
-# make e2e                      the deployed service in a browser       make venv                    the set-up alone
+# make e2e                      the deployed service in a browser
 
 PYTHON ?= python3
 PROFILE ?= embedded
@@ -11,7 +12,7 @@ export FINSTILL_PROFILE = $(PROFILE)
 # The environment's commands (dg calls others by name) before the machine's.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo dev test e2e lint venv clean
+.PHONY: demo check dev test e2e lint venv clean
 
 venv: $(READY)
 
@@ -23,6 +24,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(VENV)/bin/python -m pipelines.run
+
+check: $(READY)
+	@$(VENV)/bin/finstill check $(if $(wildcard $(PROFILE)),$(PROFILE),pipelines/profiles/$(PROFILE).yaml) $(if $(JSON),--json $(JSON))
 
 dev: $(READY)
 	@$(VENV)/bin/python -m pipelines.dev

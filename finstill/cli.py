@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
@@ -31,6 +36,7 @@ cache_app = typer.Typer(no_args_is_help=True, help="Look after the cache of a te
 app.add_typer(cache_app, name="cache")
 
 DEFAULT_ROOT = ".finstill/cache"
+DEFAULT_HOME = Path(".finstill")
 
 Root = Annotated[
     str, typer.Option(envvar="FINSTILL_CACHE", help="The cache: a folder, or a URL such as s3://bucket/prefix.")
@@ -45,6 +51,46 @@ def score(arguments: Annotated[list[str], typer.Argument()]) -> None:
     from finstill.scoring import command
 
     raise typer.Exit(command.main(arguments))
+
+
+@app.command()
+def check(
+    profile: Annotated[Path, typer.Argument(help="The profile's YAML file.")],
+    json: Annotated[Path | None, typer.Option(help="Also write the report to this file as JSON.")] = None,
+    home: Annotated[Path, typer.Option(envvar="FINSTILL_HOME", help="The folder of all artefacts.")] = DEFAULT_HOME,
+    cache: Annotated[
+        str, typer.Option(envvar="FINSTILL_CACHE", help="The cache of logits; by default `cache` in the home.")
+    ] = "",
+) -> None:
+    """Tell what a run of a profile would do, before anything is spent; exit with 1 where a run would stop."""
+    from finstill.files import write_json
+    from finstill.preflight.check import check_profile
+    from finstill.preflight.terminal import print_report
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    with console.status("reading") as status, _said(status.update):
+        report = check_profile(profile, home, cache or str(home / "cache"))
+    print_report(report, console)
+    if json is not None:
+        write_json(json, report.to_json())
+    if report.stops:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _said(say: Callable[[str], None]) -> Iterator[None]:
+    """Pass Finstill's log lines to `say` while the block runs."""
+    handler = logging.Handler()
+    handler.emit = lambda record: say(escape(record.getMessage()))  # type: ignore[method-assign]
+    logger = logging.getLogger("finstill")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @cache_app.command("ls")

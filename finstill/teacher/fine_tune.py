@@ -86,7 +86,7 @@ def fine_tune(
     unfinished_runs = folder.parent / f"fine-tuning-{inputs}"
     average, history = None, []
     for run in range(settings.runs):
-        model = _classifier(encoder, labels, seed)
+        model = untrained_classifier(encoder, labels, seed)
         trainer = _trainer(model, settings, train, validation, unfinished_runs / "checkpoints", seed + run)
         stage = f"{STAGE}, run {run + 1} of {settings.runs}"
         history += _train_once(model, trainer, unfinished_runs / f"run-{run}", stage)
@@ -111,7 +111,7 @@ def fine_tune(
     return FineTuned(history, macro_f1)
 
 
-def _classifier(encoder: Checkpoint, labels: Sequence[str], seed: int) -> PreTrainedModel:
+def untrained_classifier(encoder: Checkpoint, labels: Sequence[str], seed: int) -> PreTrainedModel:
     """Return the encoder with a new head, the same for the same seed: the mean of unlike heads is of no use."""
     transformers.set_seed(seed)
     with quiet_transformers():
