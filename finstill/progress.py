@@ -10,9 +10,13 @@ SECONDS_BETWEEN_LINES = 2.0
 
 
 def progress_logger(logger: logging.Logger, stage: str, total: int, unit: str) -> Callable[[int], None]:
-    """Return a function to call with the number of `unit` just finished.
+    """Return a function to call with the number of things just finished.
 
-    At most every two seconds, and at the end, it logs how many of `total` are done, the rate and the time left.
+    At most every two seconds, and at the end, it logs how many of `total` are done, the pace and the time left. The
+    pace is a number a second, or, where one thing takes longer than a second, the seconds that it takes.
+
+    Args:
+        unit: what is counted, a plural in -s such as `train rows`.
     """
     started = last_line = time.monotonic()
     done = 0
@@ -25,7 +29,9 @@ def progress_logger(logger: logging.Logger, stage: str, total: int, unit: str) -
             return
         last_line = now
         rate = done / max(now - started, 1e-9)
+        slow = 0 < rate < 1
+        pace = f"{1 / rate:,.1f} s a {unit.removesuffix('s')}" if slow else f"{rate:,.0f} a second"
         left = f"{(total - done) / rate:,.0f} s left" if done < total else f"took {now - started:,.1f} s"
-        logger.info("%s: %s of %s %s, %s a second, %s", stage, f"{done:,}", f"{total:,}", unit, f"{rate:,.0f}", left)
+        logger.info("%s: %s of %s %s, %s, %s", stage, f"{done:,}", f"{total:,}", unit, pace, left)
 
     return advance
