@@ -1,0 +1,112 @@
+"""`finstill check` tells beforehand what a run then does, and writes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from finstill.cli import app
+from tests.pipelines.house import House
+from tests.published_checkpoints import finbert_tone_chinese, roberta, xlm_roberta
+
+
+def check(house: House) -> tuple[Result, dict]:
+    """Run the command on the house's profile; return its result and the JSON that it wrote."""
+    path = house.root / "report.json"
+    home = str(house.root / "home")
+    result = CliRunner().invoke(
+        app, ["check", str(house.root / "mine.yaml"), "--json", str(path), "--home", home], terminal_width=200
+    )
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result, json.loads(path.read_text())
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*"))
+
+
+def test_it_counts_what_the_run_then_does(house: House) -> None:
+    house.add("more.csv", range(0), 'Shares  fell 1 points after the warning,negative\n"",neutral\nNo label,\n')
+    before = files(house.root / "home")
+    result, report = check(house)
+    assert result.exit_code == 0, result.output
+    assert files(house.root / "home") == before
+    assert house.run("label").success
+    corpus, logits, teacher = (house.metadata(name) for name in ("corpus", "teacher_logits", "teacher_onnx"))
+    assert report["rows"] == corpus["rows_read"]
+    assert report["texts"] == corpus["dagster/row_count"]
+    assert report["dropped"]["duplicate merged"] == 1
+    assert report["rows"] - report["texts"] == sum(report["dropped"].values()) == 2
+    assert sum(report["labels"].values()) == corpus["texts_labelled"]
+    assert report["unlabelled"] == 1
+    assert report["unseen_texts"] == logits["rows_reached_by_the_teacher"]
+    assert report["labelling_seconds"] > 0
+    assert report["teacher"]["architecture"] == "BertForSequenceClassification"
+    assert ", ".join(report["teacher"]["classes"]) == teacher["classes"]
+    assert report["teacher"]["unknown_share"] == house.metadata("tokens")["share_of_tokens_unknown"]
+    assert report["teacher"]["cut_share"] == 0
+
+
+def test_what_the_cache_has_is_not_counted_again(house: House) -> None:
+    assert house.run("label").success
+    house.add("more.csv", range(40, 44))
+    _, report = check(house)
+    assert (report["texts"], report["unseen_texts"]) == (132, 12)
+
+
+def test_classes_without_names_stop_a_run_and_their_mappings_are_shown(house: House) -> None:
+    folder = house.root / "teacher"
+    folder.mkdir()
+    xlm_roberta(folder)
+    house.write_profile(folder)
+    result, report = check(house)
+    assert result.exit_code == 1
+    (problem,) = [problem for problem in report["problems"] if problem["severity"] == "stops"]
+    assert problem["message"].count("% with {negative: [LABEL_") == 6
+    assert "teacher_classes: {negative: [LABEL_" in result.output
+
+
+def test_every_problem_is_told_at_once(house: House) -> None:
+    folder = house.root / "teacher"
+    folder.mkdir()
+    roberta(folder, ["Environmental", "Social", "Governance"])
+    house.write_profile(folder)
+    house.add("more.csv", range(0), "Something,marvellous\n")
+    house.recipes.write_text("small: {epochs: many}\n")
+    result, report = check(house)
+    assert result.exit_code == 1
+    stops = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    assert len(stops) == 2, stops
+    assert any("recipes.yaml, line 1" in message for message in stops)
+    assert any("more.csv, row 1: the label 'marvellous'" in message for message in stops)
+
+
+def test_a_teacher_of_another_language_and_texts_that_are_cut_are_warned_of(house: House) -> None:
+    folder = house.root / "teacher"
+    folder.mkdir()
+    finbert_tone_chinese(folder)
+    house.write_profile(folder)
+    house.add("more.csv", range(0), "".join(f"{'Ж ' * 60} {i},neutral\n" for i in range(30)))
+    _, report = check(house)
+    warnings = [problem["message"] for problem in report["problems"] if problem["severity"] == "warning"]
+    assert any("unknown to the tokenizer" in message for message in warnings), warnings
+    assert any("of the texts are longer than 32 tokens and would be cut" in message for message in warnings), warnings
+    assert any("validation texts have a label" in message for message in warnings)
+
+
+def test_a_profile_that_cannot_be_read_is_the_only_problem(house: House) -> None:
+    (house.root / "mine.yaml").write_text("task: sentiment\n")
+    result, report = check(house)
+    assert result.exit_code == 1
+    assert [problem["severity"] for problem in report["problems"]] == ["stops"]
+    assert "mine.yaml" in report["problems"][0]["message"]
+
+
+@pytest.mark.parametrize("ending", ["", " Ж"])
+def test_a_run_of_the_same_words_follows_a_check_without_stops(house: House, ending: str) -> None:
+    house.add("more.csv", range(0), f"Profit rose{ending},positive\n")
+    result, _ = check(house)
+    assert (result.exit_code == 0) == house.run("label").success
