@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 
 KEY_BYTES = 16
+
+# Letters and combining marks as ranges of a regular expression's class; digits and punctuation are not in them.
+HAN_AND_KANA = (
+    "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303c\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+THAI_LAO_MYANMAR_KHMER = (
+    "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u109a-\u109d"
+    "\u1780-\u17d3\u17d7\u17dc-\u17dd\ua9e0-\ua9ef\ua9fa-\ua9fe\uaa60-\uaa76\uaa7a-\uaa7f"
+)
+_UNSPACED = HAN_AND_KANA + THAI_LAO_MYANMAR_KHMER
+# `\w` leaves combining marks out. A virama stacks the next consonant below the one before.
+_COMBINED = rf"[\u1039\u17d2][{THAI_LAO_MYANMAR_KHMER}]|(?!\w)[\u3099\u309a{THAI_LAO_MYANMAR_KHMER}]"
+
+UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}](?:{_COMBINED})*")
+"""A character, combining marks included, of a script that is written without spaces between words."""
+
+_WORD = re.compile(r"\w+")
+_WORD_OR_CHARACTER = re.compile(rf"{UNSPACED_CHARACTER.pattern}|[^\W{_UNSPACED}]+")
 
 
 def normalise(text: str) -> str:
@@ -20,3 +40,14 @@ def normalise(text: str) -> str:
 def text_key(normalised: str) -> bytes:
     """Return the key of a normalised text: 128 bits of BLAKE2b (RFC 7693) over its UTF-8 bytes."""
     return hashlib.blake2b(normalised.encode("utf-8"), digest_size=KEY_BYTES).digest()
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text`, punctuation left out.
+
+    A word is a run of letters, digits and underscores. In scripts that are written without spaces between words
+    (Chinese, Japanese, Thai, Lao, Myanmar, Khmer) each character counts as one, its combining marks included.
+    """
+    if text.isascii() or not UNSPACED_CHARACTER.search(text):
+        return _WORD.findall(text)
+    return _WORD_OR_CHARACTER.findall(text)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from datasketch import MinHash, MinHashLSH
+
+from finstill.text import words
 
 SHINGLE_WORDS = 2
 
@@ -36,7 +37,8 @@ class NearDuplicates:
 
     MinHash (Broder 1997, "On the Resemblance and Containment of Documents") over runs of two words, case and
     punctuation left out, with locality-sensitive hashing finds the candidates; the Jaccard index itself decides, so no
-    match is by chance.
+    match is by chance. A script without spaces has its characters for words; a Thai letter and the marks above and
+    below it are one, since runs of two single signs are too few to tell long texts apart.
 
     Args:
         texts: the texts to find.
@@ -67,8 +69,8 @@ class NearDuplicates:
 
 def shingles(text: str) -> frozenset[bytes]:
     """Return the runs of `SHINGLE_WORDS` words in `text`, and where it has fewer, the text's words as one."""
-    words = re.findall(r"\w+", text.casefold()) or [text]
-    runs = (words[i : i + SHINGLE_WORDS] for i in range(max(1, len(words) - SHINGLE_WORDS + 1)))
+    found = words(text.casefold()) or [text]
+    runs = (found[i : i + SHINGLE_WORDS] for i in range(max(1, len(found) - SHINGLE_WORDS + 1)))
     return frozenset(" ".join(run).encode() for run in runs)
 
 
