@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from finstill.text import UNSPACED_CHARACTER
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -24,7 +26,8 @@ class Vocabulary:
         frame: ids that the tokenizer puts around each text.
         mask: id of the mask token, or None where there is none.
         marker: int8, (pieces,): which marker of its place in a word the piece carries, 0 for none.
-        starts_word: bool, (pieces,).
+        starts_word: bool, (pieces,): pieces that a text may be cut before. In scripts that are written without spaces
+            between words these are all that can stand alone.
         replaceable: bool, (pieces,): pieces of text, neither special nor a vocabulary's spare places.
     """
 
@@ -41,6 +44,7 @@ def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     marker = np.array([next((n for n, m in enumerate(_MARKERS, 1) if p.startswith(m)), 0) for p in pieces], np.int8)
     # Where one piece says that it continues a word, all others start one.
     starts_word = marker != 1 if (marker == 1).any() else marker > 1
+    starts_word |= np.array([_stands_alone(piece, tokenizer) for piece in pieces])
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     replaceable = np.array(
         [bool(p) and i not in special and not re.fullmatch(r"\[.+\]|<.+>", p) for i, p in enumerate(pieces)]
@@ -48,3 +52,15 @@ def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     frame = tuple(sorted(set(tokenizer.encode("").ids)))
     mask = next((i for name in _MASKS if (i := tokenizer.token_to_id(name)) is not None), None)
     return Vocabulary(frame, mask, marker, starts_word, replaceable)
+
+
+def _stands_alone(piece: str, tokenizer: Tokenizer) -> bool:
+    """Return whether `piece` begins with a whole letter of a script that is written without spaces between words.
+
+    One that continues a WordPiece word does not, for its text then begins with `##`; nor does a piece that begins in
+    the middle of a character's bytes, or with a combining mark.
+    """
+    if piece.isascii():
+        return False
+    text = tokenizer.decoder.decode([piece]) if tokenizer.decoder else piece
+    return text[:1].isalnum() and UNSPACED_CHARACTER.match(text) is not None
