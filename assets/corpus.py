@@ -10,6 +10,7 @@ from dagster import (
     AssetCheckSpec,
     DataVersion,
     MaterializeResult,
+    MetadataValue,
     TableColumn,
     TableColumnDep,
     TableColumnLineage,
@@ -20,6 +21,8 @@ from dagster import (
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
+
+FILES_SHOWN = 50
 
 CORPUS_COLUMNS = TableSchema(
     [
@@ -76,18 +79,18 @@ def corpus(profile: ProfileResource) -> MaterializeResult:
     A text's split follows from the text alone, so it never moves as the corpus grows. What was dropped or merged is
     counted by reason, with examples.
     """
-    from finstill.corpus.build import build_corpus, write_corpus
-    from finstill.corpus.sources import read_rows
+    from finstill.corpus.build import read_corpus, write_bad_rows, write_corpus
     from finstill.files import digest
 
     settings, path = profile.profile(), profile.workspace.corpus
-    texts, report = build_corpus(read_rows(settings.corpus), settings.task.labels, settings.corpus.label_names)
+    texts, report = read_corpus(settings.corpus, settings.task.labels)
     write_corpus(texts, path)
+    write_bad_rows(report.set_aside, profile.workspace.bad_rows)
     counts = Counter(
         zip(texts["split"].to_pylist(), (label or "" for label in texts["label"].to_pylist()), strict=True)
     )
     rejected = [
-        {"reason": reason, "place": place, "text": cell(text)}
+        {"reason": reason, "place": cell(place), "text": cell(text)}
         for reason, examples in report.examples.items()
         for place, text in examples
     ]
@@ -103,6 +106,13 @@ def corpus(profile: ProfileResource) -> MaterializeResult:
             ),
             "dropped_or_merged": table([{"reason": why, "rows": rows} for why, rows in report.reasons.items()]),
             "dropped_or_merged_examples": table(rejected),
+            "files_read": table(report.source.files[:FILES_SHOWN]),
+            "files_passed_over": table(
+                [{"file": name, "why": "it is empty"} for name in report.source.empty[:FILES_SHOWN]]
+                + [{"file": name, "why": "no reader knows it"} for name in report.source.unknown[:FILES_SHOWN]]
+            ),
+            "texts_cleaned": table([{"what": what, "rows": rows} for what, rows in report.cleaned.items()]),
+            **({"bad_rows": MetadataValue.path(str(profile.workspace.bad_rows))} if report.set_aside else {}),
             "sample": table(sample),
         },
         data_version=DataVersion(digest(path)),

@@ -28,7 +28,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
 
     Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
     """
-    from finstill.corpus.build import write_corpus
+    from finstill.corpus.build import BadRows, write_corpus
     from finstill.corpus.other_origin import build_other_origin
     from finstill.corpus.sources import read_rows
     from finstill.corpus.tokenizer import load_tokenizer
@@ -40,7 +40,9 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
     if source is None:
         shutil.rmtree(made.root, ignore_errors=True)
         return MaterializeResult(metadata={"texts": 0}, data_version=DataVersion("none"))
-    texts, report = build_other_origin(read_rows(source), settings.task.labels, source.label_names, workspace.corpus)
+    texts, report = build_other_origin(
+        read_rows(source), settings.task.labels, source.label_names, workspace.corpus, BadRows.of(source)
+    )
     write_corpus(texts, made.corpus)
     tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)

@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from finstill.known import KNOWN
 from finstill.settings import read_settings
 from finstill.tasks import TASKS, Task
 
@@ -21,33 +22,66 @@ class CorpusSource(_Section):
     """Where the texts come from: exactly one of `path` and `hub`.
 
     Attributes:
-        path: a CSV, JSONL or Parquet file, a folder of them, or `embedded` for the corpus that ships with Finstill.
-            Relative paths start at the profile's folder.
+        path: a file, a list of files, a folder or zip of them, or `embedded` for the corpus that ships with Finstill;
+            see `finstill.corpus.readers` for the formats. Relative paths start at the profile's folder.
         hub: the name of a Hugging Face data set, or a local folder in that layout; its splits are honoured.
+        hub_config: configuration of the data set, where it has several.
+        hub_revision: branch, tag or commit of the data set.
+        known: the name of a data set that Finstill knows as it is published; sets what the profile does not say.
+        encoding: of text files; UTF-8 where it is not said.
+        delimiter: of delimited files; a comma where it is not said, a tab in `.tsv`.
+        columns: names of the columns, where the files have no header.
+        unescape: whether texts hold HTML entities, as `&amp;`, to be read as the characters they stand for.
         text: the column that holds the text.
         label: the column that holds the label; rows where it is empty are unlabelled.
         date, id: columns carried along for people.
         split: the column that holds train, validation or test; rows where it is empty are split by their key.
-        label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`.
+        label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`; null
+            for what stands for no label.
+        thresholds: present where the label is a score: below the first number it is negative, above the second
+            positive, else neutral.
+        on_bad_rows: a row that cannot be read stops the run, or is set aside in a file beside the corpus.
+        bad_rows_at_most: share of the rows that may be set aside; more stop the run.
         name: what the data set is called, as `teacher.seen` would call it.
         licence: as the hub names it (`cc0-1.0`); the model card of each student says it.
     """
 
-    path: str | None = None
+    path: str | tuple[str, ...] | None = None
     hub: str | None = None
+    hub_config: str | None = None
+    hub_revision: str | None = None
+    known: str | None = None
+    encoding: str | None = None
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    columns: tuple[str, ...] | None = Field(None, min_length=1)
+    unescape: bool = False
     text: str = "text"
     label: str | None = None
     date: str | None = None
     id: str | None = None
     split: str | None = None
-    label_names: dict[str, str] = {}
+    label_names: dict[str, str | None] = {}
+    thresholds: tuple[float, float] | None = None
+    on_bad_rows: Literal["stop", "set_aside"] = "stop"
+    bad_rows_at_most: float = Field(0.01, ge=0, le=1)
     name: str | None = None
     licence: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("known") is None:
+            return values
+        if values["known"] not in KNOWN:
+            raise ValueError(f"there is no known data set '{values['known']}'; there are {list(KNOWN)}")
+        return {**KNOWN[values["known"]].settings, **values}
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of 'path' (a file or folder) and 'hub' (a Hugging Face data set)")
+        if self.thresholds is not None and self.thresholds[0] > self.thresholds[1]:
+            raise ValueError(f"'thresholds' must ascend, and are {list(self.thresholds)}")
         return self
 
     @field_validator("label_names", mode="before")
@@ -248,7 +282,8 @@ def read_profile(path: Path) -> Profile:
 def _absolute(source: CorpusSource, base: Path) -> CorpusSource:
     if not source.path or source.path == EMBEDDED:
         return source
-    return source.model_copy(update={"path": str(base / source.path)})
+    path = str(base / source.path) if isinstance(source.path, str) else tuple(str(base / each) for each in source.path)
+    return source.model_copy(update={"path": path})
 
 
 def _beside(teacher: AnyTeacher, base: Path) -> AnyTeacher:

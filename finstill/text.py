@@ -8,6 +8,9 @@ import unicodedata
 
 KEY_BYTES = 16
 
+INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
+"""Unicode's categories of controls, format characters (zero-width ones among them) and separators."""
+
 # Letters and combining marks as ranges of a regular expression's class; digits and punctuation are not in them.
 HAN_AND_KANA = (
     "\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303c\u3041-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
@@ -35,6 +38,17 @@ def normalise(text: str) -> str:
     that carry the same sentence. Case and punctuation stay: they carry meaning.
     """
     return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def cleaned(text: str) -> str:
+    """Return `text` without what files leave in it: NUL characters, and byte-order marks at its beginning.
+
+    A text of nothing but characters that nobody sees, such as zero-width spaces, is "".
+    """
+    if text.isascii():
+        return text.replace("\0", " ") if "\0" in text else text
+    text = text.replace("\0", " ").lstrip("\ufeff")
+    return text if any(unicodedata.category(character) not in INVISIBLE for character in text) else ""
 
 
 def text_key(normalised: str) -> bytes:

@@ -19,6 +19,11 @@ class Workspace:
         return self.root / "corpus.parquet"
 
     @property
+    def bad_rows(self) -> Path:
+        """Rows of the source that were set aside, as JSONL: file, row, reason, content."""
+        return self.root / "corpus.bad_rows.jsonl"
+
+    @property
     def tokens(self) -> Path:
         return self.root / "tokens.parquet"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,11 +14,13 @@ import pyarrow.parquet as pq
 
 from finstill.corpus.leakage import ROWS_PER_WINDOW, is_forbidden
 from finstill.corpus.near_duplicates import NearDuplicates
-from finstill.corpus.sources import Row
+from finstill.corpus.readers import Fault, text_fault
+from finstill.corpus.sources import NO_LABEL_WORDS, Row, SourceReport, canonical_label, read_rows
 from finstill.corpus.splits import SPLITS, canonical_split, split_of
 from finstill.errors import InputError
 from finstill.files import whole_file
-from finstill.text import KEY_BYTES, normalise, text_key
+from finstill.profile import CorpusSource
+from finstill.text import KEY_BYTES, cleaned, normalise, text_key
 
 CORPUS_SCHEMA = pa.schema(
     [
@@ -47,25 +50,91 @@ class CorpusReport:
     Attributes:
         read: rows in the source.
         kept: rows in the corpus.
-        reasons: rows dropped or merged, by reason.
+        reasons: rows dropped, merged or set aside, by reason.
+        cleaned: rows whose text was cleaned, by what was removed.
         examples: for each reason, the first few as (place, text).
+        set_aside: rows that could not be used, where the profile sets such rows aside.
+        source: what was understood of the source.
     """
 
     read: int = 0
     kept: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+    cleaned: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    set_aside: list[BadRow] = field(default_factory=list)
+    source: SourceReport = field(default_factory=SourceReport)
 
     def count(self, reason: str, place: str, text: str) -> None:
         self.reasons[reason] += 1
+        self.show(reason, place, text)
+
+    def show(self, reason: str, place: str, text: str) -> None:
         examples = self.examples.setdefault(reason, [])
         if len(examples) < EXAMPLES_PER_REASON:
             examples.append((place, text[:EXAMPLE_CHARACTERS]))
 
 
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was set aside: its file, its number in it, why, and what it holds."""
+
+    file: str
+    row: int
+    reason: str
+    content: str
+
+
+@dataclass(frozen=True)
+class BadRows:
+    """What becomes of a row that cannot be used.
+
+    Attributes:
+        stop: whether it stops the run; where not, it is set aside.
+        at_most: share of the rows that may be set aside; more stop the run.
+    """
+
+    stop: bool = True
+    at_most: float = 1.0
+
+    @classmethod
+    def of(cls, source: CorpusSource) -> BadRows:
+        return cls(source.on_bad_rows == "stop", source.bad_rows_at_most)
+
+    def take(self, row: Row, fault: Fault, report: CorpusReport) -> None:
+        """Set a row aside.
+
+        Raises:
+            InputError: it stops the run.
+        """
+        if self.stop:
+            aside = "Or write corpus.on_bad_rows: set_aside, to go on without such rows"
+            remedy = f"{fault.remedy}. {aside}" if fault.remedy else f"Correct the row. {aside}"
+            raise InputError(fault.reason, where=row.source, row=row.number, remedy=remedy)
+        report.set_aside.append(BadRow(row.source, row.number, fault.reason, row.text or ""))
+        report.count("set aside", f"{row.source}, row {row.number}: {fault.reason}", row.text or "")
+
+    def finish(self, report: CorpusReport) -> None:
+        """Stop where too many rows were set aside.
+
+        Raises:
+            InputError: names the first of them.
+        """
+        if len(report.set_aside) > self.at_most * report.read:
+            first = "; ".join(
+                f"{bad.file}, row {bad.row}: {bad.reason}" for bad in report.set_aside[:EXAMPLES_PER_REASON]
+            )
+            raise InputError(
+                f"{len(report.set_aside):,} of {report.read:,} rows cannot be used, and the profile allows "
+                f"{self.at_most:.1%} ({first})",
+                where="corpus.bad_rows_at_most",
+                remedy="Correct the rows, or allow more",
+            )
+
+
 @dataclass
 class Entry:
-    """One distinct text and what its rows said of it."""
+    """One distinct text and what its rows said of it; `place` is the first of them, `other` one that contradicts."""
 
     text: str
     label: str | None
@@ -73,11 +142,37 @@ class Entry:
     source: str
     date: str | None
     id: str | None
-    contradicted: bool = False
+    place: str = ""
+    other: str = ""
+
+
+def read_corpus(source: CorpusSource, labels: tuple[str, ...]) -> tuple[pa.Table, CorpusReport]:
+    """Read, normalise, merge and split the rows of `source`, as `build_corpus` does.
+
+    Raises:
+        InputError: see `build_corpus` and `finstill.corpus.sources.read_rows`.
+    """
+    understood = SourceReport()
+    table, report = build_corpus(read_rows(source, understood), labels, source.label_names, BadRows.of(source))
+    report.source = understood
+    return table, report
+
+
+def write_bad_rows(bad_rows: Sequence[BadRow], path: Path) -> None:
+    """Write the rows that were set aside to `path` as JSONL, whole or not at all; remove it where there are none."""
+    if not bad_rows:
+        path.unlink(missing_ok=True)
+        return
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
+        for bad in bad_rows:
+            file.write(json.dumps(asdict(bad), ensure_ascii=False) + "\n")
 
 
 def build_corpus(
-    rows: Iterable[Row], labels: tuple[str, ...], label_names: dict[str, str]
+    rows: Iterable[Row],
+    labels: tuple[str, ...],
+    label_names: Mapping[str, str | None],
+    bad_rows: BadRows = BadRows(),
 ) -> tuple[pa.Table, CorpusReport]:
     """Normalise, merge and split `rows`.
 
@@ -87,16 +182,17 @@ def build_corpus(
 
     Args:
         labels: the task's labels; matched without regard to case.
-        label_names: the task's label for each label that the source calls otherwise.
+        label_names: the task's label for each label that the source calls otherwise; None for what is no label.
+        bad_rows: what becomes of a row that cannot be used.
 
     Returns:
         The corpus, `CORPUS_SCHEMA`, sorted by key; and what became of the rows.
 
     Raises:
-        InputError: a label or split name is not known, no row is usable, the labelled rows hold one class only, or a
-            split is left without a text.
+        InputError: a row cannot be used and such rows are not set aside, no row is usable, the labelled rows hold one
+            class only, or a split is left without a text.
     """
-    entries, report = distinct_texts(rows, labels, label_names)
+    entries, report = distinct_texts(rows, labels, label_names, bad_rows)
     for key, entry in entries.items():
         entry.split = entry.split or split_of(key)
     _drop_leaks(entries, report)
@@ -107,41 +203,52 @@ def build_corpus(
 
 
 def distinct_texts(
-    rows: Iterable[Row], labels: tuple[str, ...], label_names: dict[str, str]
+    rows: Iterable[Row],
+    labels: tuple[str, ...],
+    label_names: Mapping[str, str | None],
+    bad_rows: BadRows = BadRows(),
 ) -> tuple[dict[bytes, Entry], CorpusReport]:
     """Normalise and merge `rows`, as `build_corpus` does, and return each text by its key.
 
     Raises:
-        InputError: a label or split name is not known.
+        InputError: a row cannot be used, and such rows are not set aside.
     """
-    names = {label.casefold(): label for label in labels}
-    names |= {given.casefold(): name for given, name in label_names.items()}
-    for given, name in label_names.items():
-        if name not in labels:
-            raise InputError(f"label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}")
+    names = _label_names(labels, label_names)
     entries: dict[bytes, Entry] = {}
     report = CorpusReport()
     for row in rows:
         report.read += 1
+        try:
+            label, split = (None, None) if row.fault else (_label(row, names, labels), _given_split(row))
+            fault = row.fault or (text_fault(row.text) if row.text else None)
+        except _BadValueError as error:
+            fault = error.fault
+        if fault is not None:
+            bad_rows.take(row, fault, report)
+            continue
         place = f"{row.source}, row {row.number}"
         if row.text is None:
             report.count("text is null", place, "")
             continue
-        text = normalise(row.text)
+        clean = cleaned(row.text)
+        text = normalise(clean)
         if not text:
             report.count("text is empty", place, row.text)
             continue
-        label, split = _label(row, names, labels), _given_split(row)
+        if clean is not row.text and clean != row.text:
+            report.cleaned["NUL or byte-order mark removed"] += 1
+            report.show("NUL or byte-order mark removed", place, row.text)
         key = text_key(text)
         entry = entries.get(key)
         if entry is None:
-            entries[key] = Entry(text, label, split, row.source, row.date, row.id)
+            entries[key] = Entry(text, label, split, row.source, row.date, row.id, place)
             continue
         report.count("duplicate merged", place, text)
         _merge(entry, row, label, split, place, report)
-    for key in [key for key, entry in entries.items() if entry.contradicted]:
+    bad_rows.finish(report)
+    for key in [key for key, entry in entries.items() if entry.other]:
         entry = entries.pop(key)
-        report.count("contradictory labels", entry.source, entry.text)
+        report.count("contradictory labels", f"{entry.place}, and {entry.other}", entry.text)
     return entries, report
 
 
@@ -151,18 +258,38 @@ def write_corpus(table: pa.Table, path: Path) -> None:
         pq.write_table(table, unfinished)
 
 
-def _label(row: Row, names: dict[str, str], labels: tuple[str, ...]) -> str | None:
-    if row.label is None or not row.label.strip():
+class _BadValueError(Exception):
+    def __init__(self, fault: Fault):
+        self.fault = fault
+
+
+def _label_names(labels: tuple[str, ...], label_names: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the task's label for each that a source may give, folded; None for what is no label.
+
+    Raises:
+        InputError: a name is mapped to what is no label of the task.
+    """
+    names: dict[str, str | None] = dict.fromkeys(NO_LABEL_WORDS)
+    names |= {label.casefold(): label for label in labels}
+    for given, name in label_names.items():
+        if name is not None and name not in labels:
+            raise InputError(f"label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}")
+        names[(canonical_label(given) or "").casefold()] = name
+    return names
+
+
+def _label(row: Row, names: Mapping[str, str | None], labels: tuple[str, ...]) -> str | None:
+    if row.label is None:
         return None
+    given = canonical_label(row.label) or ""
     try:
-        return names[row.label.strip().casefold()]
+        return names[given.casefold()]
     except KeyError:
-        raise InputError(
+        fault = Fault(
             f"the label '{row.label}' is not one of the task's labels {list(labels)}",
-            where=row.source,
-            row=row.number,
-            remedy=f"Map it in the profile, as label_names: {{'{row.label}': {labels[0]}}}",
-        ) from None
+            f"Map it in the profile, as corpus.label_names: {{'{given}': {labels[0]}}}; to null where it is no label",
+        )
+        raise _BadValueError(fault) from None
 
 
 def _given_split(row: Row) -> str | None:
@@ -170,15 +297,16 @@ def _given_split(row: Row) -> str | None:
         return None
     split = canonical_split(row.split)
     if split is None:
-        raise InputError(f"the split '{row.split}' is not one of {list(SPLITS)}", where=row.source, row=row.number)
+        raise _BadValueError(Fault(f"the split '{row.split}' is not one of {list(SPLITS)}"))
     return split
 
 
 def _merge(entry: Entry, row: Row, label: str | None, split: str | None, place: str, report: CorpusReport) -> None:
     """Fold another row of the same text into `entry`."""
     if label is not None and entry.label is not None and label != entry.label:
-        entry.contradicted = True
-    entry.label = entry.label or label
+        entry.other = entry.other or place
+    if entry.label is None and label is not None:
+        entry.label, entry.place = label, place
     entry.date = entry.date or row.date
     entry.id = entry.id or row.id
     if split is not None and entry.split is not None and split != entry.split:

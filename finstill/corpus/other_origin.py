@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finstill.corpus.build import CorpusReport, corpus_table, distinct_texts
+from finstill.corpus.build import BadRows, CorpusReport, corpus_table, distinct_texts
 from finstill.corpus.leakage import ROWS_PER_WINDOW
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.sources import Row
@@ -16,20 +16,24 @@ from finstill.errors import InputError
 
 
 def build_other_origin(
-    rows: Iterable[Row], labels: tuple[str, ...], label_names: dict[str, str], corpus: Path
+    rows: Iterable[Row],
+    labels: tuple[str, ...],
+    label_names: Mapping[str, str | None],
+    corpus: Path,
+    bad_rows: BadRows = BadRows(),  # noqa: B008 (it is frozen)
 ) -> tuple[pa.Table, CorpusReport]:
     """Normalise and merge `rows` into a corpus of which every row is in the test split.
 
     Rows without a label are left out, and so are near-duplicates of the train texts of `corpus`.
 
     Args:
-        labels, label_names: as `build_corpus` takes them.
+        labels, label_names, bad_rows: as `build_corpus` takes them.
         corpus: Parquet file of the corpus that students learn from.
 
     Raises:
         InputError: a label is none of the task's, or no row is left.
     """
-    entries, report = distinct_texts(rows, labels, label_names)
+    entries, report = distinct_texts(rows, labels, label_names, bad_rows)
     for key in [key for key, entry in entries.items() if entry.label is None]:
         entry = entries.pop(key)
         report.count("no label", entry.source, entry.text)

@@ -1,26 +1,51 @@
-"""Reading rows from CSV, JSONL and Parquet files, folders of them, and Hugging Face data sets."""
+"""The rows of a corpus's source: files, folders and zips of them, and Hugging Face data sets."""
 
 from __future__ import annotations
 
-import csv
+import fnmatch
+import html
 import importlib.resources
-import json
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, NamedTuple, cast
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
-
+from finstill.corpus.readers import (
+    COMPRESSED,
+    KINDS,
+    Delimited,
+    Fault,
+    Form,
+    Record,
+    decompressed,
+    json_lines,
+    json_rows,
+    kind_of,
+    parquet_rows,
+    text_fault,
+    text_lines,
+)
 from finstill.errors import InputError, UnreachableError
+from finstill.known import KNOWN
 from finstill.profile import EMBEDDED, CorpusSource
 
 ROLES = ("text", "label", "date", "id", "split")
 
+NO_LABEL_WORDS = {"", "nan", "null"}
+"""What stands for no label in files, unless the task or `label_names` knows it."""
+
 
 class Row(NamedTuple):
-    """One row as the source holds it, values as text or None."""
+    """One row as the source holds it, values as text or None.
+
+    Attributes:
+        source: the file or data set, as messages call it.
+        number: of the row in it, from 1.
+        label: as the source calls it; None where the row has none.
+        fault: why the row cannot be used; its text is then what it holds, for people.
+    """
 
     source: str
     number: int
@@ -29,184 +54,308 @@ class Row(NamedTuple):
     date: str | None
     id: str | None
     split: str | None
+    fault: Fault | None = None
 
 
-def read_rows(source: CorpusSource) -> Iterator[Row]:
-    """Yield the rows of `source` in the order they stand, one record batch in memory at a time.
+@dataclass(frozen=True)
+class SourceFile:
+    """A file with rows.
+
+    Attributes:
+        name: path within the source's folder or zip, as messages call it.
+        path: of the file on disk, or of the zip that holds it.
+        member: name within the zip, or None.
+        folders: values of columns that folders are named after, as `split=train/`.
+    """
+
+    name: str
+    path: Path
+    member: str | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)
+
+    def open(self) -> BinaryIO:
+        if self.member is None:
+            return self.path.open("rb")
+        with zipfile.ZipFile(self.path) as archive:
+            # In memory: a Parquet file is not read in one direction.
+            return io.BytesIO(archive.read(self.member))
+
+
+@dataclass
+class SourceReport:
+    """What was understood of a source.
+
+    Attributes:
+        files: for each file that was read its name and how: encoding, delimiter and columns, as far as it has them.
+        empty: names of files of 0 bytes, which were passed over.
+        unknown: names of files that no reader knows, which were passed over.
+    """
+
+    files: list[dict[str, str]] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def read_rows(source: CorpusSource, report: SourceReport | None = None) -> Iterator[Row]:
+    """Yield the rows of `source` in the order they stand; a row that cannot be read comes with a fault.
+
+    Args:
+        report: is told what was understood.
 
     Raises:
-        InputError: a file, column or data set is missing, or a row cannot be read; names the file and row.
+        InputError: a file, column or data set is missing, or a file cannot be read at all; names the file.
     """
+    report = SourceReport() if report is None else report
     if source.hub is not None:
-        yield from _read_hub(source)
+        yield from _read_hub(source, report)
         return
-    for file in source_files(source):
-        reader = _READERS[file.suffix.lower()]
-        for number, values in enumerate(reader(file, _columns(source)), start=1):
-            yield _row(file.name, number, values, source)
+    for file in source_files(source, report):
+        yield from _read_file(file, source, report)
 
 
-def source_files(source: CorpusSource) -> list[Path]:
+def source_files(source: CorpusSource, report: SourceReport | None = None) -> list[SourceFile]:
     """Return the files of a `path` source, sorted by name.
+
+    In a folder or a zip, files and folders whose name begins with `.` or `_` are passed over, and so are empty files
+    and files that no reader knows; `report` is told of the last two.
 
     Raises:
         InputError: the path does not exist, or holds no file of a known kind.
     """
+    report = SourceReport() if report is None else report
     if source.path == EMBEDDED:
-        return [Path(str(importlib.resources.files("finstill.data") / "corpus.jsonl"))]
-    path = Path(str(source.path))
-    if not path.exists():
-        raise InputError("there is no such file or folder", where=path, remedy="Set corpus.path in the profile")
-    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    files = sorted(file for file in found if is_readable(file.name))
-    if not files:
-        raise InputError(f"no file that ends in {', '.join(_READERS)}", where=path)
-    return files
+        path = Path(str(importlib.resources.files("finstill.data") / "corpus.jsonl"))
+        return [SourceFile(path.name, path)]
+    paths = [Path(source.path)] if isinstance(source.path, str) else [Path(each) for each in source.path or ()]
+    pattern = KNOWN[source.known].files if source.known else "*"
+    divided = source.delimiter is not None or source.columns is not None
+    return [file for path in paths for file in _files_of(path, pattern, divided, report)]
 
 
 def is_readable(name: str) -> bool:
-    """Return whether a file of this name is read as rows: hidden files and those of other kinds are passed over."""
-    return Path(name).suffix.lower() in _READERS and not name.startswith(".")
+    """Return whether a dropped file of this name would be read as rows."""
+    return kind_of(name) is not None and not name.startswith((".", "_"))
 
 
-def _columns(source: CorpusSource) -> list[str]:
-    return list(dict.fromkeys(column for role in ROLES if (column := getattr(source, role)) is not None))
+def _files_of(path: Path, pattern: str, divided: bool, report: SourceReport) -> list[SourceFile]:
+    """Return the files of one path; `divided` says that text files have columns."""
+    if not path.exists():
+        raise InputError("there is no such file or folder", where=path, remedy="Set corpus.path in the profile")
+    if path.is_file() and path.suffix.lower() != ".zip":
+        if kind_of(path.name) is None:
+            raise _no_known_file(path, [path.name])
+        if not path.stat().st_size:
+            raise InputError("the file is empty", where=path.name)
+        return [SourceFile(path.name, path)]
+    found, unknown = [], []
+    for name, member, size, file in sorted(_listing(path)):
+        parts = PurePosixPath(name).parts
+        if any(part.startswith((".", "_")) for part in parts):
+            continue
+        if kind_of(name) is None:
+            unknown.append(name)
+        elif not size:
+            report.empty.append(name)
+        elif fnmatch.fnmatch(parts[-1], pattern):
+            folders = dict(part.split("=", 1) for part in parts[:-1] if "=" in part)
+            found.append(SourceFile(name, file, member, folders))
+        else:
+            unknown.append(name)
+    if not divided and any(kind_of(file.name) != "lines" for file in found):
+        # Notes beside a table are no texts of the corpus.
+        unknown += [file.name for file in found if kind_of(file.name) == "lines"]
+        found = [file for file in found if kind_of(file.name) != "lines"]
+    report.unknown += unknown
+    if not found:
+        raise _no_known_file(path, unknown, pattern)
+    return found
 
 
-def _row(name: str, number: int, values: dict[str, Any], source: CorpusSource) -> Row:
-    """Return the row whose columns are `values`, each value as UTF-8 text or None."""
-
-    def cell(role: str) -> str | None:
-        column = getattr(source, role)
-        value = values.get(column) if column is not None else None
-        if isinstance(value, bytes):
-            try:
-                return value.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"column '{column}' is not valid UTF-8: byte {error.start} is 0x{value[error.start]:02x}",
-                    where=name,
-                    row=number,
-                    remedy="Convert the file to UTF-8, as `iconv -f WINDOWS-1252 -t UTF-8` does",
-                ) from error
-        if value is None or isinstance(value, str):
-            return value
-        if role == "text":
-            raise InputError(
-                f"column '{column}' holds {type(value).__name__}, text was expected", where=name, row=number
-            )
-        return str(value)
-
-    return Row(name, number, *(cell(role) for role in ROLES))
-
-
-def _require_columns(wanted: list[str], present: list[str], where: str | Path) -> None:
-    for column in wanted:
-        if column not in present:
-            raise InputError(
-                f"there is no column '{column}'; the columns are {present}",
-                where=where,
-                remedy="Set the column names under `corpus` in the profile",
-            )
-
-
-def _read_csv(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    # What the handler raises, Arrow swallows: it notes the row, and the reading below raises.
-    malformed: list[pyarrow.csv.InvalidRow] = []
-
-    def note(row: pyarrow.csv.InvalidRow) -> str:
-        malformed.append(row)
-        return "error"
-
-    with file.open("r", encoding="utf-8-sig", errors="replace", newline="") as lines:
-        header = next(csv.reader(lines), None)
-    if not header:
-        raise InputError("the file is empty", where=file.name)
-    _require_columns(columns, header, file.name)
-    # One thread, so that a malformed row knows its number; bytes, so that bad UTF-8 is found row by row.
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note)
-    read = pyarrow.csv.ReadOptions(use_threads=False)
-    convert = pyarrow.csv.ConvertOptions(
-        column_types={column: pa.binary() for column in columns},
-        include_columns=columns,
-        strings_can_be_null=True,
-        null_values=[""],
-        quoted_strings_can_be_null=True,
-    )
+def _listing(path: Path) -> Iterator[tuple[str, str | None, int, Path]]:
+    """Yield name within, name of the zip's member or None, size and file on disk of each file of a folder or zip."""
+    if path.is_dir():
+        for file in path.rglob("*"):
+            if file.is_file():
+                yield file.relative_to(path).as_posix(), None, file.stat().st_size, file
+        return
     try:
-        with pyarrow.csv.open_csv(file, read_options=read, parse_options=parse, convert_options=convert) as batches:
-            for batch in batches:
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        if not malformed:
-            raise InputError(f"not readable as CSV: {error}", where=file.name) from error
-        row = malformed[0]
-        raise InputError(
-            f"{row.actual_columns} fields, {row.expected_columns} were expected",
-            where=file.name,
-            row=None if row.number is None else row.number - 1,
-            remedy="Put a text that holds a comma in double quotes",
-        ) from error
+        with zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                if not info.is_dir():
+                    yield info.filename, info.filename, info.file_size, path
+    except zipfile.BadZipFile as error:
+        raise InputError(f"not readable as zip: {error}", where=path.name) from error
 
 
-def _read_jsonl(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                values = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
+def _no_known_file(path: Path, present: Sequence[str], pattern: str = "*") -> InputError:
+    wanted = f"named {pattern}" if pattern != "*" else f"that ends in {', '.join(KINDS)} (or {', '.join(COMPRESSED)})"
+    there = f"; there are {list(present[:5])}" if present else ""
+    return InputError(f"no file {wanted}{there}", where=path, remedy="Set corpus.path in the profile")
+
+
+def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> Iterator[Row]:
+    known = KNOWN.get(source.known or "")
+    form = Form(source.encoding, source.delimiter, source.columns, known.quotes if known else True)
+    kind = kind_of(file.name)
+    roles = {role: column for role in ROLES if (column := getattr(source, role)) is not None}
+    wanted = list(dict.fromkeys(column for column in roles.values() if column not in file.folders))
+    understood = {"file": file.name}
+    report.files.append(understood)
+    with file.open() as raw:
+        stream = decompressed(raw, file.name)
+        records: Iterator[Record]
+        if kind == "delimited" or (kind == "lines" and (form.delimiter is not None or form.columns is not None)):
+            table = Delimited(stream, file.name, form, wanted)
+            understood |= {"encoding": form.encoding or "utf-8", "delimiter": repr(table.delimiter)}
+            understood["columns"] = ", ".join(table.header)
+            records = iter(table)
+        elif kind == "lines":
+            if others := [column for column in wanted if column != source.text]:
                 raise InputError(
-                    f"not valid UTF-8: byte {error.start} is 0x{line[error.start]:02x}", where=file.name, row=number
-                ) from error
-            except json.JSONDecodeError as error:
-                raise InputError(f"not a JSON object: {error}", where=file.name, row=number) from error
-            if not isinstance(values, dict):
-                raise InputError(f"a JSON object was expected, not {line[:40]!r}", where=file.name, row=number)
-            if number == 1:
-                _require_columns(columns, list(values), file.name)
-            yield values
+                    f"a text file holds a text a line, and no column {others}",
+                    where=file.name,
+                    remedy="Write corpus.delimiter where its lines have columns",
+                )
+            understood |= {"encoding": form.encoding or "utf-8", "read as": "a text a line"}
+            records = text_lines(stream, file.name, form)
+        elif kind == "parquet":
+            records = parquet_rows(stream, file.name, form, wanted)
+        else:
+            records = (json_lines if kind == "jsonl" else json_rows)(stream, file.name, form, wanted)
+        at = {column: position for position, column in enumerate(wanted)}
+        try:
+            for record in records:
+                values = (
+                    {
+                        role: file.folders.get(column) if column in file.folders else record.values[at[column]]
+                        for role, column in roles.items()
+                    }
+                    if record.fault is None
+                    else {}
+                )
+                yield _row(file.name, record.number, values, source, record.fault, record.content)
+        except (EOFError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"the file cannot be read to its end: {error}", where=file.name) from error
 
 
-def _read_parquet(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
+def _row(
+    name: str, number: int, values: Mapping[str, Any], source: CorpusSource, fault: Fault | None, content: Any
+) -> Row:
+    """Return the row with these values by role, each as text or None."""
+    if fault is not None:
+        return Row(name, number, str(content), None, None, None, None, fault)
+    text, label = values.get("text"), values.get("label")
+    if text is not None and not isinstance(text, str):
+        # A number that is not one is how pandas writes a missing text.
+        if isinstance(text, float) and text != text:
+            text = None
+        else:
+            wrong = Fault(f"column '{source.text}' holds {type(text).__name__}, text was expected")
+            return Row(name, number, str(text), None, None, None, None, wrong)
+    if text is not None:
+        if wrong_text := text_fault(text) if not text.isascii() else None:
+            return Row(name, number, text.encode(errors="replace").decode(), None, None, None, None, wrong_text)
+        if source.unescape:
+            text = html.unescape(text)
     try:
-        with pq.ParquetFile(file) as parquet:
-            _require_columns(columns, parquet.schema_arrow.names, file.name)
-            for batch in parquet.iter_batches(columns=columns):
-                # Strings as bytes: Arrow does not check UTF-8, and a bad one should be named by its row.
-                for i, field in enumerate(batch.schema):
-                    if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-                        batch = batch.set_column(i, field.name, batch.column(i).cast(pa.large_binary()))
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise InputError(f"not readable as Parquet: {error}", where=file.name) from error
+        given = _label(label, source)
+    except ValueError as error:
+        return Row(name, number, text, None, None, None, None, Fault(str(error)))
+    date, key, split = (None if (value := values.get(role)) is None else str(value) for role in ROLES[2:])
+    return Row(name, number, text, given, date, key, split)
 
 
-_READERS: dict[str, Callable[[Path, list[str]], Iterator[dict[str, Any]]]] = {
-    ".csv": _read_csv,
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}
+def _label(value: Any, source: CorpusSource) -> str | None:
+    """Return the label of a row as the source calls it; None where it has none, or its targets disagree.
+
+    Raises:
+        ValueError: the label is no number where a score was expected, or cannot be read as the data set writes it.
+    """
+    known = KNOWN.get(source.known or "")
+    if known is None or known.targets is None:
+        return _scored(value, source)
+    try:
+        found = {_scored(each, source) for each in known.targets(value)} if value is not None else set()
+    except (KeyError, TypeError, SyntaxError, AttributeError, ValueError) as error:
+        raise ValueError(f"column '{source.label}' is not written as {source.known} writes it: {error}") from error
+    return found.pop() if len(found) == 1 else None
 
 
-def _read_hub(source: CorpusSource) -> Iterator[Row]:
+def _scored(value: Any, source: CorpusSource) -> str | None:
+    label = canonical_label(value)
+    if label is None or source.thresholds is None:
+        return label
+    try:
+        score = float(label)
+    except ValueError as error:
+        raise ValueError(f"column '{source.label}' holds '{label}', a score was expected") from error
+    low, high = source.thresholds
+    return "negative" if score < low else "positive" if score > high else "neutral"
+
+
+def canonical_label(value: Any) -> str | None:
+    """Return a label as text: whole numbers without a fraction, no space around, None for what is missing."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    label = str(value).strip()
+    whole, point, fraction = label.partition(".")
+    if point and whole.lstrip("-").isdigit() and not fraction.strip("0"):
+        return whole
+    return label or None
+
+
+def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
     import datasets
 
+    name = cast(str, source.hub)
     try:
-        data = datasets.load_dataset(source.hub)
+        data = datasets.load_dataset(name, source.hub_config, revision=source.hub_revision)
+    except RuntimeError as error:
+        raise _script_data_set(name, error) from error
     except (ConnectionError, OSError, ValueError) as error:
+        message = str(error).strip().splitlines()[0]
+        if "scripts are no longer supported" in str(error):
+            raise _script_data_set(name, error) from error
+        if "Config name is missing" in str(error):
+            raise InputError(message, where=name, remedy="Write corpus.hub_config, one of those") from error
         kind = UnreachableError if isinstance(error, ConnectionError) else InputError
         raise kind(
-            f"the data set cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]})",
-            where=source.hub,
+            f"the data set cannot be loaded ({type(error).__name__}: {message})",
+            where=name,
             remedy="Check the name and the connection, or download it and give its folder as corpus.path",
         ) from error
+    roles = {role: column for role in ROLES if (column := getattr(source, role)) is not None}
     for split, rows in data.items():
-        _require_columns(_columns(source), rows.column_names, f"{source.hub} ({split})")
-        features = rows.features
+        place = f"{name} ({split})"
+        report.files.append({"file": place, "columns": ", ".join(rows.column_names)})
+        for column in roles.values():
+            if column not in rows.column_names:
+                raise InputError(
+                    f"there is no column '{column}'; the columns are {rows.column_names}",
+                    where=place,
+                    remedy="Set the column names under `corpus` in the profile",
+                )
+        # The hub stores labels as numbers and their names beside them.
+        names = rows.features[source.label] if source.label else None
         for number, values in enumerate(rows, start=1):
-            # The hub stores labels as numbers and their names beside them.
-            if source.label and isinstance(features[source.label], datasets.ClassLabel):
-                label = values[source.label]
-                values[source.label] = features[source.label].int2str(label) if label >= 0 else None
-            row = _row(f"{source.hub} ({split})", number, values, source)
+            by_role = {role: values[column] for role, column in roles.items()}
+            if isinstance(names, datasets.ClassLabel):
+                label = by_role["label"]
+                by_role["label"] = names.int2str(label) if label is not None and label >= 0 else None
+            row = _row(place, number, by_role, source, None, values)
             yield row if source.split else row._replace(split=str(split) if len(data) > 1 else None)
+
+
+def _script_data_set(name: str, error: Exception) -> InputError:
+    remedy = "Download its files and give them as corpus.path"
+    if "phrasebank" in name.lower():
+        remedy = (
+            "Download Financial PhraseBank's zip and write `corpus: {path: FinancialPhraseBank-v1.0.zip, known: "
+            "financial_phrasebank}`"
+        )
+    return InputError(
+        "it is a data set with a loading script, which the library datasets no longer runs"
+        f" ({str(error).strip().splitlines()[0]})",
+        where=name,
+        remedy=remedy,
+    )

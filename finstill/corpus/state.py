@@ -21,11 +21,11 @@ def source_state(source: CorpusSource) -> str:
         UnreachableError: the hub does not answer.
     """
     if source.hub is None:
-        return _files_state(source_files(source))
+        return _files_state(list(dict.fromkeys(file.path for file in source_files(source))))
     folder = Path(source.hub)
     if folder.is_dir():
         return _files_state(sorted(file for file in folder.rglob("*") if file.is_file()))
-    return digest(source.hub, _hub_commit(source.hub))
+    return digest(source.hub, source.hub_config or "", _hub_commit(source.hub, source.hub_revision))
 
 
 def _files_state(files: list[Path]) -> str:
@@ -33,13 +33,13 @@ def _files_state(files: list[Path]) -> str:
     return digest(*(f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in statuses))
 
 
-def _hub_commit(name: str) -> str:
+def _hub_commit(name: str, revision: str | None) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
     from huggingface_hub.utils import httpx
 
     try:
-        return str(HfApi().dataset_info(name).sha)
+        return str(HfApi().dataset_info(name, revision=revision).sha)
     except RepositoryNotFoundError as error:
         raise InputError("the hub has no such data set, or it is private", where=name) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:

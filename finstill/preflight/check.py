@@ -21,9 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finstill.corpus.build import build_corpus, write_corpus
+from finstill.corpus.build import read_corpus, write_corpus
 from finstill.corpus.soundness import faults
-from finstill.corpus.sources import read_rows
 from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.distil.rows import training_rows
@@ -221,9 +220,14 @@ def _students(profile: Profile, report: CheckReport) -> list[str]:
 def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Table:
     """Build the corpus in the scratch folder and report on it."""
     logger.info("check: reading the corpus")
-    texts, built = build_corpus(read_rows(profile.corpus), profile.task.labels, profile.corpus.label_names)
+    texts, built = read_corpus(profile.corpus, profile.task.labels)
     write_corpus(texts, scratch.corpus)
     report.rows, report.texts = built.read, built.kept
+    report.understood = built.source.files
+    for name in built.source.unknown:
+        report.warn(f"corpus: {name} is passed over: no reader knows such a file")
+    if built.source.empty:
+        report.warn(f"corpus: {len(built.source.empty):,} files are empty and passed over, as {built.source.empty[0]}")
     report.dropped, report.examples = dict(built.reasons), dict(built.examples)
     counts = Counter(zip(texts["split"].to_pylist(), texts["label"].to_pylist(), strict=True))
     report.splits = {

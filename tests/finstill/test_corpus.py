@@ -130,7 +130,7 @@ class TestBadInput:
             build(CorpusSource(path=str(tmp_path / "missing.csv")))
 
     def test_folder_without_a_known_file(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"\.csv, \.jsonl, \.parquet"):
+        with pytest.raises(InputError, match=r"no file that ends in \.csv, \.tsv.*\.parquet"):
             build(CorpusSource(path=str(tmp_path)))
 
     @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

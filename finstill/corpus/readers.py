@@ -1,0 +1,510 @@
+"""Reading rows from files of every common form: the one reader of the pipeline and of `finstill score`.
+
+A row that cannot be read is not an error here: it comes with a fault, and whoever reads decides whether to stop or to
+set it aside. Needs nothing but Python; pyarrow for Parquet and for `.zst`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import gzip
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
+
+from finstill.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Kind = Literal["delimited", "lines", "jsonl", "json", "parquet"]
+
+KINDS: dict[str, Kind] = {
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".txt": "lines",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+"""What a file holds, by its ending. A text file without a delimiter holds a text a line."""
+
+COMPRESSED = (".gz", ".zst")
+
+DELIMITERS = {"\t": "tab", ";": ";", "|": "|", "@": "@", ",": ","}
+"""What divides columns in published files, and how messages call it."""
+
+LINES_OF_A_ROW = 1000
+"""Lines that a quoted cell may have: a quote that is opened by mistake would swallow the rest of the file."""
+
+OBJECTS_LOOKED_AT = 8192
+"""JSON rows after which a first column that none of them had is taken for a wrong name."""
+
+QUOTED_CHARACTERS = 60
+
+
+class Fault(NamedTuple):
+    """Why a row cannot be used, and what to do about it."""
+
+    reason: str
+    remedy: str | None = None
+
+
+class Record(NamedTuple):
+    """One row of a file.
+
+    Attributes:
+        number: from 1, a header and blank lines not counted.
+        values: of the columns that were asked for, in their order; None where the row has none.
+        fault: why the row cannot be read, or None.
+        content: the whole row: a list of cells, a JSON value, or the values of a Parquet row.
+    """
+
+    number: int
+    values: tuple[Any, ...]
+    fault: Fault | None
+    content: Any
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a text file is written, as far as its name does not tell.
+
+    Attributes:
+        encoding: name of the encoding; None is UTF-8, with or without a byte-order mark.
+        delimiter: what divides columns; None is a comma, or a tab in `.tsv`.
+        columns: names of the columns of a file without a header; None where the first line names them.
+        quotes: whether cells may stand in double quotes; where not, the last delimiters of a line divide it.
+        settings: how messages name these settings: `corpus.` in a profile, `--` on the command line.
+    """
+
+    encoding: str | None = None
+    delimiter: str | None = None
+    columns: tuple[str, ...] | None = None
+    quotes: bool = True
+    settings: str = "corpus."
+
+    def write(self, setting: str, value: str) -> str:
+        """Return what a person writes to change a setting."""
+        return f"--{setting} {value!r}" if self.settings == "--" else f"{self.settings}{setting}: {value!r}"
+
+
+def kind_of(name: str) -> Kind | None:
+    """Return what a file of this name holds, or None where no reader knows it."""
+    path = PurePath(name.lower())
+    if path.suffix in COMPRESSED:
+        kind = KINDS.get(PurePath(path.stem).suffix)
+        return None if kind == "parquet" else kind
+    return KINDS.get(path.suffix)
+
+
+def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
+    """Return a stream of the content of the file `name`, which may be compressed.
+
+    Raises:
+        InputError: it is `.zst`, and pyarrow is not installed.
+    """
+    ending = PurePath(name.lower()).suffix
+    if ending == ".gz":
+        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+    if ending == ".zst":
+        try:
+            import pyarrow as pa
+        except ModuleNotFoundError as error:
+            raise InputError(
+                f".zst is read by pyarrow, which cannot be imported ({error})",
+                where=name,
+                remedy="pip install pyarrow, or decompress the file first",
+            ) from error
+        return cast(BinaryIO, io.BufferedReader(_Readable(pa.CompressedInputStream(pa.PythonFile(stream), "zstd"))))
+    return stream
+
+
+class Delimited:
+    """The rows of a CSV, TSV or other delimited file.
+
+    Args:
+        stream: the decompressed content.
+        where: how messages call the file.
+        form: how it is written.
+        wanted: columns whose values the records hold; the first one must be there, and so must the others.
+
+    Attributes:
+        header: names of the columns.
+
+    Raises:
+        InputError: the file is empty, is not in its encoding, or lacks a column.
+    """
+
+    def __init__(self, stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]):
+        self.where, self._form = where, form
+        csv.field_size_limit(sys.maxsize)
+        start, stream = _peek(stream)
+        encoding = _encoding(start, where, form)
+        # Bytes that are none of the encoding become surrogates, so that they are found row by row.
+        lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
+        delimiter = form.delimiter or ("\t" if PurePath(where.lower().removesuffix(".gz")).suffix == ".tsv" else ",")
+        self._rows = csv.reader(lines, delimiter=delimiter) if form.quotes else _UnquotedRows(lines, delimiter, form)
+        self.delimiter = delimiter
+        if form.columns is not None:
+            self.header = list(form.columns)
+        else:
+            try:
+                first = next((row for row in self._rows if row), [])
+            except csv.Error as error:
+                raise InputError(f"not readable as CSV: {error}", where=where) from error
+            self.header = [name.strip().lstrip("\ufeff") for name in first]
+        if not self.header:
+            raise InputError("the file is empty", where=where)
+        if fault := _undecodable("".join(self.header), start, form):
+            raise InputError(fault.reason, where=where, remedy=fault.remedy)
+        self._start = start
+        self._positions = [self._position(column) for column in wanted]
+
+    def __iter__(self) -> Iterator[Record]:
+        rows, expected, positions, number = self._rows, len(self.header), self._positions, 0
+        while True:
+            before = rows.line_num
+            try:
+                cells = next(rows)
+            except StopIteration:
+                return
+            except (csv.Error, UnicodeError) as error:
+                number += 1
+                yield Record(number, (), Fault(f"not readable as CSV: {error}"), [""])
+                if isinstance(error, UnicodeError):
+                    return
+                continue
+            if not cells:
+                continue
+            number += 1
+            fault = None
+            if len(cells) != expected:
+                fault = self._wrong_count(len(cells))
+            elif rows.line_num - before > LINES_OF_A_ROW:
+                fault = Fault(
+                    f"a quote is opened in this row and not closed in {LINES_OF_A_ROW:,} lines",
+                    "Close it, or double it where it belongs to the text",
+                )
+            elif not (joined := "".join(cells)).isascii():
+                fault = _undecodable(joined, self._start, self._form)
+            if fault is not None:
+                yield Record(number, (), fault, _encodable(cells))
+                continue
+            yield Record(number, tuple([cells[position] for position in positions]), None, cells)
+
+    def _position(self, column: str) -> int:
+        if self.header.count(column) == 1:
+            return self.header.index(column)
+        if column in self.header:
+            raise InputError(f"there are {self.header.count(column)} columns '{column}'", where=self.where)
+        form, header = self._form, self.header
+        if len(header) == 1 and form.columns is None:
+            for other, name in DELIMITERS.items():
+                if other in header[0] and other != self.delimiter:
+                    raise InputError(
+                        f"there is no column '{column}': it has one column, `{header[0][:QUOTED_CHARACTERS]}`; is "
+                        f"{name if name == 'tab' else f'`{name}`'} the delimiter?",
+                        where=self.where,
+                        remedy=f"Write {form.write('delimiter', other)}",
+                    )
+        raise missing_column(column, header, self.where, form)
+
+    def _wrong_count(self, count: int) -> Fault:
+        quoted = f"Put a text that holds {DELIMITERS.get(self.delimiter, self.delimiter)!r} in double quotes"
+        return Fault(f"{count} fields, {len(self.header)} were expected", quoted if self._form.quotes else None)
+
+
+class _UnquotedRows:
+    """Lines of which the last delimiters divide the columns: a text in the first may hold the delimiter."""
+
+    def __init__(self, lines: io.TextIOWrapper, delimiter: str, form: Form):
+        self._lines, self._delimiter = lines, delimiter
+        self._columns = 2 if form.columns is None else len(form.columns)
+        self.line_num = 0
+
+    def __iter__(self) -> _UnquotedRows:
+        return self
+
+    def __next__(self) -> list[str]:
+        line = next(self._lines).rstrip("\r\n")
+        self.line_num += 1
+        return line.rsplit(self._delimiter, self._columns - 1) if line.strip() else []
+
+
+def text_lines(stream: BinaryIO, where: str, form: Form) -> Iterator[Record]:
+    """Yield a row for each line of a text file that is not blank: the line is its only value."""
+    start, stream = _peek(stream)
+    encoding = _encoding(start, where, form)
+    lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
+    for number, line in enumerate((line for line in lines if line.strip()), start=1):
+        text = line.rstrip("\n")
+        fault = None if text.isascii() else _undecodable(text, start, form)
+        yield Record(number, (text,), fault, _encodable([text])[0])
+
+
+def json_lines(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
+    """Yield the objects of a file with one a line, blank lines passed over.
+
+    A row may lack any column but the first. A column that no row of the file has is a wrong name.
+
+    Raises:
+        InputError: no row has one of the columns.
+    """
+    start, stream = _peek(stream)
+    lines: Any = stream
+    if form.encoding is not None or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = _encoding(start, where, form)
+        lines = (line.encode() for line in io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape"))
+    numbered = enumerate((line for line in lines if line.strip(b" \t\r\n")), start=1)
+    yield from _objects((_parsed(number, line, form) for number, line in numbered), where, form, wanted)
+
+
+def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
+    """Yield the objects of a JSON file: of an array, or the values of an object by id, whose key is the column `id`.
+
+    Raises:
+        InputError: it is no such file, or no row has one of the columns.
+    """
+    start, stream = _peek(stream)
+    try:
+        text = stream.read().decode(_encoding(start, where, form))
+    except UnicodeDecodeError as error:
+        raise InputError(f"not valid {error.encoding}: byte {error.start}", where=where) from error
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        lines = "; with one object a line, its name would end in .jsonl" if error.msg == "Extra data" else ""
+        raise InputError(f"not readable as JSON: {error}{lines}", where=where) from error
+    if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
+        values = [{"id": key, **value} for key, value in values.items()]
+    if not isinstance(values, list):
+        raise InputError("a JSON array of objects was expected, or an object of objects by id", where=where)
+    rows = (
+        (number, value, None if isinstance(value, dict) else Fault("a JSON object was expected"))
+        for number, value in enumerate(values, start=1)
+    )
+    yield from _objects(rows, where, form, wanted)
+
+
+def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
+    """Yield the rows of a Parquet file; class labels of the Hugging Face hub by their names, and -1 as None.
+
+    Raises:
+        InputError: it is no Parquet file, or lacks a column.
+    """
+    import pyarrow as pa
+
+    number = 0
+    for batch, names in parquet_batches(stream, where, form, wanted):
+        columns = [batch.column(column) for column in wanted]
+        for i, column in enumerate(columns):
+            if pa.types.is_dictionary(column.type):
+                columns[i] = column = column.cast(column.type.value_type)
+            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+                # As bytes: Arrow does not check UTF-8, and a bad one should be named by its row.
+                columns[i] = column.cast(pa.large_binary())
+        for values in zip(*(column.to_pylist() for column in columns), strict=True):
+            number += 1
+            fault, decoded = None, []
+            for column, value in zip(wanted, values, strict=True):
+                if isinstance(value, bytes):
+                    try:
+                        value = value.decode()
+                    except UnicodeDecodeError as error:
+                        byte = value[error.start]
+                        value = value.decode(errors="replace")
+                        fault = Fault(f"column '{column}' is not valid UTF-8: byte {error.start} is 0x{byte:02x}")
+                elif (classes := names.get(column)) and isinstance(value, int):
+                    value = classes[value] if 0 <= value < len(classes) else None
+                decoded.append(value)
+            yield Record(number, tuple(decoded), fault, dict(zip(wanted, decoded, strict=True)))
+
+
+def parquet_batches(
+    stream: BinaryIO, where: str, form: Form, wanted: Sequence[str], columns: Sequence[str] | None = None
+) -> Iterator[tuple[pa.RecordBatch, dict[str, list[str]]]]:
+    """Yield the record batches of a Parquet file with the class names that its schema gives its columns.
+
+    Args:
+        wanted: columns that must be there.
+        columns: columns to read; by default the wanted ones.
+
+    Raises:
+        InputError: it is no Parquet file, or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(stream) as file:
+            schema = file.schema_arrow
+            for column in wanted:
+                if column not in schema.names:
+                    raise missing_column(column, schema.names, where, form)
+            names = _class_names(schema)
+            for batch in file.iter_batches(OBJECTS_LOOKED_AT, columns=list(columns or wanted)):
+                yield batch, names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"not readable as Parquet: {error}", where=where) from error
+
+
+def missing_column(column: str, present: Sequence[str], where: str, form: Form) -> InputError:
+    """Return the error of a file that lacks a column; what looks like a file without a header is said to."""
+    told = [str(name)[:QUOTED_CHARACTERS] for name in present]
+    longest = max((len(str(name)) for name in present), default=0)
+    if form.settings == "--":
+        remedy = "Give --text the column with the text"
+    else:
+        remedy = f"Set the column names under `{form.settings.rstrip('.')}` in the profile"
+    if longest > QUOTED_CHARACTERS // 2 and form.columns is None:
+        names = ", ".join("text" if len(str(name)) == longest else f"column{i}" for i, name in enumerate(present, 1))
+        given = f"--columns {names.replace(' ', '')}" if form.settings == "--" else f"{form.settings}columns: [{names}]"
+        remedy = f"The first line looks like a row: where the file has no header, name its columns, as {given}"
+    return InputError(f"there is no column '{column}'; the columns are {told}", where=where, remedy=remedy)
+
+
+def text_fault(text: str) -> Fault | None:
+    """Return why a string is no text, or None: a lone surrogate is half a character and has no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return Fault(
+            f"character {error.start + 1} is a lone surrogate (U+{ord(text[error.start]):04X}), half of a character",
+            "Write the whole character, or remove it",
+        )
+    return None
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names of class labels, by column, that the hub's libraries write beside a Parquet schema."""
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = (described.get("info") or {}).get("features") or {}
+    return {
+        name: list(feature["names"])
+        for name, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+
+
+def _parsed(number: int, line: bytes, form: Form) -> tuple[int, Any, Fault | None]:
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        value = line.decode(errors="replace").rstrip("\n")
+        return number, value, _not_utf8(line, f"byte {error.start} is 0x{line[error.start]:02x}", form)
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        return number, text.rstrip("\n"), Fault(f"not a JSON object: {error}")
+    return number, value, None if isinstance(value, dict) else Fault("a JSON object was expected")
+
+
+def _objects(
+    rows: Iterator[tuple[int, Any, Fault | None]], where: str, form: Form, wanted: Sequence[str]
+) -> Iterator[Record]:
+    absent, number = set(wanted), 0
+    keys: list[str] = []
+    # Rows are held back until one has the first column: where none does, its name is wrong and not the rows.
+    held: list[Record] | None = []
+    for number, value, fault in rows:
+        values: tuple[Any, ...] = ()
+        if fault is None:
+            keys = keys or list(value)
+            if absent:
+                absent -= value.keys()
+            values = tuple(value.get(column) for column in wanted)
+            if wanted[0] not in value:
+                fault = Fault(f"there is no '{wanted[0]}'")
+        record = Record(number, values, fault, value)
+        if held is None:
+            yield record
+            continue
+        held.append(record)
+        if wanted[0] not in absent or number == OBJECTS_LOOKED_AT:
+            if wanted[0] in absent and keys:
+                raise missing_column(wanted[0], keys, where, form)
+            yield from held
+            held = None
+    if absent and keys:
+        raise missing_column(next(column for column in wanted if column in absent), keys, where, form)
+    yield from held or ()
+
+
+def _peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
+    """Return the first bytes of a stream, and the stream from its beginning."""
+    buffered = stream if hasattr(stream, "peek") else cast(BinaryIO, io.BufferedReader(cast(Any, stream)))
+    return buffered.peek(1 << 16)[: 1 << 16], buffered  # type: ignore[attr-defined]
+
+
+def _encoding(start: bytes, where: str, form: Form) -> str:
+    """Return the encoding to read with.
+
+    Raises:
+        InputError: the file begins with the mark of another one, or there is no such encoding.
+    """
+    given = form.encoding
+    if given is None and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(
+            "it is UTF-16 by its first bytes, not UTF-8",
+            where=where,
+            remedy=f"Write {form.write('encoding', 'utf-16')}",
+        )
+    try:
+        name = codecs.lookup(given or "utf-8").name
+    except LookupError as error:
+        raise InputError(f"there is no encoding '{given}'", where=f"{form.settings}encoding") from error
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _undecodable(text: str, start: bytes, form: Form) -> Fault | None:
+    """Return the fault of decoded text with bytes that are none of its encoding, or None."""
+    escaped = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
+    if escaped is None:
+        return None
+    byte = f"0x{ord(escaped) - 0xDC00:02x}"
+    if form.encoding is not None:
+        return Fault(f"not valid {form.encoding}: a byte is {byte}")
+    return _not_utf8(text.encode(errors="surrogateescape"), f"a byte is {byte}", form)
+
+
+def _not_utf8(line: bytes, problem: str, form: Form) -> Fault:
+    for encoding, name in (("windows-1252", "Windows-1252"), ("iso-8859-1", "ISO-8859-1")):
+        try:
+            read = line.decode(encoding).strip()
+        except UnicodeDecodeError:
+            continue
+        at = next((i for i, character in enumerate(read) if not character.isascii()), 0)
+        shown = read[max(0, at - QUOTED_CHARACTERS // 2) : at + QUOTED_CHARACTERS // 2]
+        return Fault(
+            f"not valid UTF-8: {problem}; as {name} it reads “{shown}”", f"Write {form.write('encoding', encoding)}"
+        )
+    raise AssertionError("every byte is a character of ISO-8859-1")
+
+
+def _encodable(cells: list[str]) -> list[str]:
+    """Return cells as they can be written to a UTF-8 file."""
+    return [
+        cell.encode(errors="surrogateescape").decode(errors="replace") if not cell.isascii() else cell for cell in cells
+    ]
+
+
+class _Readable(io.RawIOBase):
+    """An Arrow stream as Python's own buffers read one."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
