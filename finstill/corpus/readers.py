@@ -162,9 +162,8 @@ class Delimited:
             self.header = [name.strip().lstrip("\ufeff") for name in first]
         if not self.header:
             raise InputError("the file is empty", where=where)
-        if fault := _undecodable("".join(self.header), start, form):
+        if fault := _undecodable(self.delimiter.join(self.header), form):
             raise InputError(fault.reason, where=where, remedy=fault.remedy)
-        self._start = start
         self._positions = [self._position(column) for column in wanted]
 
     def __iter__(self) -> Iterator[Record]:
@@ -192,8 +191,8 @@ class Delimited:
                     f"a quote is opened in this row and not closed in {LINES_OF_A_ROW:,} lines",
                     "Close it, or double it where it belongs to the text",
                 )
-            elif not (joined := "".join(cells)).isascii():
-                fault = _undecodable(joined, self._start, self._form)
+            elif not (line := self.delimiter.join(cells)).isascii():
+                fault = _undecodable(line, self._form)
             if fault is not None:
                 yield Record(number, (), fault, _encodable(cells))
                 continue
@@ -245,7 +244,7 @@ def text_lines(stream: BinaryIO, where: str, form: Form) -> Iterator[Record]:
     lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
     for number, line in enumerate((line for line in lines if line.strip()), start=1):
         text = line.rstrip("\n")
-        fault = None if text.isascii() else _undecodable(text, start, form)
+        fault = None if text.isascii() else _undecodable(text, form)
         yield Record(number, (text,), fault, _encodable([text])[0])
 
 
@@ -328,13 +327,13 @@ def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]
 
 
 def parquet_batches(
-    stream: BinaryIO, where: str, form: Form, wanted: Sequence[str], columns: Sequence[str] | None = None
+    stream: BinaryIO, where: str, form: Form, wanted: Sequence[str], *, everything: bool = False
 ) -> Iterator[tuple[pa.RecordBatch, dict[str, list[str]]]]:
     """Yield the record batches of a Parquet file with the class names that its schema gives its columns.
 
     Args:
         wanted: columns that must be there.
-        columns: columns to read; by default the wanted ones.
+        everything: whether to read the other columns too.
 
     Raises:
         InputError: it is no Parquet file, or lacks a column.
@@ -349,7 +348,7 @@ def parquet_batches(
                 if column not in schema.names:
                     raise missing_column(column, schema.names, where, form)
             names = _class_names(schema)
-            for batch in file.iter_batches(OBJECTS_LOOKED_AT, columns=list(columns or wanted)):
+            for batch in file.iter_batches(OBJECTS_LOOKED_AT, columns=None if everything else list(wanted)):
                 yield batch, names
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"not readable as Parquet: {error}", where=where) from error
@@ -463,7 +462,7 @@ def _encoding(start: bytes, where: str, form: Form) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _undecodable(text: str, start: bytes, form: Form) -> Fault | None:
+def _undecodable(text: str, form: Form) -> Fault | None:
     """Return the fault of decoded text with bytes that are none of its encoding, or None."""
     escaped = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
     if escaped is None:

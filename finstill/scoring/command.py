@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from finstill.corpus.readers import Form
 from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.runtime import StudentClassifier
 from finstill.scoring.score_table import ScoringReport, TableScorer
-from finstill.scoring.tables import open_table
+from finstill.scoring.tables import OUTPUTS, open_table, table_kind
 
 STREAM = "-"
 
@@ -44,20 +45,26 @@ def main(arguments: Sequence[str]) -> int:
 def _run(given: argparse.Namespace) -> ScoringReport:
     source = None if given.input == STREAM else Path(given.input)
     output = None if given.output == STREAM else Path(given.output)
-    kind = given.format or (None if source is None else source.suffix.lower().removeprefix("."))
+    columns = tuple(name.strip() for name in given.columns.split(",")) if given.columns else None
+    form = Form(given.encoding, given.delimiter, columns, settings="--")
+    if source is not None and not source.is_file():
+        raise InputError("there is no such file", where=source)
+    kind = given.format or "" if source is None else table_kind(source, given.format, form)
     if output is None and kind == "parquet":
         raise InputError("Parquet cannot be written to a stream", where="the standard output", remedy="Name a file")
-    if output is not None and output.suffix.lower() != f".{kind}":
-        raise InputError(f"the input is {kind}, and so is the output: name it *.{kind}", where=output)
+    endings = OUTPUTS.get({"csv": "delimited", "tsv": "delimited"}.get(kind, kind), ())
+    if output is not None and endings and output.suffix.lower() not in endings:
+        told = given.format or (source.suffix.lower().removeprefix(".") if source else kind)
+        raise InputError(f"the input is {told}, and so is the output: name it *{endings[0]}", where=output)
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise InputError("input and output are the same file", where=output)
     student = StudentClassifier(given.package, precision=given.precision, threads=given.threads)
     scorer = TableScorer(
         student, prefix=given.prefix, explain=given.explain, refuse_long=given.long == "refuse", say=_say
     )
-    table = open_table(source, given.format, given.text)
+    table = open_table(source, given.format, given.text, form)
     rejects = _rejects(given)
-    with table.stream:
+    with table.raw:
         if output is None:
             return scorer.to_stream(table, sys.stdout.buffer, rejects)
         assert rejects is not None
@@ -86,10 +93,24 @@ def _parser() -> argparse.ArgumentParser:
         "a side file with the reason. What was cut off goes on when the same command is given again.",
     )
     parser.add_argument("package", help="the folder of a packaged student, as .finstill/embedded/champion/current")
-    parser.add_argument("input", help="a .csv, .jsonl or .parquet file, or - for the standard input")
-    parser.add_argument("output", nargs="?", default=STREAM, help="a file of the same kind, or - (the default)")
+    parser.add_argument(
+        "input",
+        help="a .csv, .tsv, .txt, .jsonl, .json or .parquet file (the text ones also as .gz or .zst), or - for the "
+        "standard input",
+    )
+    parser.add_argument(
+        "output",
+        nargs="?",
+        default=STREAM,
+        help="a file of the same kind, not compressed; .jsonl for .json, .csv for a text a line; or - (the default)",
+    )
     parser.add_argument("--text", default="text", metavar="COLUMN", help="the column with the text (text)")
-    parser.add_argument("--format", choices=["csv", "jsonl", "parquet"], help="of the input, where no ending tells it")
+    parser.add_argument(
+        "--format", choices=["csv", "tsv", "jsonl", "parquet"], help="of the input, where no ending tells it"
+    )
+    parser.add_argument("--encoding", help="of a text input (UTF-8), as windows-1252")
+    parser.add_argument("--delimiter", metavar="CHARACTER", help="between columns (a comma; a tab in .tsv)")
+    parser.add_argument("--columns", metavar="NAME,NAME", help="of an input without a header")
     parser.add_argument("--precision", choices=["int8", "float32"], default="int8", help="which graph answers (int8)")
     parser.add_argument("--threads", type=int, default=1, help="batches run at a time (1)")
     parser.add_argument(

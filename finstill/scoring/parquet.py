@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finstill.corpus.readers import parquet_batches
 from finstill.errors import InputError
-from finstill.scoring.tables import ROWS_PER_WINDOW, Added, Fault, Table, Window, text_fault
+from finstill.scoring.tables import Added, Fault, Table, Window, text_fault
 
 ATTENTION = pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float64())]))
 
@@ -21,18 +22,15 @@ class ParquetTable(Table):
     _schema: pa.Schema
 
     def windows(self) -> Iterator[Window]:
-        try:
-            with pq.ParquetFile(self.stream) as file:
-                self._schema = file.schema_arrow
-                if self.column not in self._schema.names:
-                    raise self._missing(self._schema.names)
-                self._require_text(self._schema.field(self.column).type)
-                number = 0
-                for batch in file.iter_batches(ROWS_PER_WINDOW):
-                    yield self._window(batch, number)
-                    number += batch.num_rows
-        except pa.ArrowInvalid as error:
-            raise InputError(f"not readable as Parquet: {error}", where=self.where) from error
+        number = 0
+        for batch, _ in parquet_batches(self.stream, self.where, self.form, [self.column], everything=True):
+            if not number:
+                self._schema = batch.schema
+                self._require_text(batch.schema.field(self.column).type)
+            yield self._window(batch, number)
+            number += batch.num_rows
+        if not number:
+            self._schema = pq.read_schema(self.where)
 
     def head(self, added: Sequence[str]) -> bytes:
         self._refuse_taken(self._schema.names, added)

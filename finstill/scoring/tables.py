@@ -1,4 +1,4 @@
-"""Tables of texts as CSV, JSONL and Parquet: read a window of rows at a time, written back with columns more."""
+"""Tables of texts as CSV, JSONL and Parquet: read by the corpus's reader, written back with columns more."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
+from finstill.corpus.readers import (
+    KINDS,
+    Delimited,
+    Form,
+    Kind,
+    Record,
+    decompressed,
+    json_lines,
+    json_rows,
+    kind_of,
+    text_lines,
+)
+from finstill.corpus.readers import text_fault as half_character
 from finstill.errors import InputError
-from finstill.text import normalise
+from finstill.text import cleaned, normalise
 
 ROWS_PER_WINDOW = 8192
 
@@ -52,20 +65,22 @@ class Table(ABC):
     """A table of texts in one format.
 
     Args:
-        stream: what it is read from.
+        stream: what it is read from; decompressed here where its name says that it is compressed.
         where: how messages call it.
         column: with the text.
+        form: how it is written.
     """
 
-    def __init__(self, stream: BinaryIO, where: str, column: str):
-        self.stream, self.where, self.column = stream, where, column
+    def __init__(self, stream: BinaryIO, where: str, column: str, form: Form):
+        self.where, self.column, self.form = where, column, form
+        self.raw, self.stream = stream, decompressed(stream, where)
         self._size = stream.seek(0, io.SEEK_END) if stream.seekable() else None
         if self._size is not None:
             stream.seek(0)
 
     def share_read(self) -> float | None:
         """Return how much of the table has been read, from 0 to 1, or None where its size is not known."""
-        return self.stream.tell() / self._size if self._size else None
+        return self.raw.tell() / self._size if self._size else None
 
     @abstractmethod
     def windows(self) -> Iterator[Window]:
@@ -104,78 +119,65 @@ class Table(ABC):
                 remedy="Give --prefix, which stands before the name of each new column",
             )
 
-    def _missing(self, present: Iterable[str]) -> InputError:
-        return InputError(
-            f"there is no column '{self.column}'; the columns are {list(present)}",
-            where=self.where,
-            remedy="Give --text the column with the text",
-        )
-
-
-class CsvTable(Table):
-    """A row is a list of cells. Its first line names the columns."""
-
-    _header: list[str]
-
-    def windows(self) -> Iterator[Window]:
-        csv.field_size_limit(sys.maxsize)
-        # Bytes that are not UTF-8 become surrogates, so that they are found row by row.
-        lines = io.TextIOWrapper(self.stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        reader = csv.reader(lines)
-        self._header = next(reader, [])
-        if self.column not in self._header:
-            raise self._missing(self._header) if self._header else InputError("the file is empty", where=self.where)
-        position = self._header.index(self.column)
+    def _windows(self, records: Iterable[Record]) -> Iterator[Window]:
+        """Yield records in windows, a fault for each that holds no text."""
         window, number = Window(), 0
-        while True:
-            reason: str | None
-            try:
-                cells = next(reader)
-                reason = _fault_of_cells(cells, len(self._header))
-            except StopIteration:
-                break
-            except csv.Error as error:
-                cells, reason = [""], f"not readable as CSV: {error}"
-            if not cells:
-                continue
-            number += 1
-            _add(window, number, cells, reason, None if reason else cells[position], self.column)
+        for number, values, unreadable, content in records:
+            text = values[0] if values else None
+            reason = unreadable.reason if unreadable else text_fault(text, self.column)
+            window.rows.append(content)
+            window.texts.append(None if reason else text)
+            if reason:
+                window.faults.append(Fault(number, reason, content))
             if len(window.texts) == ROWS_PER_WINDOW:
                 yield window
                 window = Window(number + 1)
         if window.texts:
             yield window
 
+
+class CsvTable(Table):
+    """A row is a list of cells. Its first line names the columns, or the form does."""
+
+    _header: list[str]
+    _delimiter: str
+
+    def windows(self) -> Iterator[Window]:
+        rows = Delimited(self.stream, self.where, self.form, [self.column])
+        self._header, self._delimiter = rows.header, rows.delimiter
+        yield from self._windows(rows)
+
     def head(self, added: Sequence[str]) -> bytes:
         self._refuse_taken(self._header, added)
-        return _csv([[*self._header, *added]])
+        return self._csv([[*self._header, *added]])
 
     def encode(self, rows: list[list[str]], added: Sequence[Added | None]) -> bytes:
-        return _csv(
+        return self._csv(
             [*cells, *(json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in each.values())]
             for cells, each in zip(rows, added, strict=True)
             if each is not None
         )
+
+    def _csv(self, rows: Iterable[Iterable[Any]]) -> bytes:
+        buffer = io.StringIO()
+        csv.writer(buffer, delimiter=self._delimiter, lineterminator="\n").writerows(rows)
+        return buffer.getvalue().encode()
+
+
+class LinesTable(CsvTable):
+    """A text file with a text a line; what is written is CSV with the column `text`."""
+
+    def windows(self) -> Iterator[Window]:
+        self._header, self._delimiter = [self.column], ","
+        records = text_lines(self.stream, self.where, self.form)
+        yield from self._windows(record._replace(content=[record.content]) for record in records)
 
 
 class JsonlTable(Table):
     """A row is an object, one a line. Rows need not have the same columns, so each is looked at for those added."""
 
     def windows(self) -> Iterator[Window]:
-        window, number = Window(), 0
-        for number, line in enumerate(filter(bytes.strip, self.stream), start=1):
-            value, reason = _object(line)
-            text = value.get(self.column) if reason is None else None
-            if reason is None and self.column not in value:
-                reason = f"there is no '{self.column}'"
-            _add(window, number, value, reason, text, self.column)
-            if len(window.texts) == ROWS_PER_WINDOW:
-                self._refuse_absent(window, number)
-                yield window
-                window = Window(number + 1)
-        if window.texts:
-            self._refuse_absent(window, number)
-            yield window
+        yield from self._windows(json_lines(self.stream, self.where, self.form, [self.column]))
 
     def head(self, added: Sequence[str]) -> bytes:
         return b""
@@ -188,33 +190,74 @@ class JsonlTable(Table):
                 lines.append(json.dumps({**values, **each}, ensure_ascii=False) + "\n")
         return "".join(lines).encode()
 
-    def _refuse_absent(self, window: Window, number: int) -> None:
-        """Raise where no row of the first window has the column: its name is wrong, not the rows."""
-        objects = [row for row in window.rows if isinstance(row, dict)]
-        if number <= ROWS_PER_WINDOW and objects and not any(self.column in row for row in objects):
-            raise self._missing(objects[0])
+
+class JsonTable(JsonlTable):
+    """The objects of a JSON array; what is written is JSONL."""
+
+    def windows(self) -> Iterator[Window]:
+        yield from self._windows(json_rows(self.stream, self.where, self.form, [self.column]))
 
 
-def open_table(path: Path | None, kind: str | None, column: str) -> Table:
+FILES: dict[Kind, type[Table]] = {
+    "delimited": CsvTable,
+    "lines": LinesTable,
+    "jsonl": JsonlTable,
+    "json": JsonTable,
+}
+
+COMMAND_LINE = Form(settings="--")
+"""A form of which nothing is told; messages name the command's options."""
+
+STREAMED: dict[str, type[Table]] = {"csv": CsvTable, "tsv": CsvTable, "jsonl": JsonlTable}
+"""What can be read from a stream, by the name that `--format` gives."""
+
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "delimited": (".csv", ".tsv", ".txt"),
+    "lines": (".csv",),
+    "jsonl": (".jsonl", ".ndjson"),
+    "json": (".jsonl", ".ndjson"),
+    "parquet": (".parquet",),
+}
+"""Endings of the file that a table of each kind is written to."""
+
+
+def table_kind(path: Path, given: str | None, form: Form) -> Kind:
+    """Return what the file `path` holds, by its ending or by the format that was given.
+
+    Raises:
+        InputError: no reader knows it.
+    """
+    kind = {"csv": "delimited", "tsv": "delimited", None: kind_of(path.name)}.get(given, given)
+    if kind is None:
+        raise InputError(f"the file ends in none of {', '.join(KINDS)} ('{path.name}')", where=path)
+    if kind == "lines" and (form.delimiter is not None or form.columns is not None):
+        return "delimited"
+    return cast(Kind, kind)
+
+
+def open_table(path: Path | None, given: str | None, column: str, form: Form = COMMAND_LINE) -> Table:
     """Open the table in the file `path`, or in the standard input where that is None.
 
     Args:
-        kind: `csv`, `jsonl` or `parquet`; by default the file's ending.
+        given: `csv`, `tsv`, `jsonl` or `parquet`; by default the file's ending tells.
+        form: how it is written.
 
     Raises:
         InputError: the file does not exist, or is of no known kind; or it is Parquet and pyarrow is not installed.
     """
+    if given == "tsv" and form.delimiter is None:
+        form = replace(form, delimiter="\t")
     if path is None:
-        if kind not in ("csv", "jsonl"):
+        if given not in STREAMED:
             raise InputError(
-                "its format is not told" if kind is None else "Parquet cannot be read from a stream",
+                "its format is not told" if given is None else "Parquet cannot be read from a stream",
                 where="the standard input",
-                remedy="Give --format csv or --format jsonl",
+                remedy="Give --format csv, tsv or jsonl",
             )
-        return _KINDS[kind](sys.stdin.buffer, "the standard input", column)
-    kind = kind or path.suffix.lower().removeprefix(".")
+        return STREAMED[given](sys.stdin.buffer, "the standard input", column, form)
     if not path.is_file():
         raise InputError("there is no such file", where=path)
+    kind = table_kind(path, given, form)
     if kind == "parquet":
         try:
             from finstill.scoring.parquet import ParquetTable
@@ -224,13 +267,14 @@ def open_table(path: Path | None, kind: str | None, column: str) -> Table:
                 where=path,
                 remedy="pip install 'finstill[pipeline]' (or pyarrow alone), or give CSV or JSONL",
             ) from error
-        return ParquetTable(path.open("rb"), str(path), column)
-    if kind not in _KINDS:
-        raise InputError(f"the file ends in none of .csv, .jsonl and .parquet ('{path.name}')", where=path)
-    return _KINDS[kind](path.open("rb"), str(path), column)
-
-
-_KINDS: dict[str, type[Table]] = {"csv": CsvTable, "jsonl": JsonlTable}
+        return ParquetTable(path.open("rb"), str(path), column, form)
+    kinds: dict[Kind, type[Table]] = {
+        "delimited": CsvTable,
+        "lines": LinesTable,
+        "jsonl": JsonlTable,
+        "json": JsonTable,
+    }
+    return kinds[kind](path.open("rb"), str(path), column, form)
 
 
 def text_fault(value: object, column: str) -> str | None:
@@ -239,41 +283,6 @@ def text_fault(value: object, column: str) -> str | None:
         return "the text is missing"
     if not isinstance(value, str):
         return f"'{column}' holds {type(value).__name__}, text was expected"
-    return None if normalise(value) else "the text is empty"
-
-
-def _add(window: Window, number: int, row: Any, reason: str | None, text: object, column: str) -> None:
-    reason = reason or text_fault(text, column)
-    window.rows.append(row)
-    window.texts.append(None if reason else text)  # type: ignore[arg-type]
-    if reason:
-        window.faults.append(Fault(number, reason, row))
-
-
-def _fault_of_cells(cells: list[str], expected: int) -> str | None:
-    if len(cells) != expected:
-        return f"{len(cells)} fields, {expected} were expected"
-    try:
-        "".join(cells).encode()
-    except UnicodeEncodeError:
-        # For the side file, which is UTF-8 itself.
-        cells[:] = [cell.encode(errors="surrogateescape").decode(errors="replace") for cell in cells]
-        return "not valid UTF-8"
-    return None
-
-
-def _object(line: bytes) -> tuple[Any, str | None]:
-    """Return the object of a line; or the line as text, and why it is none."""
-    try:
-        value = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        return line.decode(errors="replace"), f"not valid UTF-8: byte {error.start} is 0x{line[error.start]:02x}"
-    except json.JSONDecodeError as error:
-        return line.decode(), f"not a JSON object: {error}"
-    return (value, None) if isinstance(value, dict) else (value, "a JSON object was expected")
-
-
-def _csv(rows: Iterable[Iterable[Any]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue().encode()
+    if not value.isascii() and (fault := half_character(value)):
+        return fault.reason
+    return None if normalise(cleaned(value)) else "the text is empty"

@@ -97,7 +97,7 @@ class TestBadRows:
         rejects = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
         assert [(each["row"], each["reason"]) for each in rejects] == [
             (2, "1 fields, 2 were expected"),
-            (3, "not valid UTF-8"),
+            (3, "not valid UTF-8: a byte is 0xe9; as Windows-1252 it reads “café,3”"),
             (4, "the text is empty"),
             (6, "3 fields, 2 were expected"),
         ]
@@ -115,7 +115,7 @@ class TestBadRows:
             "'text' holds int, text was expected",
             "the text is missing",
             "there is no 'text'",
-            "not valid UTF-8: byte 1 is 0xff",
+            'not valid UTF-8: byte 1 is 0xff; as Windows-1252 it reads “"ÿ"”',
         ]
 
     def test_of_parquet(self, package: Package, tmp_path: Path) -> None:
@@ -223,7 +223,9 @@ class TestErrors:
             ("in.csv", "", [], "the file is empty"),
             ("in.csv", "text,label\nx,y\n", [], "there is a column 'label' already. Give --prefix"),
             ("in.jsonl", '{"text": "x", "label": 1}\n', [], "there is a column 'label' already. Give --prefix"),
-            ("in.txt", "x\n", [], "ends in none of .csv, .jsonl and .parquet"),
+            ("in.docx", "x\n", [], "ends in none of .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet"),
+            ("in.csv", "text;id\nx;1\n", [], "`text;id`; is `;` the delimiter? Write --delimiter ';'"),
+            ("in.csv", "text\nx\n", ["--encoding", "klingon"], "there is no encoding 'klingon'"),
             ("in.parquet", "PAR1 no", [], "not readable as Parquet"),
             ("in.csv", "text\nx\n", ["--threads", "0"], "0 threads cannot run"),
         ],
