@@ -30,7 +30,8 @@ class InputError(ValueError):
         place = [str(where)] if where is not None else []
         place += [f"{unit} {number}" for unit, number in (("row", row), ("line", line)) if number is not None]
         message = f"{', '.join(place)}: {problem}" if place else problem
-        super().__init__(f"{message.rstrip('.')}. {remedy}" if remedy else message)
+        ended = message if message.endswith("?") else f"{message.rstrip('.')}."
+        super().__init__(f"{ended} {remedy}" if remedy else message)
 
 
 class UnreachableError(InputError):
