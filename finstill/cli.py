@@ -54,6 +54,21 @@ def score(arguments: Annotated[list[str], typer.Argument()]) -> None:
 
 
 @app.command()
+def new(
+    files: Annotated[list[Path], typer.Argument(help="Files of texts, or one folder or zip of them.")],
+    teacher: Annotated[str, typer.Option(help="A Hugging Face model, or a checkpoint's folder.")] = "ProsusAI/finbert",
+    profile: Annotated[Path | None, typer.Option(help="The file to write; by default named after the data.")] = None,
+) -> None:
+    """Write a profile and a file of recipes for your own texts; comments say where something was guessed."""
+    from finstill.preflight.new import write_new_profile
+
+    written, recipes = write_new_profile(files, teacher, profile)
+    typer.echo(f"{written} and {recipes} are written:\n")
+    typer.echo(written.read_text(encoding="utf-8"))
+    typer.echo(f"Next: finstill check {written}, then make demo PROFILE={written}")
+
+
+@app.command()
 def check(
     profile: Annotated[Path, typer.Argument(help="The profile's YAML file.")],
     json: Annotated[Path | None, typer.Option(help="Also write the report to this file as JSON.")] = None,

@@ -411,7 +411,7 @@ def _objects(
     absent, number = set(wanted), 0
     keys: list[str] = []
     # Rows are held back until one has the first column: where none does, its name is wrong and not the rows.
-    held: list[Record] | None = []
+    held: list[Record] | None = [] if wanted else None
     for number, value, fault in rows:
         values: tuple[Any, ...] = ()
         if fault is None:
@@ -419,7 +419,7 @@ def _objects(
             if absent:
                 absent -= value.keys()
             values = tuple(value.get(column) for column in wanted)
-            if wanted[0] not in value:
+            if wanted and wanted[0] not in value:
                 fault = Fault(f"there is no '{wanted[0]}'")
         record = Record(number, values, fault, value)
         if held is None:

@@ -1,0 +1,196 @@
+"""Looking at a file that nothing is known of: its encoding, its delimiter, its columns, and whether it is known."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import itertools
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finstill.corpus.readers import (
+    DELIMITERS,
+    Form,
+    Kind,
+    decompressed,
+    json_lines,
+    json_rows,
+    kind_of,
+    parquet_batches,
+)
+from finstill.errors import InputError
+from finstill.known import KNOWN
+
+BYTES_LOOKED_AT = 1 << 20
+ROWS_LOOKED_AT = 1000
+
+SENTIMENTS = {"positive", "negative", "neutral"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a file looks like.
+
+    Attributes:
+        path: the file.
+        kind: what it holds.
+        encoding: of a text file.
+        delimiter: of a delimited file; None where it has one column.
+        header: whether the first row names the columns.
+        columns: names of the columns; `column1`, ... where the file names none.
+        rows: the first rows, values as text, None where a row has none.
+    """
+
+    path: Path
+    kind: Kind
+    encoding: str
+    delimiter: str | None
+    header: bool
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | None]]
+
+    def values(self, column: str) -> list[str]:
+        """Return the values of a column in the rows looked at, those that are missing left out."""
+        position = self.columns.index(column)
+        return [value for row in self.rows if (value := row[position]) not in (None, "")]
+
+
+def look(path: Path) -> Look:
+    """Return what the file `path` looks like from its first megabyte.
+
+    Raises:
+        InputError: there is no such file, it is empty, or no reader knows it.
+    """
+    if not path.is_file():
+        raise InputError("there is no such file", where=path)
+    kind = kind_of(path.name)
+    if kind is None:
+        raise InputError("no reader knows a file with this ending", where=path)
+    if kind in ("parquet", "json", "jsonl"):
+        return _look_at_objects(path, kind)
+    with path.open("rb") as raw:
+        start = decompressed(raw, path.name).read(BYTES_LOOKED_AT)
+    if not start:
+        raise InputError("the file is empty", where=path)
+    encoding = guess_encoding(start)
+    text = start.decode(encoding, errors="replace")
+    if len(start) == BYTES_LOOKED_AT:
+        text = text[: text.rfind("\n") + 1]
+    delimiter = _guess_delimiter(text, kind)
+    if delimiter is None:
+        lines = [line for line in text.splitlines() if line.strip()][:ROWS_LOOKED_AT]
+        header = kind == "delimited"
+        columns = [lines[0].strip() if header else "text"]
+        return Look(path, kind, encoding, None, header, columns, [[line] for line in lines[header:]])
+    rows = [row for row in itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), ROWS_LOOKED_AT) if row]
+    header = _has_header(rows)
+    columns = (
+        tuple(name.strip() for name in rows[0]) if header else tuple(f"column{i}" for i in range(1, 1 + len(rows[0])))
+    )
+    body = [tuple(row) for row in rows[header:] if len(row) == len(columns)]
+    return Look(path, kind, encoding, delimiter, header, columns, body)
+
+
+def guess_encoding(start: bytes) -> str:
+    """Return the encoding of a text file by its first bytes: UTF-8 or UTF-16 where it can be, else Windows-1252."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    try:
+        # The last character may be cut in two.
+        codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+        return "utf-8-sig" if start.startswith(codecs.BOM_UTF8) else "utf-8"
+    except UnicodeDecodeError:
+        pass
+    try:
+        start.decode("windows-1252")
+        return "windows-1252"
+    except UnicodeDecodeError:
+        return "iso-8859-1"
+
+
+def recognise(path: Path) -> str | None:
+    """Return the name of the known data set that a file, folder or zip holds as it is published, or None."""
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        names = [file.name for file in path.rglob("*")] if path.is_dir() else _members(path)
+        wanted = {name: KNOWN[name].files for name in ("financial_phrasebank", "financial_phrasebank_kaggle")}
+        return next((name for name, file in wanted.items() if file in names), None)
+    seen = look(path)
+    lines = ["" if row[0] is None else row[0] for row in seen.rows]
+    if seen.kind == "lines":
+        with path.open("rb") as raw:
+            start = raw.read(BYTES_LOOKED_AT).decode("iso-8859-1")
+        lines = [line.strip() for line in start.splitlines()[:100] if line.strip()]
+        labelled = [line.rpartition("@")[2] in SENTIMENTS for line in lines]
+        return "financial_phrasebank" if labelled and all(labelled[:-1] or labelled) else None
+    if {"Title", "Decisions"} <= set(seen.columns):
+        return "sentfin"
+    if seen.kind == "json" and {"sentence", "info"} <= set(seen.columns):
+        return "fiqa"
+    if seen.kind == "delimited" and not seen.header and len(seen.columns) == 2 and set(lines) <= SENTIMENTS:
+        return "financial_phrasebank_kaggle"
+    if path.name.startswith("sent_") and {"text", "label"} <= set(seen.columns):
+        return "twitter_financial_news" if set(seen.values("label")) <= {"0", "1", "2"} else None
+    return None
+
+
+def _members(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        return [Path(name).name for name in archive.namelist()]
+
+
+def _look_at_objects(path: Path, kind: Kind) -> Look:
+    with path.open("rb") as raw:
+        stream = decompressed(raw, path.name)
+        if kind == "parquet":
+            batch, names = next(parquet_batches(stream, path.name, Form(), [], everything=True), (None, {}))
+            if batch is None:
+                raise InputError("the file has no row", where=path)
+            columns = tuple(batch.schema.names)
+            values = [batch.column(column).slice(0, ROWS_LOOKED_AT).to_pylist() for column in columns]
+            for i, column in enumerate(columns):
+                if classes := names.get(column):
+                    values[i] = [classes[v] if v is not None and 0 <= v < len(classes) else None for v in values[i]]
+            rows = list(zip(*values, strict=True))
+        else:
+            reader = json_lines if kind == "jsonl" else json_rows
+            records = list(itertools.islice(reader(stream, path.name, Form(), []), ROWS_LOOKED_AT))
+            found = [record.content for record in records if record.fault is None]
+            columns = tuple(dict.fromkeys(key for each in found for key in each))
+            rows = [tuple(each.get(column) for column in columns) for each in found]
+    if not rows:
+        raise InputError("the file has no row", where=path)
+    return Look(path, kind, "utf-8", None, True, columns, [tuple(map(_as_text, row)) for row in rows])
+
+
+def _as_text(value: object) -> str | None:
+    return None if value is None or value != value else str(value)
+
+
+def _guess_delimiter(text: str, kind: Kind) -> str | None:
+    """Return the delimiter by which most rows have the same number of columns, more than one; None where none does."""
+    best, most = None, 0.0
+    for delimiter in DELIMITERS:
+        if delimiter == "@" and kind != "lines":
+            continue
+        rows = [row for row in itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), 100) if row]
+        (count, times), *_ = Counter(len(row) for row in rows).most_common(1) or [(1, 0)]
+        share = times / max(len(rows), 1)
+        if count > 1 and share > 0.8 and share > most:
+            best, most = delimiter, share
+    return best
+
+
+def _has_header(rows: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row names columns: its cells are short, distinct, no numbers, and not values."""
+    first, body = [cell.strip() for cell in rows[0]], rows[1:]
+    if len(set(first)) < len(first) or not all(first):
+        # pandas leaves the name of its index empty.
+        return len(set(first)) == len(first) and bool(body) and first[0] == ""
+    if any(cell.replace(".", "", 1).lstrip("-").isdigit() or len(cell) > 40 for cell in first):
+        return False
+    values = [{row[i].strip().casefold() for row in body if len(row) > i} for i in range(len(first))]
+    return not any(cell.casefold() in seen for cell, seen in zip(first, values, strict=True))
