@@ -149,7 +149,7 @@ def _look_at_objects(path: Path, kind: Kind) -> Look:
             batch, names = next(parquet_batches(stream, path.name, Form(), [], everything=True), (None, {}))
             if batch is None:
                 raise InputError("the file has no row", where=path)
-            columns = tuple(batch.schema.names)
+            columns = list(batch.schema.names)
             values = [batch.column(column).slice(0, ROWS_LOOKED_AT).to_pylist() for column in columns]
             for i, column in enumerate(columns):
                 if classes := names.get(column):
@@ -159,7 +159,7 @@ def _look_at_objects(path: Path, kind: Kind) -> Look:
             reader = json_lines if kind == "jsonl" else json_rows
             records = list(itertools.islice(reader(stream, path.name, Form(), []), ROWS_LOOKED_AT))
             found = [record.content for record in records if record.fault is None]
-            columns = tuple(dict.fromkeys(key for each in found for key in each))
+            columns = list(dict.fromkeys(key for each in found for key in each))
             rows = [tuple(each.get(column) for column in columns) for each in found]
     if not rows:
         raise InputError("the file has no row", where=path)

@@ -24,7 +24,17 @@ DEFAULT_TEACHER = "ProsusAI/finbert"
 
 TEXT_NAMES = ("text", "sentence", "headline", "title", "body", "content", "news", "tweet", "message", "summary")
 LABEL_NAMES = ("label", "sentiment", "class", "category", "target", "tone", "mood", "rating", "risk", "polarity")
-DATE_NAMES = ("date", "published", "publisheddate", "time", "timestamp", "datetime", "created", "createdat")
+DATE_NAMES = (
+    "date",
+    "published",
+    "publishedat",
+    "publisheddate",
+    "time",
+    "timestamp",
+    "datetime",
+    "created",
+    "createdat",
+)
 ID_NAMES = ("id", "uuid", "key", "guid", "sno")
 SPLIT_NAMES = ("split", "fold", "set", "partition")
 
@@ -37,7 +47,9 @@ WORDS = {
 
 NUMBERS = ({"-1": "negative", "0": "neutral", "1": "positive"}, {"0": "negative", "1": "neutral", "2": "positive"})
 
+SPLIT_VALUES = {"train", "validation", "valid", "val", "dev", "test"}
 MOST_CLASSES = 20
+YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
 
 
 @dataclass
@@ -93,9 +105,7 @@ def _guess(paths: Sequence[Path]) -> Guess:
     known = recognise(first)
     if known is not None:
         published = first.is_dir() or first.suffix.lower() == ".zip"
-        comment = (
-            f"as it is published; of its files {KNOWN[known].files} is read" if published else "as it is published"
-        )
+        comment = f"as it is published; {KNOWN[known].files} is read" if published else "as it is published"
         return Guess(corpus={"known": known}, comments={"known": comment}, labelled=True)
     if first.is_dir() or first.suffix.lower() == ".zip":
         first = _first_file(first)
@@ -117,14 +127,9 @@ def _guess(paths: Sequence[Path]) -> Guess:
     return guess
 
 
-SPLIT_VALUES = {"train", "validation", "valid", "val", "dev", "test"}
-
-
 def _first_file(folder: Path) -> Path:
     if folder.is_file():
-        raise InputError(
-            "only zips of known data sets are looked into", where=folder, remedy="Unpack it, and give the folder"
-        )
+        raise InputError("it is no zip of a known data set", where=folder, remedy="Unpack it, and give the folder")
     files = sorted(
         file
         for file in folder.rglob("*")
@@ -186,9 +191,7 @@ def _labels(seen: Look, column: str, guess: Guess) -> None:
         return
     if _scores(found):
         guess.corpus |= {"label": _quoted(column), "thresholds": "[-0.1, 0.1]"}
-        guess.comments["thresholds"] = (
-            "guessed: the labels are scores; below the first negative, above the second positive"
-        )
+        guess.comments["thresholds"] = "guessed: scores below the first are negative, above the second positive"
         guess.labelled = True
         return
     if len(found) > MOST_CLASSES:
@@ -196,36 +199,32 @@ def _labels(seen: Look, column: str, guess: Guess) -> None:
         return
     guess.corpus["label"] = _quoted(column)
     guess.labelled = True
-    folded = {label: label.casefold() for label in found}
-    words = {
-        label: next((name for name, known in WORDS.items() if word in known), None) for label, word in folded.items()
-    }
-    if set(folded.values()) <= set(RISK.labels):
+    meant = {label: _sentiment(label) for label in found}
+    if {label.casefold() for label in found} <= set(RISK.labels):
         guess.task = RISK.name
-    elif all(words.values()) and len(set(words.values())) == len(found):
-        _name_labels(words, guess, None)
+    elif all(meant.values()) and len(set(meant.values())) == len(found):
+        _name_labels(meant, guess, None)
     elif any(set(found) == set(numbers) for numbers in NUMBERS):
         numbers = next(numbers for numbers in NUMBERS if set(found) == set(numbers))
-        _name_labels(
-            numbers, guess, "guessed: numbers say nothing of what they mean; finstill check shows how well it fits"
-        )
+        _name_labels(numbers, guess, "guessed: see what `finstill check` says of the teacher")
     elif "risk" in column.casefold() and set(found) == {"0", "1"}:
         guess.task = RISK.name
         _name_labels({"0": "no_risk", "1": "risk"}, guess, "guessed: 1 is a risk")
     else:
-        guess.task = (
-            f"\n  name: {_quoted(re.sub(r'[^a-z0-9]+', '_', column.casefold()).strip('_') or 'mine')}\n  labels: "
-            + (f"[{', '.join(map(_quoted, found))}]")
-        )
+        name = re.sub(r"[^a-z0-9]+", "_", column.casefold()).strip("_") or "mine"
+        guess.task = f"\n  name: {_quoted(name)}\n  labels: [{', '.join(map(_quoted, found))}]"
         guess.comments["task"] = "a task of your own: its teacher is fine-tuned on your labels"
+
+
+def _sentiment(label: str) -> str | None:
+    return next((name for name, words in WORDS.items() if label.casefold() in words), None)
 
 
 def _name_labels(names: Mapping[str, str | None], guess: Guess, comment: str | None) -> None:
     other = {given: name for given, name in names.items() if given.casefold() != name}
     if other:
-        guess.corpus["label_names"] = (
-            "{" + ", ".join(f"{_quoted(given)}: {name}" for given, name in other.items()) + "}"
-        )
+        pairs = ", ".join(f"{_quoted(given)}: {name}" for given, name in other.items())
+        guess.corpus["label_names"] = f"{{{pairs}}}"
     if comment:
         guess.comments["label_names"] = comment
 
@@ -268,7 +267,8 @@ def _recipes(labelled: bool) -> str:
 def _profile(guess: Guess, teacher: str, recipes: str, base: Path) -> str:
     own_task = guess.task.startswith("\n")
     lines = [
-        "# Written by `finstill new`; docs/profiles.md explains every setting. `finstill check` says what a run would do."
+        "# Written by `finstill new`. docs/profiles.md explains every setting, and `finstill check` says what a run",
+        "# would do.",
     ]
     lines += _line("task", guess.task, guess, "")
     lines += ["", "corpus:"]
@@ -276,18 +276,14 @@ def _profile(guess: Guess, teacher: str, recipes: str, base: Path) -> str:
         lines += _line(name, value, guess, "  ")
     if not guess.labelled:
         lines.append("  # No column of labels was found: quality is then agreement with the teacher.")
-    lines += ["", "teacher:", *_teacher(teacher, own_task, guess.labelled, base)]
+    lines += ["", "teacher:", *_teacher(teacher, own_task, base)]
     lines += ["", f"recipes: {_quoted(recipes)}", ""]
     return "\n".join(lines)
 
 
-def _teacher(teacher: str, own_task: bool, labelled: bool, base: Path) -> list[str]:
+def _teacher(teacher: str, own_task: bool, base: Path) -> list[str]:
     if own_task and teacher == DEFAULT_TEACHER:
-        lines = [
-            f"  checkpoint: {EMBEDDED}    # no published teacher is known that has these classes",
-            "  fine_tune: {}",
-        ]
-        return lines if labelled else lines[:1]
+        return [f"  checkpoint: {EMBEDDED}    # no published teacher is known to have these classes", "  fine_tune: {}"]
     folder = Path(teacher)
     checkpoint = Path(os.path.relpath(folder.resolve(), base)).as_posix() if folder.is_dir() else teacher
     lines = [f"  checkpoint: {_quoted(checkpoint)}"]
@@ -309,11 +305,5 @@ def _line(name: str, value: str, guess: Guess, indent: str) -> list[str]:
 
 def _quoted(value: str) -> str:
     """Return a value as YAML reads it back: in quotes where it could be read as something else."""
-    return (
-        value
-        if re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.casefold() not in YAML_WORDS
-        else json.dumps(value, ensure_ascii=False)
-    )
-
-
-YAML_WORDS = {"null", "true", "false", "yes", "no", "on", "off", "y", "n"}
+    plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.casefold() not in YAML_WORDS
+    return value if plain else json.dumps(value, ensure_ascii=False)
