@@ -88,11 +88,9 @@ def look(path: Path) -> Look:
         return Look(path, kind, encoding, None, header, columns, [[line] for line in lines[header:]])
     rows = [row for row in itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), ROWS_LOOKED_AT) if row]
     header = _has_header(rows)
-    columns = (
-        tuple(name.strip() for name in rows[0]) if header else tuple(f"column{i}" for i in range(1, 1 + len(rows[0])))
-    )
-    body = [tuple(row) for row in rows[header:] if len(row) == len(columns)]
-    return Look(path, kind, encoding, delimiter, header, columns, body)
+    names = [name.strip() for name in rows[0]] if header else [f"column{i}" for i, _ in enumerate(rows[0], start=1)]
+    body = [row for row in rows[header:] if len(row) == len(names)]
+    return Look(path, kind, encoding, delimiter, header, names, body)
 
 
 def guess_encoding(start: bytes) -> str:

@@ -111,6 +111,9 @@ def _guess(paths: Sequence[Path]) -> Guess:
         first = _first_file(first)
     seen = look(first)
     guess = Guess()
+    if first != paths[0] and any(part.startswith("split=") for part in first.relative_to(paths[0]).parts):
+        guess.corpus["split"] = "split"
+        guess.comments["split"] = "the folders are named after it"
     _how_it_is_written(seen, guess)
     text = _text_column(seen, guess)
     taken = {text}
@@ -119,7 +122,7 @@ def _guess(paths: Sequence[Path]) -> Guess:
         taken.add(label)
         _labels(seen, label, guess)
     for role, names in (("date", DATE_NAMES), ("id", ID_NAMES), ("split", SPLIT_NAMES)):
-        if column := _named(seen, names, taken):
+        if role not in guess.corpus and (column := _named(seen, names, taken)):
             if role == "split" and not set(map(str.casefold, seen.values(column))) <= SPLIT_VALUES:
                 continue
             guess.corpus[role] = _quoted(column)
@@ -202,7 +205,7 @@ def _labels(seen: Look, column: str, guess: Guess) -> None:
     meant = {label: _sentiment(label) for label in found}
     if {label.casefold() for label in found} <= set(RISK.labels):
         guess.task = RISK.name
-    elif all(meant.values()) and len(set(meant.values())) == len(found):
+    elif set(meant.values()) == set(SENTIMENT.labels) and len(found) == len(SENTIMENT.labels):
         _name_labels(meant, guess, None)
     elif any(set(found) == set(numbers) for numbers in NUMBERS):
         numbers = next(numbers for numbers in NUMBERS if set(found) == set(numbers))
