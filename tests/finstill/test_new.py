@@ -1,0 +1,158 @@
+"""`finstill new` proposes what a person would write for a file, and says where it guessed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from finstill.cli import app
+from finstill.profile import Profile, read_profile
+from finstill.students.recipe import read_recipes
+
+WORDS = ("Bearish", "Neutral", "Bullish")
+
+
+def propose(folder: Path, *files: str | Path, options: tuple[str, ...] = ()) -> tuple[Profile, str]:
+    """Run the command in `folder`; return the profile that it wrote, read back, and its text."""
+    written = folder / "mine.yaml"
+    arguments = ["new", *map(str, files), "--profile", str(written), *options]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    profile = read_profile(written)
+    read_recipes(profile.recipes)
+    return profile, written.read_text()
+
+
+def table(path: Path, header: str, row: str, *, rows: int = 12, encoding: str = "utf-8", newline: str = "\n") -> Path:
+    lines = [header] if header else []
+    lines += [row.format(i=i, word=WORDS[i % 3], number=i % 3) for i in range(rows)]
+    path.write_bytes((newline.join(lines) + newline).encode(encoding))
+    return path
+
+
+def test_an_export_by_excel(tmp_path: Path) -> None:
+    row = "2020-01-{i:02};Gewinn fällt um £{i};{word}"
+    file = table(tmp_path / "x.csv", "Date;Headline;Mood", row, encoding="windows-1252", newline="\r\n")
+    profile, text = propose(tmp_path, file)
+    corpus = profile.corpus
+    assert (corpus.encoding, corpus.delimiter) == ("windows-1252", ";")
+    assert (corpus.text, corpus.label, corpus.date) == ("Headline", "Mood", "Date")
+    assert corpus.label_names == {"Bearish": "negative", "Bullish": "positive"}
+    assert profile.task.name == "sentiment"
+    assert "# guessed: it is not UTF-8" in text
+    assert profile.corpus.path == str(tmp_path / "x.csv")
+
+
+def test_a_byte_order_mark_and_a_tab_separated_file_need_no_setting(tmp_path: Path) -> None:
+    file = table(tmp_path / "x.tsv", "text\tlabel", "News, number {i}\t{word}", encoding="utf-8-sig")
+    profile, _ = propose(tmp_path, file)
+    assert (profile.corpus.encoding, profile.corpus.delimiter) == (None, None)
+    assert (profile.corpus.text, profile.corpus.label) == ("text", "label")
+
+
+def test_a_file_without_a_header(tmp_path: Path) -> None:
+    file = table(tmp_path / "x.csv", "", "{word},Profit rose {i} percent in the year")
+    profile, text = propose(tmp_path, file)
+    assert profile.corpus.columns == ("column1", "column2")
+    assert (profile.corpus.text, profile.corpus.label) == ("column2", "column1")
+    assert "# guessed: the first line is no header" in text
+
+
+def test_numbers_for_names_are_a_guess_that_is_marked(tmp_path: Path) -> None:
+    profile, text = propose(tmp_path, table(tmp_path / "x.csv", "text,label", "News {i},{number}.0"))
+    assert profile.corpus.label_names == {"0": "negative", "1": "neutral", "2": "positive"}
+    assert "# guessed: see what `finstill check` says of the teacher" in text
+
+
+def test_scores_become_classes_by_thresholds(tmp_path: Path) -> None:
+    profile, _ = propose(tmp_path, table(tmp_path / "x.csv", "sentence,sentiment", "News {i},0.{i}"))
+    assert profile.corpus.thresholds == (-0.1, 0.1)
+
+
+def test_other_classes_are_a_task_of_ones_own_with_a_teacher_that_learns_them(tmp_path: Path) -> None:
+    lines = "".join(
+        json.dumps({"body": f"News {i}", "category": ("merger", "earnings")[i % 2]}) + "\n" for i in range(9)
+    )
+    (tmp_path / "x.jsonl").write_text(lines)
+    profile, _ = propose(tmp_path, tmp_path / "x.jsonl")
+    assert profile.task.labels == ("earnings", "merger")
+    assert profile.teacher.fine_tune is not None
+
+
+def test_texts_without_labels_have_no_student_that_learns_from_labels_alone(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("Profit rose, it said\nShares fell\n")
+    profile, text = propose(tmp_path, tmp_path / "x.txt")
+    assert profile.corpus.label is None
+    assert all(recipe.alpha > 0 for recipe in read_recipes(profile.recipes).values())
+    assert "No column of labels was found" in text
+
+
+def test_class_names_of_a_hub_parquet_are_read(tmp_path: Path) -> None:
+    names = {"info": {"features": {"label": {"names": ["bearish", "bullish", "neutral"], "_type": "ClassLabel"}}}}
+    columns = {"sentence": [f"News {i}" for i in range(6)], "label": [0, 1, 2, -1, 0, 1]}
+    data = pa.table(columns).replace_schema_metadata({"huggingface": json.dumps(names)})
+    pq.write_table(data, tmp_path / "train.parquet")
+    profile, _ = propose(tmp_path, tmp_path / "train.parquet")
+    assert profile.corpus.label_names == {"bearish": "negative", "bullish": "positive"}
+
+
+def test_a_lake_whose_folders_are_splits(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / "lake" / f"split={split}").mkdir(parents=True)
+        table(tmp_path / "lake" / f"split={split}" / "part.csv", "text,label", "News {i},{word}")
+    profile, _ = propose(tmp_path, tmp_path / "lake")
+    assert profile.corpus.split == "split"
+
+
+def test_several_files_are_one_corpus(tmp_path: Path) -> None:
+    files = [table(tmp_path / f"{name}.csv", "text,label", "News {i},{word}") for name in ("a", "b")]
+    profile, _ = propose(tmp_path, *files)
+    assert profile.corpus.path == (str(files[0]), str(files[1]))
+
+
+def test_a_teacher_of_ones_own_that_is_an_encoder_is_fine_tuned(tmp_path: Path) -> None:
+    file = table(tmp_path / "x.csv", "text,label", "News {i},{word}")
+    (tmp_path / "mpnet").mkdir()
+    (tmp_path / "mpnet" / "config.json").write_text('{"architectures": ["MPNetForMaskedLM"]}')
+    profile, _ = propose(tmp_path, file, options=("--teacher", str(tmp_path / "mpnet")))
+    assert Path(profile.teacher.checkpoint) == tmp_path / "mpnet"
+    assert profile.teacher.fine_tune is not None
+
+
+@pytest.mark.parametrize("column", ["a: b", "#", "no", "it's", '"', "Größe", "{x}", "a, b"])
+def test_any_name_of_a_column_is_read_back(column: str, tmp_path: Path) -> None:
+    rows = [{column: f"A long sentence of news, number {i}", "label": WORDS[i % 3]} for i in range(6)]
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    profile, _ = propose(tmp_path, tmp_path / "x.json")
+    assert profile.corpus.text == column
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    file = table(tmp_path / "x.csv", "text,label", "News {i},{word}")
+    propose(tmp_path, file)
+    before = (tmp_path / "mine.yaml").read_text()
+    result = CliRunner().invoke(app, ["new", str(file), "--profile", str(tmp_path / "mine.yaml")])
+    assert result.exit_code == 1
+    assert "this file exists already" in result.output
+    assert (tmp_path / "mine.yaml").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.docx", "x", "no reader knows a file with this ending"),
+        ("x.csv", "", "the file is empty"),
+        ("missing.csv", None, "there is no such file"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_said(name: str, content: str | None, words: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    result = CliRunner().invoke(app, ["new", str(tmp_path / name)])
+    assert result.exit_code == 1
+    assert words in result.output
