@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finstill.preflight.new import write_new_profile
 from finstill.profile import read_profile
 from finstill.students.recipe import read_recipes
 
@@ -14,13 +15,14 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def test_the_readmes_profile_and_recipes_are_valid(tmp_path: Path) -> None:
-    profile, recipes = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (tmp_path / "news.yaml").write_text(profile)
-    (tmp_path / "students.yaml").write_text(recipes)
-    read = read_profile(tmp_path / "news.yaml")
-    assert read.teacher.checkpoint == "ProsusAI/finbert"
-    students = read_recipes(read.recipes)
+def test_the_readmes_profile_is_what_finstill_new_writes(tmp_path: Path) -> None:
+    (shown,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    rows = "".join(f"Größe {i}, so die Firma;{mood}\n" for i in range(5) for mood in ("Bearish", "Bullish", "neutral"))
+    (tmp_path / "headlines.csv").write_text(f"Headline;Mood\n{rows}", encoding="windows-1252")
+    path, recipes = write_new_profile([tmp_path / "headlines.csv"], "ProsusAI/finbert", tmp_path / "headlines.yaml")
+    written = path.read_text(encoding="utf-8")
+    assert "".join(line for line in written.splitlines(keepends=True) if not line.startswith("#")) == shown
+    students = read_recipes(recipes)
     assert students["lstm-direct"].is_twin_of(students["lstm"])
 
 
