@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
 
 from finstill.text import UNSPACED_CHARACTER
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
 
 # WordPiece marks a piece that continues a word; byte-level BPE and SentencePiece one that starts it.
 _MARKERS = ("##", "Ġ", "▁")
@@ -43,7 +41,8 @@ def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     pieces = [tokenizer.id_to_token(i) or "" for i in range(size)]
     marker = np.array([next((n for n, m in enumerate(_MARKERS, 1) if p.startswith(m)), 0) for p in pieces], np.int8)
     # Where one piece says that it continues a word, all others start one.
-    starts_word = marker != 1 if (marker == 1).any() else marker > 1
+    # WordPiece marks what continues a word, and the others what starts one; RoBERTa too has pieces that begin with ##.
+    starts_word = marker != 1 if isinstance(tokenizer.model, WordPiece) else marker > 1
     starts_word |= np.array([_stands_alone(piece, tokenizer) for piece in pieces])
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     replaceable = np.array(

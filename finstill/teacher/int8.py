@@ -8,6 +8,7 @@ product of integers is exact, so a token's result depends on that token alone.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,22 @@ def _is_matrix(value: Any) -> bool:
 
 def fuse(model: ir.Model) -> ir.Model:
     """Return `model` with one attention node a layer, and its last layer computed for the token that the head reads."""
-    passes.ShapeInferencePass()(model)
-    optimize(model)
-    shape_rules.apply_to_model(model)
-    optimize(model)
-    passes.CommonSubexpressionEliminationPass()(model)
-    fuse_sdpa(model, apply_shape_inference=True)
-    for fuse_more in (fuse_mha2, fuse_mha_scale, replace_sdpa_by_mha):
-        fuse_more(model)
-    optimize(model)
+    # The optimiser tells of each node that it leaves as it is; what matters, that the graph is right, is proved after.
+    optimiser_log = logging.getLogger("onnxscript")
+    level = optimiser_log.level
+    optimiser_log.setLevel(logging.ERROR)
+    try:
+        passes.ShapeInferencePass()(model)
+        optimize(model)
+        shape_rules.apply_to_model(model)
+        optimize(model)
+        passes.CommonSubexpressionEliminationPass()(model)
+        fuse_sdpa(model, apply_shape_inference=True)
+        for fuse_more in (fuse_mha2, fuse_mha_scale, replace_sdpa_by_mha):
+            fuse_more(model)
+        optimize(model)
+    finally:
+        optimiser_log.setLevel(level)
     keep_first_token(model)
     return model
 
