@@ -6,6 +6,7 @@ import fnmatch
 import html
 import importlib.resources
 import io
+import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -243,7 +244,8 @@ def _row(
 ) -> Row:
     """Return the row with these values by role, each as text or None."""
     if fault is not None:
-        return Row(name, number, str(content), None, None, None, None, fault)
+        held = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
+        return Row(name, number, held, None, None, None, None, fault)
     text, label = values.get("text"), values.get("label")
     if text is not None and not isinstance(text, str):
         # A number that is not one is how pandas writes a missing text.
