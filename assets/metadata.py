@@ -23,10 +23,11 @@ _ESCAPES = str.maketrans({"<": "‹", ">": "›", "`": "ʼ", "|": "¦", "[": "�
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> TableMetadataValue | str:
-    """Return rows as a table; floats are cut to four digits."""
+    """Return rows as a table; floats are cut to four digits, and a cell that a row lacks is empty."""
     if not rows:
         return "none"
-    return MetadataValue.table([TableRecord({name: _short(value) for name, value in row.items()}) for row in rows])
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return MetadataValue.table([TableRecord({name: _short(row.get(name, "")) for name in columns}) for row in rows])
 
 
 def picture(title: str, png: bytes) -> MetadataValue:

@@ -261,3 +261,28 @@ PUBLISHED: dict[str, Callable[[Path], None]] = {
     )
 }
 """What is published, by a name of ours: a function that writes it into an empty folder."""
+
+
+def trained_finbert(folder: Path, sentences: Sequence[str], labels: Sequence[str]) -> None:
+    """Write finBERT's five files with weights that were trained on `sentences` for some seconds."""
+    words = {word for text in sentences for word in text.casefold().replace(",", " ").split() if word.isalpha()}
+    special, pieces = wordpieces()[:5], wordpieces()[5:]
+    vocabulary = list(dict.fromkeys([*special, *sorted(words), *pieces]))
+    prosus_finbert(folder)
+    bert(folder, PROSUS, vocabulary)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    truth = torch.tensor([PROSUS.index(label) for label in labels])
+    torch.manual_seed(0)
+    for _ in range(12):
+        for batch in torch.randperm(len(sentences)).split(32):
+            some = [sentences[i] for i in batch.tolist()]
+            encoded = tokenizer(some, padding=True, truncation=True, max_length=64, return_tensors="pt")
+            loss = model(**encoded, labels=truth[batch]).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    # The model may still read its first weights from the old file.
+    torch.save(model.state_dict(), folder / "trained.bin")
+    (folder / "trained.bin").replace(folder / "pytorch_model.bin")

@@ -166,11 +166,17 @@ def judge_teacher(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) 
 
 
 def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, str]:
-    """Return the permutation of the labels that makes the answers most accurate, where that is shown to be more."""
+    """Return the permutation of the labels that makes the answers most accurate, where that is shown to be more.
+
+    One that is no better than the commonest class tells nothing of what the classes mean.
+    """
     ways = list(itertools.islice(itertools.permutations(range(len(names))), MAPPINGS_TRIED))
     best = max(ways, key=lambda way: (np.array(way)[predicted] == labels).sum())
-    low, _ = _interval(np.array(best)[predicted] == labels, predicted == labels, tried=len(ways))
-    return {names[i]: names[best[i]] for i in range(len(names))} if low > 0 else {}
+    right = np.array(best)[predicted] == labels
+    low, _ = _interval(right, predicted == labels, tried=len(ways))
+    if low <= 0 or right.sum() <= np.bincount(labels).max():
+        return {}
+    return {names[i]: names[best[i]] for i in range(len(names))}
 
 
 def _interval(right: np.ndarray, rivals_right: np.ndarray, tried: int = 1) -> tuple[float, float]:

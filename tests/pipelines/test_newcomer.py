@@ -1,0 +1,59 @@
+"""What a newcomer has goes from `finstill new` and `finstill check` to a champion without an edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+from typer.testing import CliRunner
+
+from finstill.cli import app
+from finstill.corpus.build import read_corpus
+from finstill.profile import CorpusSource
+from finstill.runtime import StudentClassifier
+from finstill.tasks import SENTIMENT
+from pipelines.execution import step_failure
+from tests.pipelines.house import House
+from tests.published_checkpoints import trained_finbert
+from tests.published_data_sets import PUBLISHED
+from tests.tiny_corpus import RECIPES
+
+
+@pytest.fixture(scope="module")
+def finbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """finBERT's five files, with small weights that have learned what the data sets' sentences say."""
+    data, folder = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("finbert")
+    texts: list[str] = []
+    labels: list[str] = []
+    for name in ("financial_phrasebank", "fiqa", "twitter_financial_news"):
+        write = PUBLISHED["phrasebank_file" if name == "financial_phrasebank" else name]
+        table, _ = read_corpus(CorpusSource(path=str(write(data)), known=name), SENTIMENT.labels)
+        labelled = table.filter(pc.is_valid(table["label"]))
+        texts += labelled["text"].to_pylist()
+        labels += labelled["label"].to_pylist()
+    trained_finbert(folder, texts, labels)
+    return folder
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_data_set_as_it_is_published_becomes_a_champion_in_three_commands(
+    name: str, house: House, finbert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("mine.yaml", "recipes.yaml"):
+        (house.root / file).unlink()
+    given = PUBLISHED[name](house.root)
+    profile, run = str(house.root / "mine.yaml"), CliRunner().invoke
+    written = run(app, ["new", str(given), "--teacher", str(finbert), "--profile", profile])
+    assert written.exit_code == 0, written.output
+    checked = run(app, ["check", profile, "--home", str(house.root / "home")])
+    assert checked.exit_code == 0, checked.output
+    # The recipes that were written take minutes; these take a second.
+    (house.root / "mine.students.yaml").write_text(RECIPES)
+    house.instance.add_dynamic_partitions("students", ["small"])
+    for job, partition in (("label", None), ("distil", "small"), ("decide", None)):
+        result = house.run(job, partition=partition)
+        assert result.success, [step_failure(event) for event in result.all_events if event.is_step_failure]
+    assert house.metadata("corpus")["texts_labelled"] == 240
+    (score,) = StudentClassifier(house.profile.workspace.champion / "current").score(["Net profit of company 7 rose"])
+    assert sorted(score.probabilities) == list(SENTIMENT.labels)
