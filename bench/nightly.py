@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from finstill.batching import pad
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.quiet import quiet_transformers
 from finstill.soft_labels.cache import SoftLabelCache
@@ -38,7 +39,6 @@ from finstill.soft_labels.labelling import label_texts
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.tokens import tokenize
 
 GOALS = {"night_cost_spread": "at most 0.2", "rows_labelled_twice": "0"}

@@ -26,6 +26,7 @@ from machine import describe_machine, read_arguments, read_shared, report, take_
 from finstill.augment.build import augment_corpus
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.distil.rows import training_rows, with_augmented
 from finstill.distil.schedules import TemperatureSchedule
 from finstill.distil.trainer import train_student
@@ -47,7 +48,6 @@ from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint, word_embeddings
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fine_tune import fine_tune
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.tokens import tokenize_corpus
 from finstill.training import TrainingRows
 

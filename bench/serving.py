@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from teacher import random_teacher
 from tokenizers import Tokenizer
 
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.distil.trainer import train_student
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import GRAPH_FILES, TOKENIZER_FILE, Package
@@ -40,7 +41,6 @@ from finstill.students.registry import STUDENTS
 from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.training import TrainingRows
 
 GOALS = {

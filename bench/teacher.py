@@ -43,6 +43,7 @@ from transformers import (
 )
 
 from finstill.batching import length_sorted_batches, pad
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.evaluation.metrics import agreement, divergence
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.profile import FineTuning
@@ -53,7 +54,6 @@ from finstill.teacher.export import export_graph
 from finstill.teacher.fine_tune import fine_tune
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.tokens import tokenize_corpus
 from finstill.training import TrainingRows
 

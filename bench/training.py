@@ -28,6 +28,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from finstill.batching import pad
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.distil.loss import distillation_loss
 from finstill.distil.trainer import DistillationTrainer
 from finstill.students.lstm_attention import AdditiveAttention, LstmAttention
@@ -35,7 +36,6 @@ from finstill.students.recipe import Recipe
 from finstill.students.shapes import LstmAttentionShape
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.training import TrainingRows, run_training
 
 GOALS = {"training_vs_plain_loop": "at least 3", "training_vs_matmul": ""}

@@ -19,11 +19,11 @@ from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.sources import Row
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.errors import InputError
 from finstill.profile import Augmentation
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.text import text_key
-from finstill.corpus.tokenizer import load_tokenizer
 from finstill.tokens import tokenize_corpus
 
 SENTENCES = {

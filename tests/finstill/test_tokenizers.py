@@ -91,9 +91,7 @@ def test_a_folder_without_a_tokenizer_says_what_it_holds_and_what_is_missing(tmp
     prosus_finbert(tmp_path)
     for file in ("vocab.txt", "tokenizer_config.json", "special_tokens_map.json"):
         (tmp_path / file).unlink()
-    with pytest.raises(
-        InputError, match=r"among the files \['config\.json', 'pytorch_model\.bin'\].*vocab"
-    ):
+    with pytest.raises(InputError, match=r"among the files \['config\.json', 'pytorch_model\.bin'\].*vocab"):
         read_tokenizer(tmp_path)
 
 
