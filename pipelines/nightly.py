@@ -62,7 +62,7 @@ def take_dropped_files(context: OpExecutionContext, config: Arrivals, profile: P
     close_orphans(context.instance, _night(context))
     folder = drop()
     if config.files and folder:
-        copies = take(folder, config.files, Path(str(profile.profile().corpus.path)))
+        copies = take(folder, config.files, profile.profile().corpus)
         context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in copies)}")
 
 

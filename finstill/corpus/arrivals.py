@@ -12,6 +12,7 @@ from pyarrow import fs
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
 from finstill.files import digest, whole_file
+from finstill.profile import EMBEDDED, CorpusSource
 from finstill.soft_labels.cache import open_root
 
 
@@ -60,20 +61,21 @@ def watch(drop: str, waiting: Mapping[str, str], taken: Mapping[str, str]) -> Wa
     return Watched({name: mark for name, mark in new.items() if name not in ready}, ready, old)
 
 
-def take(drop: str, names: Sequence[str], folder: Path) -> list[Path]:
-    """Copy files of a drop into the corpus's folder, each whole or not at all, and return where they are.
+def take(drop: str, names: Sequence[str], source: CorpusSource) -> list[Path]:
+    """Copy files of a drop into the folder of the corpus, each whole or not at all, and return where they are.
 
     A copy is named after the file and its size and time of change: taking it again makes no second one, and a file
     dropped later under the same name does not replace it.
 
     Raises:
-        InputError: `folder` is a file, or a file is no longer in the drop.
+        InputError: the corpus is no folder, or a file is no longer in the drop.
     """
-    if folder.is_file():
+    folder = Path(source.path) if isinstance(source.path, str) and source.path != EMBEDDED else None
+    if folder is None or (folder.exists() and not folder.is_dir()):
         raise InputError(
-            "files that are dropped join a corpus that is a folder, and this is a file",
-            where=folder,
-            remedy="Move it into a folder of its own and give that as corpus.path",
+            "files that are dropped join a corpus that is a folder, and this one is not",
+            where=source.hub or f"corpus.path: {source.path}",
+            remedy="Put its files into a folder and give that as corpus.path",
         )
     filesystem, base = open_root(drop)
     copies = []
@@ -81,13 +83,14 @@ def take(drop: str, names: Sequence[str], folder: Path) -> list[Path]:
         info = filesystem.get_file_info(str(PurePosixPath(base) / name))
         if info.type != fs.FileType.File:
             raise InputError("this file is no longer in the drop", where=f"{base}/{name}")
-        own = Path(name)
-        path = folder / f"{own.stem}-{digest(name, str(info.size), str(info.mtime_ns))[:12]}{own.suffix}"
+        # The whole ending stays, also of a compressed file: it tells how to read it.
+        stem, point, ending = Path(name).name.partition(".")
+        path = folder / f"{stem}-{digest(name, str(info.size), str(info.mtime_ns))[:12]}{point}{ending}"
         with (
-            filesystem.open_input_stream(info.path) as source,
+            filesystem.open_input_stream(info.path) as content,
             whole_file(path) as unfinished,
             unfinished.open("wb") as copy,
         ):
-            shutil.copyfileobj(source, copy, 1 << 20)
+            shutil.copyfileobj(content, copy, 1 << 20)
         copies.append(path)
     return copies

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from finstill.corpus.arrivals import take
 from finstill.corpus.build import CorpusReport, build_corpus, read_corpus, write_bad_rows
 from finstill.corpus.sources import Row, SourceReport, read_rows
 from finstill.corpus.state import source_state
@@ -331,3 +332,21 @@ def test_dictionaries_of_parquet_are_texts(tmp_path: Path) -> None:
     column = pa.array(["a", "b", "a"]).dictionary_encode()
     pq.write_table(pa.table({"text": column}), tmp_path / "x.parquet")
     assert [row.text for row in read_rows(CorpusSource(path=str(tmp_path / "x.parquet")))] == ["a", "b", "a"]
+
+
+def test_a_compressed_file_that_is_dropped_keeps_its_whole_ending(tmp_path: Path) -> None:
+    drop, corpus = tmp_path / "drop", tmp_path / "corpus"
+    drop.mkdir()
+    corpus.mkdir()
+    (drop / "news.csv.gz").write_bytes(gzip.compress(b"text\nProfit rose\n"))
+    (copy,) = take(str(drop), ["news.csv.gz"], CorpusSource(path=str(corpus)))
+    assert copy.name.endswith(".csv.gz")
+    assert [row.text for row in read_rows(CorpusSource(path=str(corpus)))] == ["Profit rose"]
+
+
+@pytest.mark.parametrize("source", [{"hub": "owner/name"}, {"path": "embedded"}, {"path": ("a.csv", "b.csv")}])
+def test_a_dropped_file_is_refused_where_the_corpus_is_no_folder(source: dict, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text\nx\n")
+    with pytest.raises(InputError, match="join a corpus that is a folder, and this one is not"):
+        take(str(tmp_path), ["a.csv"], CorpusSource(**source))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]
