@@ -87,7 +87,7 @@ def take(drop: str, names: Sequence[str], source: CorpusSource) -> list[Path]:
         stem, point, ending = Path(name).name.partition(".")
         path = folder / f"{stem}-{digest(name, str(info.size), str(info.mtime_ns))[:12]}{point}{ending}"
         with (
-            filesystem.open_input_stream(info.path) as content,
+            filesystem.open_input_stream(info.path, compression=None) as content,
             whole_file(path) as unfinished,
             unfinished.open("wb") as copy,
         ):
