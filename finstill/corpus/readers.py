@@ -260,7 +260,10 @@ def json_lines(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) 
     lines: Any = stream
     if form.encoding is not None or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = _encoding(start, where, form)
-        lines = (line.encode() for line in io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape"))
+        lines = (
+            line.encode(errors="surrogateescape")
+            for line in io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
+        )
     numbered = enumerate((line for line in lines if line.strip(b" \t\r\n")), start=1)
     yield from _objects((_parsed(number, line, form) for number, line in numbered), where, form, wanted)
 
