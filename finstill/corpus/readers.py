@@ -11,8 +11,11 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NamedTuple, cast
@@ -47,6 +50,9 @@ OBJECTS_LOOKED_AT = 8192
 """JSON rows after which a first column that none of them had is taken for a wrong name."""
 
 QUOTED_CHARACTERS = 60
+
+_UNDECODABLE = re.compile("[\udc80-\udcff]")
+"""A byte that is none of the encoding, as `surrogateescape` decodes it."""
 
 
 class Fault(NamedTuple):
@@ -92,16 +98,22 @@ class Form:
 
     def write(self, setting: str, value: str) -> str:
         """Return what a person writes to change a setting."""
-        return f"--{setting} {value!r}" if self.settings == "--" else f"{self.settings}{setting}: {value!r}"
+        if self.settings == "--":
+            return "--format tsv" if value == "\t" else f"--{setting} {value!r}"
+        # In YAML a tab is written between double quotes.
+        return f"{self.settings}{setting}: {repr(value) if value.isprintable() else json.dumps(value)}"
 
 
 def kind_of(name: str) -> Kind | None:
     """Return what a file of this name holds, or None where no reader knows it."""
+    kind = KINDS.get(_ending(name))
+    return None if kind == "parquet" and _ending(name) != PurePath(name.lower()).suffix else kind
+
+
+def _ending(name: str) -> str:
+    """Return the ending of a file's name, that of a compression left out."""
     path = PurePath(name.lower())
-    if path.suffix in COMPRESSED:
-        kind = KINDS.get(PurePath(path.stem).suffix)
-        return None if kind == "parquet" else kind
-    return KINDS.get(path.suffix)
+    return PurePath(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
@@ -124,6 +136,26 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
             ) from error
         return cast(BinaryIO, io.BufferedReader(_Readable(pa.CompressedInputStream(pa.PythonFile(stream), "zstd"))))
     return stream
+
+
+@contextmanager
+def reading(where: str, form: Form) -> Iterator[None]:
+    """Name the file in the error of a stream that cannot be read to its end.
+
+    Raises:
+        InputError: the disk fails, the content is not compressed as the name says, or it is none of its encoding.
+    """
+    try:
+        yield
+    except (EOFError, OSError, zlib.error) as error:
+        raise InputError(f"the file cannot be read to its end: {error}", where=where) from error
+    except UnicodeError as error:
+        # Encodings of several bytes, as UTF-16: what follows a wrong one cannot be read.
+        raise InputError(
+            f"not readable as {form.encoding or 'utf-8'}: {error}",
+            where=where,
+            remedy=f"Correct {form.settings}encoding, or the file",
+        ) from error
 
 
 class Delimited:
@@ -149,7 +181,7 @@ class Delimited:
         encoding = _encoding(start, where, form)
         # Bytes that are none of the encoding become surrogates, so that they are found row by row.
         lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
-        delimiter = form.delimiter or ("\t" if PurePath(where.lower().removesuffix(".gz")).suffix == ".tsv" else ",")
+        delimiter = form.delimiter or ("\t" if _ending(where) == ".tsv" else ",")
         self._rows = csv.reader(lines, delimiter=delimiter) if form.quotes else _UnquotedRows(lines, delimiter, form)
         self.delimiter = delimiter
         if form.columns is not None:
@@ -174,11 +206,9 @@ class Delimited:
                 cells = next(rows)
             except StopIteration:
                 return
-            except (csv.Error, UnicodeError) as error:
+            except csv.Error as error:
                 number += 1
                 yield Record(number, (), Fault(f"not readable as CSV: {error}"), [""])
-                if isinstance(error, UnicodeError):
-                    return
                 continue
             if not cells:
                 continue
@@ -257,14 +287,9 @@ def json_lines(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) 
         InputError: no row has one of the columns.
     """
     start, stream = _peek(stream)
-    lines: Any = stream
-    if form.encoding is not None or start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding = _encoding(start, where, form)
-        lines = (
-            line.encode(errors="surrogateescape")
-            for line in io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
-        )
-    numbered = enumerate((line for line in lines if line.strip(b" \t\r\n")), start=1)
+    encoding = _encoding(start, where, form)
+    lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="\n")
+    numbered = enumerate((line for line in lines if line.strip()), start=1)
     yield from _objects((_parsed(number, line, form) for number, line in numbered), where, form, wanted)
 
 
@@ -275,14 +300,13 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
         InputError: it is no such file, or no row has one of the columns.
     """
     start, stream = _peek(stream)
-    try:
-        text = stream.read().decode(_encoding(start, where, form))
-    except UnicodeDecodeError as error:
-        raise InputError(f"not valid {error.encoding}: byte {error.start}", where=where) from error
+    text = stream.read().decode(_encoding(start, where, form), "surrogateescape")
+    if undecodable := _undecodable(text, form):
+        raise InputError(undecodable.reason, where=where, remedy=undecodable.remedy)
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        lines = "; with one object a line, its name would end in .jsonl" if error.msg == "Extra data" else ""
+    except (ValueError, RecursionError) as error:
+        lines = "; with one object a line, its name would end in .jsonl" if "Extra data" in str(error) else ""
         raise InputError(f"not readable as JSON: {error}{lines}", where=where) from error
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
         values = [{"id": key, **value} for key, value in values.items()]
@@ -395,16 +419,14 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     }
 
 
-def _parsed(number: int, line: bytes, form: Form) -> tuple[int, Any, Fault | None]:
-    try:
-        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        value = line.decode(errors="replace").rstrip("\n")
-        return number, value, _not_utf8(line, f"byte {error.start} is 0x{line[error.start]:02x}", form)
+def _parsed(number: int, line: str, form: Form) -> tuple[int, Any, Fault | None]:
+    text = line.rstrip("\r\n")
+    if fault := None if text.isascii() else _undecodable(text, form):
+        return number, _encodable([text])[0], fault
     try:
         value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        return number, text.rstrip("\n"), Fault(f"not a JSON object: {error}")
+    except (ValueError, RecursionError) as error:
+        return number, text, Fault(f"not a JSON object: {error}")
     return number, value, None if isinstance(value, dict) else Fault("a JSON object was expected")
 
 
@@ -459,35 +481,34 @@ def _encoding(start: bytes, where: str, form: Form) -> str:
             remedy=f"Write {form.write('encoding', 'utf-16')}",
         )
     try:
+        # Codecs that are no text encodings, and those that cannot keep a wrong byte, are found by using them.
+        " ".encode(given or "utf-8", "surrogateescape")
         name = codecs.lookup(given or "utf-8").name
-    except LookupError as error:
+    except (LookupError, ValueError) as error:
         raise InputError(f"there is no encoding '{given}'", where=f"{form.settings}encoding") from error
     return "utf-8-sig" if name == "utf-8" else name
 
 
 def _undecodable(text: str, form: Form) -> Fault | None:
     """Return the fault of decoded text with bytes that are none of its encoding, or None."""
-    escaped = next((character for character in text if "\udc80" <= character <= "\udcff"), None)
-    if escaped is None:
+    found = _UNDECODABLE.search(text)
+    if found is None:
         return None
-    byte = f"0x{ord(escaped) - 0xDC00:02x}"
+    problem = f"a byte is 0x{ord(found[0]) - 0xDC00:02x}"
     if form.encoding is not None:
-        return Fault(f"not valid {form.encoding}: a byte is {byte}")
-    return _not_utf8(text.encode(errors="surrogateescape"), f"a byte is {byte}", form)
-
-
-def _not_utf8(line: bytes, problem: str, form: Form) -> Fault:
-    for encoding, name in (("windows-1252", "Windows-1252"), ("iso-8859-1", "ISO-8859-1")):
-        try:
-            read = line.decode(encoding).strip()
-        except UnicodeDecodeError:
-            continue
-        at = next((i for i, character in enumerate(read) if not character.isascii()), 0)
-        shown = read[max(0, at - QUOTED_CHARACTERS // 2) : at + QUOTED_CHARACTERS // 2]
-        return Fault(
-            f"not valid UTF-8: {problem}; as {name} it reads “{shown}”", f"Write {form.write('encoding', encoding)}"
-        )
-    raise AssertionError("every byte is a character of ISO-8859-1")
+        return Fault(f"not valid {form.encoding}: {problem}")
+    around = text[max(0, found.start() - QUOTED_CHARACTERS // 2) : found.start() + QUOTED_CHARACTERS // 2]
+    content, encoding = around.encode(errors="surrogateescape"), "Windows-1252"
+    try:
+        read = content.decode(encoding)
+    except UnicodeDecodeError:
+        # It has a character for every byte.
+        encoding = "ISO-8859-1"
+        read = content.decode(encoding)
+    return Fault(
+        f"not valid UTF-8: {problem}; as {encoding} it reads “{' '.join(read.split())}”",
+        f"Write {form.write('encoding', encoding.lower())}",
+    )
 
 
 def _encodable(cells: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ import importlib.resources
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -25,6 +26,7 @@ from finstill.corpus.readers import (
     json_rows,
     kind_of,
     parquet_rows,
+    reading,
     text_fault,
     text_lines,
 )
@@ -77,9 +79,13 @@ class SourceFile:
     def open(self) -> BinaryIO:
         if self.member is None:
             return self.path.open("rb")
-        with zipfile.ZipFile(self.path) as archive:
-            # In memory: a Parquet file is not read in one direction.
-            return io.BytesIO(archive.read(self.member))
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                # In memory: a Parquet file is not read in one direction.
+                return io.BytesIO(archive.read(self.member))
+        except (zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            # A member that is encrypted is a RuntimeError, and so is one of an unknown compression.
+            raise InputError(f"it cannot be read from {self.path.name}: {error}", where=self.name) from error
 
 
 @dataclass
@@ -202,7 +208,7 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
     wanted = list(dict.fromkeys(column for column in roles.values() if column not in file.folders))
     understood = {"file": file.name}
     report.files.append(understood)
-    with file.open() as raw:
+    with file.open() as raw, reading(file.name, form):
         stream = decompressed(raw, file.name)
         records: Iterator[Record]
         if kind == "delimited" or (kind == "lines" and (form.delimiter is not None or form.columns is not None)):
@@ -224,19 +230,16 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
         else:
             records = (json_lines if kind == "jsonl" else json_rows)(stream, file.name, form, wanted)
         at = {column: position for position, column in enumerate(wanted)}
-        try:
-            for record in records:
-                values = (
-                    {
-                        role: file.folders.get(column) if column in file.folders else record.values[at[column]]
-                        for role, column in roles.items()
-                    }
-                    if record.fault is None
-                    else {}
-                )
-                yield _row(file.name, record.number, values, source, record.fault, record.content)
-        except (EOFError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"the file cannot be read to its end: {error}", where=file.name) from error
+        for record in records:
+            values = (
+                {
+                    role: file.folders[column] if column in file.folders else record.values[at[column]]
+                    for role, column in roles.items()
+                }
+                if record.fault is None
+                else {}
+            )
+            yield _row(file.name, record.number, values, source, record.fault, record.content)
 
 
 def _row(

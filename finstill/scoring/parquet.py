@@ -21,7 +21,7 @@ class ParquetTable(Table):
 
     _schema: pa.Schema
 
-    def windows(self) -> Iterator[Window]:
+    def _windows(self) -> Iterator[Window]:
         number = 0
         for batch, _ in parquet_batches(self.stream, self.where, self.form, [self.column], everything=True):
             if not number:

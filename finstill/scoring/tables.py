@@ -23,6 +23,7 @@ from finstill.corpus.readers import (
     json_lines,
     json_rows,
     kind_of,
+    reading,
     text_lines,
 )
 from finstill.corpus.readers import text_fault as half_character
@@ -82,13 +83,17 @@ class Table(ABC):
         """Return how much of the table has been read, from 0 to 1, or None where its size is not known."""
         return self.raw.tell() / self._size if self._size else None
 
-    @abstractmethod
     def windows(self) -> Iterator[Window]:
         """Yield the rows in windows of `ROWS_PER_WINDOW`, the same each time.
 
         Raises:
-            InputError: the table cannot be read at all, or has no column with the text.
+            InputError: the table cannot be read to its end, or has no column with the text.
         """
+        with reading(self.where, self.form):
+            yield from self._windows()
+
+    @abstractmethod
+    def _windows(self) -> Iterator[Window]: ...
 
     @abstractmethod
     def head(self, added: Sequence[str]) -> bytes:
@@ -119,7 +124,7 @@ class Table(ABC):
                 remedy="Give --prefix, which stands before the name of each new column",
             )
 
-    def _windows(self, records: Iterable[Record]) -> Iterator[Window]:
+    def _in_windows(self, records: Iterable[Record]) -> Iterator[Window]:
         """Yield records in windows, a fault for each that holds no text."""
         window, number = Window(), 0
         for number, values, unreadable, content in records:
@@ -142,10 +147,10 @@ class CsvTable(Table):
     _header: list[str]
     _delimiter: str
 
-    def windows(self) -> Iterator[Window]:
+    def _windows(self) -> Iterator[Window]:
         rows = Delimited(self.stream, self.where, self.form, [self.column])
         self._header, self._delimiter = rows.header, rows.delimiter
-        yield from self._windows(rows)
+        return self._in_windows(rows)
 
     def head(self, added: Sequence[str]) -> bytes:
         self._refuse_taken(self._header, added)
@@ -167,17 +172,17 @@ class CsvTable(Table):
 class LinesTable(CsvTable):
     """A text file with a text a line; what is written is CSV with the column `text`."""
 
-    def windows(self) -> Iterator[Window]:
+    def _windows(self) -> Iterator[Window]:
         self._header, self._delimiter = [self.column], ","
         records = text_lines(self.stream, self.where, self.form)
-        yield from self._windows(record._replace(content=[record.content]) for record in records)
+        return self._in_windows(record._replace(content=[record.content]) for record in records)
 
 
 class JsonlTable(Table):
     """A row is an object, one a line. Rows need not have the same columns, so each is looked at for those added."""
 
-    def windows(self) -> Iterator[Window]:
-        yield from self._windows(json_lines(self.stream, self.where, self.form, [self.column]))
+    def _windows(self) -> Iterator[Window]:
+        return self._in_windows(json_lines(self.stream, self.where, self.form, [self.column]))
 
     def head(self, added: Sequence[str]) -> bytes:
         return b""
@@ -194,8 +199,8 @@ class JsonlTable(Table):
 class JsonTable(JsonlTable):
     """The objects of a JSON array; what is written is JSONL."""
 
-    def windows(self) -> Iterator[Window]:
-        yield from self._windows(json_rows(self.stream, self.where, self.form, [self.column]))
+    def _windows(self) -> Iterator[Window]:
+        return self._in_windows(json_rows(self.stream, self.where, self.form, [self.column]))
 
 
 FILES: dict[Kind, type[Table]] = {
@@ -268,13 +273,7 @@ def open_table(path: Path | None, given: str | None, column: str, form: Form = C
                 remedy="pip install 'finstill[pipeline]' (or pyarrow alone), or give CSV or JSONL",
             ) from error
         return ParquetTable(path.open("rb"), str(path), column, form)
-    kinds: dict[Kind, type[Table]] = {
-        "delimited": CsvTable,
-        "lines": LinesTable,
-        "jsonl": JsonlTable,
-        "json": JsonTable,
-    }
-    return kinds[kind](path.open("rb"), str(path), column, form)
+    return FILES[kind](path.open("rb"), str(path), column, form)
 
 
 def text_fault(value: object, column: str) -> str | None:

@@ -115,7 +115,7 @@ class TestBadRows:
             "'text' holds int, text was expected",
             "the text is missing",
             "there is no 'text'",
-            'not valid UTF-8: byte 1 is 0xff; as Windows-1252 it reads “"ÿ"”',
+            'not valid UTF-8: a byte is 0xff; as Windows-1252 it reads “"ÿ"”',
         ]
 
     def test_of_parquet(self, package: Package, tmp_path: Path) -> None:
