@@ -411,19 +411,19 @@ def test_a_hub_that_does_not_answer_is_asked_again_and_a_bad_row_is_not(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from assets import retries
-    from finstill.corpus import sources
+    from finstill.corpus import build
     from finstill.errors import UnreachableError
 
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
     answers = iter([UnreachableError("no answer"), UnreachableError("no answer")])
-    read = sources.read_rows
+    read = build.read_rows
 
-    def unreliable(source: object) -> object:
+    def unreliable(*arguments: object) -> object:
         for error in answers:
             raise error
-        return read(source)  # type: ignore[arg-type]
+        return read(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(sources, "read_rows", unreliable)
+    monkeypatch.setattr(build, "read_rows", unreliable)
     result = deployment.make([corpus])
     assert result.success
     assert len([event for event in result.all_events if event.is_step_restarted]) == 2
