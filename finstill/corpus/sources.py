@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
+from urllib.parse import unquote
 
 from finstill.corpus.readers import (
     COMPRESSED,
@@ -35,6 +36,8 @@ from finstill.known import KNOWN
 from finstill.profile import EMBEDDED, CorpusSource
 
 ROLES = ("text", "label", "date", "id", "split")
+
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
 NO_LABEL_WORDS = {"", "nan", "null"}
 """What stands for no label in files, unless the task or `label_names` knows it."""
@@ -74,7 +77,7 @@ class SourceFile:
     name: str
     path: Path
     member: str | None = None
-    folders: Mapping[str, str] = field(default_factory=dict)
+    folders: Mapping[str, str | None] = field(default_factory=dict)
 
     def open(self) -> BinaryIO:
         if self.member is None:
@@ -164,8 +167,7 @@ def _files_of(path: Path, pattern: str, divided: bool, report: SourceReport) -> 
         elif not size:
             report.empty.append(name)
         elif fnmatch.fnmatch(parts[-1], pattern):
-            folders = dict(part.split("=", 1) for part in parts[:-1] if "=" in part)
-            found.append(SourceFile(name, file, member, folders))
+            found.append(SourceFile(name, file, member, _folder_columns(parts[:-1])))
         else:
             unknown.append(name)
     if not divided and any(kind_of(file.name) != "lines" for file in found):
@@ -176,6 +178,12 @@ def _files_of(path: Path, pattern: str, divided: bool, report: SourceReport) -> 
     if not found:
         raise _no_known_file(path, unknown, pattern)
     return found
+
+
+def _folder_columns(folders: Sequence[str]) -> dict[str, str | None]:
+    """Return the columns that folders are named after, as Apache Hive writes them: escaped, with a name for null."""
+    pairs = [folder.split("=", 1) for folder in folders if "=" in folder]
+    return {unquote(key): None if value == HIVE_NULL else unquote(value) for key, value in pairs}
 
 
 def _listing(path: Path) -> Iterator[tuple[str, str | None, int, Path]]:
@@ -288,7 +296,7 @@ def _label(value: Any, source: CorpusSource) -> str | None:
 
 def _scored(value: Any, source: CorpusSource) -> str | None:
     label = canonical_label(value)
-    if label is None or source.thresholds is None:
+    if label is None or source.thresholds is None or label.casefold() in _no_labels(source):
         return label
     try:
         score = float(label)
@@ -296,6 +304,11 @@ def _scored(value: Any, source: CorpusSource) -> str | None:
         raise ValueError(f"column '{source.label}' holds '{label}', a score was expected") from error
     low, high = source.thresholds
     return "negative" if score < low else "positive" if score > high else "neutral"
+
+
+def _no_labels(source: CorpusSource) -> set[str]:
+    """Return what stands for no label, folded."""
+    return NO_LABEL_WORDS | {given.casefold() for given, name in source.label_names.items() if name is None}
 
 
 def canonical_label(value: Any) -> str | None:
@@ -315,12 +328,12 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
     name = cast(str, source.hub)
     try:
         data = datasets.load_dataset(name, source.hub_config, revision=source.hub_revision)
-    except RuntimeError as error:
-        raise _script_data_set(name, error) from error
-    except (ConnectionError, OSError, ValueError) as error:
-        message = str(error).strip().splitlines()[0]
-        if "scripts are no longer supported" in str(error):
-            raise _script_data_set(name, error) from error
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError) as error:
+        # A file that cannot be read is the cause of an error that says only that there was one.
+        told = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
+        message = next(iter(str(told).strip().splitlines()), type(error).__name__)
+        if "scripts are no longer supported" in message:
+            raise _script_data_set(name, message) from error
         if "Config name is missing" in str(error):
             raise InputError(message, where=name, remedy="Write corpus.hub_config, one of those") from error
         kind = UnreachableError if isinstance(error, ConnectionError) else InputError
@@ -351,7 +364,7 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
             yield row if source.split else row._replace(split=str(split) if len(data) > 1 else None)
 
 
-def _script_data_set(name: str, error: Exception) -> InputError:
+def _script_data_set(name: str, message: str) -> InputError:
     remedy = "Download its files and give them as corpus.path"
     if "phrasebank" in name.lower():
         remedy = (
@@ -359,8 +372,7 @@ def _script_data_set(name: str, error: Exception) -> InputError:
             "financial_phrasebank}`"
         )
     return InputError(
-        "it is a data set with a loading script, which the library datasets no longer runs"
-        f" ({str(error).strip().splitlines()[0]})",
+        f"it is a data set with a loading script, which the library datasets no longer runs ({message})",
         where=name,
         remedy=remedy,
     )

@@ -67,7 +67,7 @@ class TableScorer:
             rejects: where rows go that cannot be scored, as JSONL: row, reason, content.
         """
         parts = output.with_name(f"{output.name}.unfinished")
-        self._prepare(parts, source, table.column)
+        self._prepare(parts, source, table)
         done: list[Path] = []
         counts = ScoringReport(0, 0)
         advance = self._progress(table)
@@ -154,14 +154,16 @@ class TableScorer:
             values["attention"] = [{"word": word, "weight": weight} for word, weight in score.attention]
         return {self._prefix + name: value for name, value in values.items()}
 
-    def _prepare(self, parts: Path, source: Path, column: str) -> None:
+    def _prepare(self, parts: Path, source: Path, table: Table) -> None:
         """Make the folder of the windows; what another input, package or setting left in it goes."""
         status = source.stat()
         run = {
             "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
             "package": self._student.package.digest,
             "graph": self._student.precision,
-            "text": column,
+            "kind": type(table).__name__,
+            "form": repr(table.form),
+            "text": table.column,
             "columns": self.columns,
             "refuse_long": self._refuse_long,
             "version": finstill.__version__,

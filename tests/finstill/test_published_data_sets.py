@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import zipfile
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +18,7 @@ from ruamel.yaml import YAML
 
 from finstill.corpus.arrivals import take
 from finstill.corpus.build import CorpusReport, build_corpus, read_corpus, write_bad_rows
+from finstill.corpus.readers import Form
 from finstill.corpus.sources import Row, SourceReport, read_rows
 from finstill.corpus.state import source_state
 from finstill.errors import InputError
@@ -28,6 +32,21 @@ LABELS = SENTIMENT.labels
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 """Lone surrogates too."""
+
+PIECES = [
+    b"text", b"label", b",", b"\t", b'"', b"\n", b"\r", b"\0", b"\xff", b"\xe9", b"\xc3\xa9", b"\xef\xbb\xbf",
+    b"\xff\xfe", b"{", b"}", b"[",
+    b"]", b":", b'{"text": "a"}', b'{"text": 1}', b"\\ud83d", b"NaN", b"9" * 5000, b"\xe2\x80\xa8",
+]  # fmt: skip
+
+ANY_FILE = st.builds(
+    lambda start, pieces: start + b"".join(pieces),
+    st.sampled_from([b"", b"text\n", b"text,label\n", b'{"text": "x"}\n']),
+    st.lists(st.sampled_from(PIECES), max_size=20),
+) | st.binary(max_size=40)
+"""Bytes of which some are nearly a file that a reader knows."""
+
+NAMES_THE_FILE = "the error names the file"
 
 FILLER = [
     Row("filler.csv", i, f"filler sentence {i}", LABELS[i % 3], None, None, ("train", "validation", "test")[i % 3])
@@ -115,9 +134,13 @@ def test_several_files_and_folders_are_one_corpus_and_their_state_is_known(tmp_p
 
 
 class TestLabels:
-    def build(self, tmp_path: Path, *labels: object, **more: object) -> list[str | None]:
+    def build(
+        self, tmp_path: Path, *labels: object, filler: tuple[str, ...] = LABELS, **more: object
+    ) -> list[str | None]:
         lines = [json.dumps({"text": f"text {i}", "label": label}) for i, label in enumerate(labels)]
-        lines += [json.dumps({"text": row.text, "label": row.label, "split": row.split}) for row in FILLER]
+        lines += [
+            json.dumps({"text": row.text, "label": filler[i % 3], "split": row.split}) for i, row in enumerate(FILLER)
+        ]
         (tmp_path / "x.jsonl").write_text("\n".join(lines))
         source = CorpusSource(path=str(tmp_path / "x.jsonl"), label="label", split="split", **more)
         found = labels_of(read(source)[0])
@@ -137,6 +160,19 @@ class TestLabels:
 
     def test_minus_one_is_a_label_where_no_class_names_say_otherwise(self, tmp_path: Path) -> None:
         assert self.build(tmp_path, -1, label_names={"-1": "negative"}) == ["negative"]
+
+    def test_a_score_that_is_missing_is_no_label_and_not_neutral(self, tmp_path: Path) -> None:
+        names = {"n/a": None}
+        assert self.build(
+            tmp_path, "NaN", "", "n/a", 0.7, thresholds=(-0.1, 0.1), label_names=names, filler=("-1", "0", "1")
+        ) == [None, None, None, "positive"]
+
+    def test_a_folder_that_stands_for_null_makes_rows_unlabelled(self, tmp_path: Path) -> None:
+        for i, folder in enumerate([*(f"label={label}" for label in LABELS), "label=__HIVE_DEFAULT_PARTITION__"]):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "a.csv").write_text("text\n" + "".join(f"t {i} {j}\n" for j in range(40)))
+        table, _ = read(CorpusSource(path=str(tmp_path), label="label"))
+        assert Counter(table["label"].to_pylist()) == {**dict.fromkeys(LABELS, 40), None: 40}
 
     def test_a_row_without_the_key_is_unlabelled(self, tmp_path: Path) -> None:
         (tmp_path / "x.jsonl").write_text(
@@ -222,6 +258,49 @@ class TestMessages:
         _, report = read(CorpusSource(path=str(tmp_path), label="label"))
         assert report.examples["contradictory labels"] == [("a.csv, row 1, and b.csv, row 2", "Both")]
 
+    @pytest.mark.parametrize("name", ["x.csv.gz", "x.jsonl.zst"])
+    def test_a_file_that_is_not_compressed_as_its_name_says(self, name: str, tmp_path: Path) -> None:
+        message = self.refused(tmp_path / name, b"text\nplain\n")
+        assert message.startswith(f"{name}: the file cannot be read to its end")
+
+    def test_utf_16_that_breaks_off_stops_the_run_since_the_rest_would_be_lost(self, tmp_path: Path) -> None:
+        content = "text\nfirst\nsecond".encode("utf-16")[:-1]
+        message = self.refused(tmp_path / "x.csv", content, encoding="utf-16", on_bad_rows="set_aside")
+        assert message.startswith("x.csv: not readable as utf-16: ")
+        assert message.endswith("truncated data. Correct corpus.encoding, or the file")
+
+    def test_an_encoding_that_does_not_exist_or_is_none_of_text(self, tmp_path: Path) -> None:
+        for encoding in ("latin-99", "base64"):
+            message = self.refused(tmp_path / "x.csv", b"text\nx\n", encoding=encoding)
+            assert message == f"corpus.encoding: there is no encoding '{encoding}'"
+
+    def test_json_of_another_encoding_shows_what_it_would_read(self, tmp_path: Path) -> None:
+        message = self.refused(tmp_path / "x.json", '[{"text": "Größe"}]'.encode("windows-1252"))
+        assert message == (
+            'x.json: not valid UTF-8: a byte is 0xf6; as Windows-1252 it reads “[{"text": "Größe"}]”. '
+            "Write corpus.encoding: 'windows-1252'"
+        )
+
+    def test_tabs_are_written_as_yaml_reads_them(self, tmp_path: Path) -> None:
+        message = self.refused(tmp_path / "x.csv", b"text\tlabel\nx\tpositive\n", label="label")
+        written = YAML(typ="safe").load(message.split("Write corpus.")[1])
+        assert written == {"delimiter": "\t"}
+        source = CorpusSource(path=str(tmp_path / "x.csv"), label="label", **written)
+        assert [(row.text, row.label) for row in read_rows(source)] == [("x", "positive")]
+
+    def test_a_damaged_zip_names_its_file(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.csv", "text\n" + "hello\n" * 1000)
+        content = bytearray((tmp_path / "x.zip").read_bytes())
+        content[50] ^= 0xFF
+        assert self.refused(tmp_path / "x.zip", bytes(content)).startswith("a.csv: it cannot be read from x.zip: ")
+
+    def test_a_folder_in_the_hubs_layout_that_cannot_be_read_says_why(self, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "train.csv").write_bytes(b"text,label\ncaf\xe9,1\n")
+        with pytest.raises(InputError, match=r"cannot be loaded \(DatasetGenerationError: 'utf-8' codec can't decode"):
+            read(CorpusSource(hub=str(tmp_path / "data")))
+
 
 class TestBadRows:
     def source(self, tmp_path: Path, **settings: object) -> CorpusSource:
@@ -287,12 +366,31 @@ class TestText:
         path = tmp_path / "x.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         corpus = [row.text for row in read_rows(CorpusSource(path=str(path))) if row.fault is None]
-        table = open_table(path, None, "text")
-        with table.raw:
-            scored = [text for window in table.windows() for text in window.texts]
+        scored = _scored_texts(path, Form(settings="--"))
         assert [text for text in scored if text is not None] == [
             text for text in corpus if text is not None and normalise(text) and not _invisible(text)
         ]
+
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @given(
+        content=ANY_FILE,
+        ending=st.sampled_from([".csv", ".tsv", ".txt", ".jsonl", ".json", ".parquet", ".csv.gz", ".jsonl.zst"]),
+        encoding=st.sampled_from([None, "windows-1252", "utf-16", "utf-16-le", "utf-32", "shift_jis", "ascii"]),
+        columns=st.sampled_from([None, ("text", "label")]),
+    )
+    def test_any_bytes_are_rows_or_an_error_that_names_the_file_and_the_scorer_sees_the_same(
+        self, content: bytes, ending: str, encoding: str | None, columns: tuple[str, ...] | None, tmp_path: Path
+    ) -> None:
+        path = tmp_path / f"x{ending}"
+        path.write_bytes(content or b" ")
+        source = CorpusSource(path=str(path), encoding=encoding, columns=columns)
+        form = Form(encoding, columns=columns, settings="--")
+        corpus = _texts_or_refusal(path, lambda: [row.text if row.fault is None else None for row in read_rows(source)])
+        scored = _texts_or_refusal(path, lambda: _scored_texts(path, form))
+        if isinstance(corpus, list):
+            corpus = [None if text is None or _invisible(text) else text for text in corpus]
+        assert scored == corpus
+        assert isinstance(corpus, list) or corpus == NAMES_THE_FILE
 
     @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
     @pytest.mark.parametrize("newline", ["\n", "\r\n", "\n\n"])
@@ -307,6 +405,19 @@ class TestText:
         table, report = read(CorpusSource(path=str(tmp_path / f"x.csv{ending}"), label="label"))
         assert labels_of(table) == {f"Größe {i}": LABELS[i % 3] for i in range(90)}
         assert report.read == 90
+
+
+def _texts_or_refusal(path: Path, texts: Callable[[], list[str | None]]) -> list[str | None] | str:
+    try:
+        return texts()
+    except InputError as error:
+        return NAMES_THE_FILE if path.name in str(error) else str(error)
+
+
+def _scored_texts(path: Path, form: Form) -> list[str | None]:
+    table = open_table(path, None, "text", form)
+    with table.raw:
+        return [text for window in table.windows() for text in window.texts]
 
 
 def _invisible(text: str) -> bool:

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finstill.corpus.readers import Form
 from finstill.package import Package
 from finstill.runtime import StudentClassifier
 from finstill.scoring import score_table, tables
 from finstill.scoring.command import main
 from finstill.scoring.score_table import TableScorer
-from finstill.scoring.tables import open_table
+from finstill.scoring.tables import COMMAND_LINE, open_table
 
 ROOT = Path(__file__).parents[2]
 LONG = "profit rose " * 40
@@ -166,7 +167,7 @@ class TestResume:
                 main([str(package.folder), str(source), str(source.with_name("out.csv"))])
         assert not source.with_name("out.csv").exists()
 
-    def score(self, folder: Path, source: Path) -> tuple[int, list[str]]:
+    def score(self, folder: Path, source: Path, form: Form = COMMAND_LINE) -> tuple[int, list[str]]:
         """Score to the end and return the texts that reached the student, and what was said."""
         said: list[str] = []
         student = StudentClassifier(folder)
@@ -182,7 +183,7 @@ class TestResume:
         student.score = counting  # type: ignore[method-assign]
         output = source.with_name("out.csv")
         scorer = TableScorer(student, say=said.append)
-        scorer.to_file(open_table(source, None, "text"), source, output, output.with_name("rejects"))
+        scorer.to_file(open_table(source, None, "text", form), source, output, output.with_name("rejects"))
         return reached, said
 
     def test_it_goes_on_where_it_was(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +200,12 @@ class TestResume:
         self.cut_off(package, source, monkeypatch, after=4)
         source.write_text(source.read_text().replace("percent", "pct"))
         reached, said = self.score(package.folder, source)
+        assert reached == len(TEXTS)
+        assert "starts anew" in said[0]
+
+    def test_or_its_encoding(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cut_off(package, source, monkeypatch, after=4)
+        reached, said = self.score(package.folder, source, Form("windows-1252", settings="--"))
         assert reached == len(TEXTS)
         assert "starts anew" in said[0]
 
