@@ -1,18 +1,25 @@
-"""All students side by side, and the one in service."""
+"""All students side by side, and the check of what distilling is worth."""
 
 from typing import TYPE_CHECKING
 
-from dagster import AssetExecutionContext, Config, DataVersion, MaterializeResult, MetadataValue, asset
-from pydantic import Field
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetExecutionContext,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+    asset_check,
+)
 
 from assets.corpus import corpus
+from assets.evaluation import advice_for, evaluation, read_test
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
-from assets.students import advice_for, evaluation, student_package
+from assets.students import student_package
 
 if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
-    from finstill.training import TrainingRows
 
 
 @asset(
@@ -68,56 +75,6 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     )
 
 
-class ChampionConfig(Config):
-    """What to do with the student in service."""
-
-    roll_back: bool = Field(
-        default=False,
-        description="Put the champion before this one back into service. This one is withdrawn: it is not promoted "
-        "again until its recipe makes another student.",
-    )
-
-
-@asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
-def champion(context: AssetExecutionContext, config: ChampionConfig, profile: ProfileResource) -> MaterializeResult:
-    """The student in service. It is replaced only by one that the paired interval shows to be better.
-
-    The one it replaces is kept: materialize this with `roll_back` to have it back.
-    """
-    from finstill.champion import choose_champion, roll_back
-    from finstill.package import Package
-
-    settings, workspace = profile.profile(), profile.workspace
-    if config.roll_back:
-        decision = roll_back(workspace.champion)
-    else:
-        students = current_students(profile)
-        packages = {name: Package.read(workspace.package(name)) for name in students}
-        decision = choose_champion(students, packages, *read_test(profile), settings.budgets, workspace.champion)
-    context.log.info(decision.reason)
-    return MaterializeResult(
-        metadata={
-            "champion": decision.champion,
-            "promoted": decision.promoted,
-            "reason": decision.reason,
-            "folder": str(workspace.champion / "current"),
-        },
-        data_version=DataVersion(decision.digest),
-    )
-
-
-def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
-    """Return the rows of the test split, with the teacher's logits, and their texts."""
-    import pyarrow.parquet as pq
-
-    from finstill.distil.rows import training_rows
-
-    settings, workspace = profile.profile(), profile.workspace
-    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
-    return rows["test"], texts
-
-
 def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]":
     """Return the evaluations on today's test texts and teacher, of the students that the recipe file names.
 
@@ -146,3 +103,21 @@ def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]"
             remedy="Materialize one first",
         )
     return current
+
+
+@asset_check(asset=comparison)
+def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
+    """Each distilled student beats its directly trained twin, the 95% interval of the difference above 0."""
+    from finstill.evaluation.compare import compare
+
+    verdicts = compare(current_students(profile), profile.recipes()).verdicts
+    return AssetCheckResult(
+        passed=all(verdict.difference.low > 0 for verdict in verdicts),
+        severity=AssetCheckSeverity.WARN,
+        description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a twin.",
+        metadata={
+            "verdicts": table(
+                [{"student": each.student, "twin": each.twin, **vars(each.difference)} for each in verdicts]
+            )
+        },
+    )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 
-from dagster import DataVersion, MaterializeResult, asset
+from dagster import DataVersion, MaterializeResult, MetadataValue, asset
 
 from assets.corpus import corpus
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
-from assets.teacher import label_table, teacher_ensemble, teacher_onnx
+from assets.teacher import teacher_ensemble, teacher_onnx
+from assets.teacher_logits import label_table
 
 
 @asset(
@@ -28,7 +29,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
 
     Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
     """
-    from finstill.corpus.build import BadRows, write_corpus
+    from finstill.corpus.build import BadRows, write_bad_rows, write_corpus
     from finstill.corpus.other_origin import build_other_origin
     from finstill.corpus.sources import read_rows
     from finstill.corpus.tokenizer import load_tokenizer
@@ -44,6 +45,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
         read_rows(source), settings.task.labels, source.label_names, workspace.corpus, BadRows.of(source)
     )
     write_corpus(texts, made.corpus)
+    write_bad_rows(report.set_aside, made.bad_rows)
     tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)
     labelling, _ = label_table(profile, made.corpus, made.tokens, made.teacher_logits)
@@ -56,6 +58,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
             "texts_by_label": table([{"label": label, "texts": count} for label, count in sorted(counts.items())]),
             "dropped_or_merged": table([{"reason": why, "rows": rows} for why, rows in report.reasons.items()]),
             "rows_reached_by_the_teacher": labelling.labelled,
+            **({"bad_rows": MetadataValue.path(str(made.bad_rows))} if report.set_aside else {}),
         },
         data_version=DataVersion(digest(made.corpus, made.teacher_logits)),
     )

@@ -2,10 +2,11 @@
 
 from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, asset
 
-from assets.comparison import champion, comparison
+from assets.champion import champion
+from assets.comparison import comparison
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
-from assets.teacher import teacher_logits
+from assets.teacher_logits import teacher_logits
 
 SAMPLES = 8
 

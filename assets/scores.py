@@ -2,7 +2,7 @@
 
 from dagster import AssetExecutionContext, MaterializeResult, asset
 
-from assets.comparison import champion
+from assets.champion import champion
 from assets.corpus import corpus
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource

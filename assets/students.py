@@ -11,15 +11,16 @@ from dagster import (
     asset,
 )
 
+from assets.augmented_corpus import augmented_corpus
 from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
-from assets.other_origin import other_origin
 from assets.resources import ProfileResource
-from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits, teacher_onnx
+from assets.teacher import teacher_checkpoint, teacher_onnx
+from assets.teacher_logits import teacher_logits
 
 if TYPE_CHECKING:
-    from finstill.evaluation.evaluate import StudentEvaluation
+    pass
 
 students = DynamicPartitionsDefinition(name="students")
 
@@ -135,101 +136,6 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
         },
         data_version=DataVersion(package.digest),
     )
-
-
-@asset(
-    partitions_def=students,
-    deps=[corpus, tokens, teacher_logits, other_origin, student_package],
-    group_name="evaluation",
-    kinds={"scikitlearn"},
-    owners=OWNERS,
-    code_version="1",
-    pool="training",
-)
-def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
-    """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
-    import pyarrow.parquet as pq
-
-    from finstill.corpus.tokenizer import load_tokenizer
-    from finstill.distil.rows import training_rows
-    from finstill.evaluation.evaluate import evaluate_student
-    from finstill.evaluation.plots import confusion_matrices, reliability_diagram
-    from finstill.package import Package
-    from finstill.teacher.export import TeacherGraph, read_teachers
-
-    name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
-    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    elsewhere = None
-    if (source := settings.other_origin) is not None:
-        other = workspace.other_origin
-        there = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
-        elsewhere = str(source.name), there
-    teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
-    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
-
-    def rows_of(reader: TeacherGraph) -> list[list[int]]:
-        return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
-
-    result = evaluate_student(
-        Package.read(workspace.package(name)),
-        teacher,
-        rows["test"],
-        settings.teacher.token_budget,
-        workspace.evaluation(name),
-        elsewhere,
-        [(each, rows_of(each)) for each in further],
-    )
-    both = (result.student, result.teacher)
-    metadata: dict[str, Any] = {
-        "test_texts": result.student.test_rows,
-        "test_texts_labelled": result.student.labelled_rows,
-        "agreement": result.student.agreement,
-        "divergence_nats": result.student.divergence,
-        "latency_ms": result.student.speed.latency_ms,
-        "texts_per_second": result.student.speed.texts_per_second,
-        "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
-        "megabytes": result.student.megabytes,
-    }
-    if result.student.quality is not None:
-        quality = {each.name: each.quality for each in both if each.quality is not None}
-        own = result.student.quality
-        classes = [{"class": label, **figures} for label, figures in own["classes"].items()]
-        matrices = {each: measured["confusion"] for each, measured in quality.items()}
-        bins = {each: measured["reliability"] for each, measured in quality.items()}
-        metadata |= {
-            **{measure: own[measure] for measure in ("accuracy", "macro_f1", "calibration_error")},
-            "by_class": table(classes),
-            "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
-            "reliability": picture("Reliability", reliability_diagram(bins)),
-        }
-    if result.student.elsewhere is not None:
-        metadata["elsewhere"] = table(
-            [
-                {
-                    "classifier": each.name,
-                    "texts of": each.elsewhere.name,
-                    "macro_f1": each.elsewhere.quality["macro_f1"],
-                }
-                for each in both
-                if each.elsewhere is not None
-            ]
-        )
-    if sentences := advice_for(profile, name, result):
-        metadata["advice"] = MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences))
-    return MaterializeResult(metadata=metadata)
-
-
-def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation") -> list[str]:
-    """Return what is worth changing about a student that was evaluated; nothing where it is good."""
-    import pyarrow.parquet as pq
-
-    from finstill.distil.trainer import TrainedStudent
-    from finstill.evaluation.advice import Learned, advice
-
-    train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
-    student = TrainedStudent.read(profile.workspace.student(name))
-    learned = Learned(student.recipe, student.history, student.rows, len(train) - train.null_count)
-    return advice(result.student, result.teacher, learned)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

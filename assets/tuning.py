@@ -2,11 +2,13 @@
 
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 
+from assets.augmented_corpus import augmented_corpus
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
 from assets.resources import TUNED, ProfileResource
 from assets.students import students
-from assets.teacher import augmented_corpus, teacher_checkpoint, teacher_logits
+from assets.teacher import teacher_checkpoint
+from assets.teacher_logits import teacher_logits
 
 
 @asset(

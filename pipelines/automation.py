@@ -17,7 +17,8 @@ from dagster import (
     FreshnessPolicy,
 )
 
-from assets.comparison import champion, comparison
+from assets.champion import champion
+from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.tuning import tuning
 from pipelines.deployment import nightly_cron, time_zone

@@ -10,16 +10,17 @@ from dagster import (
     multiprocess_executor,
 )
 
-import assets.checks
+import assets.augmented_corpus
+import assets.champion
 import assets.comparison
 import assets.corpus
-import assets.corpus_checks
+import assets.evaluation
 import assets.other_origin
 import assets.page
 import assets.scores
-import assets.student_checks
 import assets.students
 import assets.teacher
+import assets.teacher_logits
 import assets.tuning
 from assets.resources import ProfileResource
 from pipelines.automation import automation, looked_after
@@ -44,22 +45,25 @@ PRELOADED = [
     "finstill.tokens",
 ]
 
-stages = load_assets_from_modules(
-    [
-        assets.corpus,
-        assets.teacher,
-        assets.other_origin,
-        assets.tuning,
-        assets.students,
-        assets.comparison,
-        assets.scores,
-        assets.page,
-    ]
-)
+# A file a stage, with the checks of what it makes.
+STAGES = [
+    assets.corpus,
+    assets.teacher,
+    assets.augmented_corpus,
+    assets.teacher_logits,
+    assets.other_origin,
+    assets.tuning,
+    assets.students,
+    assets.evaluation,
+    assets.comparison,
+    assets.champion,
+    assets.scores,
+    assets.page,
+]
 
 defs = Definitions(
-    assets=[*map_asset_specs(looked_after, stages), NIGHT],  # type: ignore[arg-type]
-    asset_checks=load_asset_checks_from_modules([assets.checks, assets.corpus_checks, assets.student_checks]),
+    assets=[*map_asset_specs(looked_after, load_assets_from_modules(STAGES)), NIGHT],  # type: ignore[arg-type]
+    asset_checks=load_asset_checks_from_modules(STAGES),
     jobs=[label, tune, distil, decide, nightly_redistillation, add_recipe, retention],
     schedules=[nightly, weekly_retention],
     sensors=[new_recipes, dropped_files, failure_webhook, automation],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dagster import AssetSelection, define_asset_job
 
-from assets.comparison import champion, comparison
+from assets.champion import champion
+from assets.comparison import comparison
 from assets.corpus import corpus
+from assets.evaluation import evaluation
 from assets.other_origin import other_origin
 from assets.scores import scores
-from assets.students import evaluation, student
-from assets.teacher import teacher_logits
+from assets.students import student
+from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 
 label = define_asset_job(

@@ -1,0 +1,215 @@
+"""What a packaged student is worth, and the checks of it: what keeps it out of service, and what to look at."""
+
+from typing import TYPE_CHECKING, Any
+
+from dagster import (
+    AssetCheckExecutionContext,
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetExecutionContext,
+    MaterializeResult,
+    MetadataValue,
+    asset,
+    asset_check,
+)
+
+from assets.corpus import corpus, tokens
+from assets.metadata import OWNERS, picture, table
+from assets.other_origin import other_origin
+from assets.resources import ProfileResource
+from assets.students import student_package, students
+from assets.teacher_logits import teacher_logits
+
+if TYPE_CHECKING:
+    from finstill.evaluation.evaluate import StudentEvaluation
+    from finstill.training import TrainingRows
+
+LEAST_AGREEMENT = 0.8
+LARGEST_EXCESS_CALIBRATION_ERROR = 0.05
+
+
+@asset(
+    partitions_def=students,
+    deps=[corpus, tokens, teacher_logits, other_origin, student_package],
+    group_name="evaluation",
+    kinds={"scikitlearn"},
+    owners=OWNERS,
+    code_version="1",
+    pool="training",
+)
+def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
+    """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
+    import pyarrow.parquet as pq
+
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.distil.rows import training_rows
+    from finstill.evaluation.evaluate import evaluate_student
+    from finstill.evaluation.plots import confusion_matrices, reliability_diagram
+    from finstill.package import Package
+    from finstill.teacher.export import TeacherGraph, read_teachers
+
+    name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    elsewhere = None
+    if (source := settings.other_origin) is not None:
+        other = workspace.other_origin
+        there = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
+        elsewhere = str(source.name), there
+    teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+
+    def rows_of(reader: TeacherGraph) -> list[list[int]]:
+        return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
+
+    result = evaluate_student(
+        Package.read(workspace.package(name)),
+        teacher,
+        rows["test"],
+        settings.teacher.token_budget,
+        workspace.evaluation(name),
+        elsewhere,
+        [(each, rows_of(each)) for each in further],
+    )
+    both = (result.student, result.teacher)
+    metadata: dict[str, Any] = {
+        "test_texts": result.student.test_rows,
+        "test_texts_labelled": result.student.labelled_rows,
+        "agreement": result.student.agreement,
+        "divergence_nats": result.student.divergence,
+        "latency_ms": result.student.speed.latency_ms,
+        "texts_per_second": result.student.speed.texts_per_second,
+        "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
+        "megabytes": result.student.megabytes,
+    }
+    if result.student.quality is not None:
+        quality = {each.name: each.quality for each in both if each.quality is not None}
+        own = result.student.quality
+        classes = [{"class": label, **figures} for label, figures in own["classes"].items()]
+        matrices = {each: measured["confusion"] for each, measured in quality.items()}
+        bins = {each: measured["reliability"] for each, measured in quality.items()}
+        metadata |= {
+            **{measure: own[measure] for measure in ("accuracy", "macro_f1", "calibration_error")},
+            "by_class": table(classes),
+            "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
+            "reliability": picture("Reliability", reliability_diagram(bins)),
+        }
+    if result.student.elsewhere is not None:
+        metadata["elsewhere"] = table(
+            [
+                {
+                    "classifier": each.name,
+                    "texts of": each.elsewhere.name,
+                    "macro_f1": each.elsewhere.quality["macro_f1"],
+                }
+                for each in both
+                if each.elsewhere is not None
+            ]
+        )
+    if sentences := advice_for(profile, name, result):
+        metadata["advice"] = MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences))
+    return MaterializeResult(metadata=metadata)
+
+
+def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation") -> list[str]:
+    """Return what is worth changing about a student that was evaluated; nothing where it is good."""
+    import pyarrow.parquet as pq
+
+    from finstill.distil.trainer import TrainedStudent
+    from finstill.evaluation.advice import Learned, advice
+
+    train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
+    student = TrainedStudent.read(profile.workspace.student(name))
+    learned = Learned(student.recipe, student.history, student.rows, len(train) - train.null_count)
+    return advice(result.student, result.teacher, learned)
+
+
+@asset_check(asset=evaluation)
+def within_budgets(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
+    """Logits are finite, and size, latency, fidelity and calibration keep to the profile's budgets.
+
+    A student that fails this is not promoted. It stops nothing else.
+    """
+    from finstill.evaluation.budgets import breaches
+
+    measured, budgets = _evaluation(context, profile), profile.profile().budgets
+    asked = {name: value for name, value in budgets.model_dump().items() if value is not None}
+    found = breaches(measured, budgets)
+    return AssetCheckResult(
+        passed=not found,
+        severity=AssetCheckSeverity.ERROR,
+        description=f"It cannot go into service: {'; '.join(found)}."
+        if found
+        else f"It keeps to {asked or 'no budget: none is set'}.",
+        metadata={f"budget_{name}": value for name, value in asked.items()},
+    )
+
+
+@asset_check(asset=evaluation)
+def faithful_to_the_teacher(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
+    """A distilled student gives at least 80% of the test texts the teacher's class."""
+    measured = _evaluation(context, profile)
+    heard = profile.recipes()[measured.student.name].alpha > 0
+    return AssetCheckResult(
+        passed=not heard or measured.student.agreement >= LEAST_AGREEMENT,
+        severity=AssetCheckSeverity.WARN,
+        description=f"{measured.student.agreement:.1%} of the test texts get the teacher's class."
+        + ("" if heard else " It learned from labels alone, and nothing is asked of it."),
+        metadata={"agreement": measured.student.agreement, "least_agreement": LEAST_AGREEMENT},
+    )
+
+
+@asset_check(asset=evaluation)
+def as_calibrated_as_the_teacher(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
+    """The expected calibration error exceeds the teacher's by at most 0.05."""
+    measured = _evaluation(context, profile)
+    student, teacher = measured.student.quality, measured.teacher.quality
+    if student is None or teacher is None:
+        return AssetCheckResult(passed=True, description="No test text is labelled: calibration cannot be measured.")
+    own, teachers = student["calibration_error"], teacher["calibration_error"]
+    return AssetCheckResult(
+        passed=own - teachers <= LARGEST_EXCESS_CALIBRATION_ERROR,
+        severity=AssetCheckSeverity.WARN,
+        description=f"The calibration error is {own:.3f}, the teacher's is {teachers:.3f}.",
+        metadata={"calibration_error": own, "teachers_calibration_error": teachers},
+    )
+
+
+@asset_check(asset=evaluation)
+def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
+    """The 95% interval of the difference from the champion, on today's test texts, does not lie below 0."""
+    from finstill.champion import difference_from_champion
+    from finstill.evaluation.metrics import describe_difference
+    from finstill.package import Package
+
+    measured = _evaluation(context, profile)
+    folder = profile.workspace.champion / "current"
+    if not folder.is_dir():
+        return AssetCheckResult(passed=True, description="There is no champion yet.")
+    champion = Package.read(folder)
+    if champion.labels != tuple(profile.profile().task.labels):
+        return AssetCheckResult(passed=True, description=f"The champion answers another task, {champion.task}.")
+    difference, low, high = difference_from_champion(measured.logits, champion, *read_test(profile))
+    return AssetCheckResult(
+        passed=high >= 0,
+        severity=AssetCheckSeverity.WARN,
+        description=f"Against {champion.name}: {describe_difference(difference, low, high)}.",
+        metadata={"difference": difference, "low": low, "high": high},
+    )
+
+
+def _evaluation(context: AssetCheckExecutionContext, profile: ProfileResource) -> "StudentEvaluation":
+    from finstill.evaluation.evaluate import StudentEvaluation
+
+    return StudentEvaluation.read(profile.workspace.evaluation(context.partition_key))
+
+
+def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
+    """Return the rows of the test split, with the teacher's logits, and their texts."""
+    import pyarrow.parquet as pq
+
+    from finstill.distil.rows import training_rows
+
+    settings, workspace = profile.profile(), profile.workspace
+    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+    return rows["test"], texts
