@@ -10,11 +10,12 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -51,8 +52,29 @@ OBJECTS_LOOKED_AT = 8192
 
 QUOTED_CHARACTERS = 60
 
+BYTES_LOOKED_AT = 1 << 20
+"""Bytes of a file's beginning by which its encoding is judged."""
+
+ONE_BYTE_A_CHARACTER = ("iso8859", "cp125", "mac")
+"""How Python names the encodings in which each byte is a character: any file can be read by them without an error."""
+
+END = "\x1eend\x1e"
+"""Stands after the last line of a delimited file: a quote that is never closed swallows it."""
+
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 """A byte that is none of the encoding, as `surrogateescape` decodes it."""
+
+
+class NoTableError(InputError):
+    """A file holds no rows: it is empty, or JSON of another kind. In a folder it is passed over, and named.
+
+    Attributes:
+        empty: whether it has no content.
+    """
+
+    def __init__(self, problem: str, where: str, *, empty: bool = False):
+        super().__init__(problem, where=where)
+        self.empty = empty
 
 
 class Fault(NamedTuple):
@@ -124,7 +146,7 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
     """
     ending = PurePath(name.lower()).suffix
     if ending == ".gz":
-        return cast(BinaryIO, gzip.GzipFile(fileobj=stream))
+        return _buffered(gzip.GzipFile(fileobj=stream))
     if ending == ".zst":
         try:
             import pyarrow as pa
@@ -134,7 +156,7 @@ def decompressed(stream: BinaryIO, name: str) -> BinaryIO:
                 where=name,
                 remedy="pip install pyarrow, or decompress the file first",
             ) from error
-        return cast(BinaryIO, io.BufferedReader(_Readable(pa.CompressedInputStream(pa.PythonFile(stream), "zstd"))))
+        return _buffered(_Readable(pa.CompressedInputStream(pa.PythonFile(stream), "zstd")))
     return stream
 
 
@@ -171,18 +193,23 @@ class Delimited:
         header: names of the columns.
 
     Raises:
-        InputError: the file is empty, is not in its encoding, or lacks a column.
+        NoTableError: the file is empty.
+        InputError: the file is not in its encoding, lacks a column, or ends within quotes (the last while it is read).
     """
 
     def __init__(self, stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]):
-        self.where, self._form = where, form
+        self.where, self._form, self._ended = where, form, False
         csv.field_size_limit(sys.maxsize)
         start, stream = _peek(stream)
         encoding = _encoding(start, where, form)
         # Bytes that are none of the encoding become surrogates, so that they are found row by row.
         lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
         delimiter = form.delimiter or ("\t" if _ending(where) == ".tsv" else ",")
-        self._rows = csv.reader(lines, delimiter=delimiter) if form.quotes else _UnquotedRows(lines, delimiter, form)
+        self._rows = (
+            csv.reader(itertools.chain(lines, self._end()), delimiter=delimiter)
+            if form.quotes
+            else _UnquotedRows(lines, delimiter, form)
+        )
         self.delimiter = delimiter
         if form.columns is not None:
             self.header = list(form.columns)
@@ -191,15 +218,17 @@ class Delimited:
                 first = next((row for row in self._rows if row), [])
             except csv.Error as error:
                 raise InputError(f"not readable as CSV: {error}", where=where) from error
-            self.header = [name.strip().lstrip("\ufeff") for name in first]
+            if self._ended and first != [END]:
+                raise InputError("a quote is opened in the first line and never closed", where=where)
+            self.header = [] if self._ended else [name.strip().lstrip("\ufeff") for name in first]
         if not self.header:
-            raise InputError("the file is empty", where=where)
+            raise NoTableError("the file is empty", where, empty=True)
         if fault := _undecodable(self.delimiter.join(self.header), form):
             raise InputError(fault.reason, where=where, remedy=fault.remedy)
         self._positions = [self._position(column) for column in wanted]
 
     def __iter__(self) -> Iterator[Record]:
-        rows, expected, positions, number = self._rows, len(self.header), self._positions, 0
+        rows, form, expected, positions, number = self._rows, self._form, len(self.header), self._positions, 0
         while True:
             before = rows.line_num
             try:
@@ -210,23 +239,43 @@ class Delimited:
                 number += 1
                 yield Record(number, (), Fault(f"not readable as CSV: {error}"), [""])
                 continue
-            if not cells:
+            if self._ended and cells == [END]:
+                return
+            # A line of nothing but spaces is blank where rows have several columns.
+            if not cells or (len(cells) == 1 < expected and not cells[0].strip()):
                 continue
             number += 1
+            many = rows.line_num - before > LINES_OF_A_ROW
+            if many or self._ended:
+                # Not a fault of this row alone: the rows after it were read as a part of it.
+                raise InputError(
+                    "a quote is opened in this row and not closed" + (f" in {LINES_OF_A_ROW:,} lines" if many else ""),
+                    where=self.where,
+                    row=number,
+                    remedy="Close it, or double it where it belongs to the text",
+                )
+            if number == 1 and form.columns is not None and self._names_columns(cells):
+                raise InputError(
+                    f"its first line is the header {cells}",
+                    where=self.where,
+                    remedy=f"Leave {form.settings}columns out",
+                )
             fault = None
             if len(cells) != expected:
                 fault = self._wrong_count(len(cells))
-            elif rows.line_num - before > LINES_OF_A_ROW:
-                fault = Fault(
-                    f"a quote is opened in this row and not closed in {LINES_OF_A_ROW:,} lines",
-                    "Close it, or double it where it belongs to the text",
-                )
             elif not (line := self.delimiter.join(cells)).isascii():
-                fault = _undecodable(line, self._form)
+                fault = _undecodable(line, form)
             if fault is not None:
                 yield Record(number, (), fault, _encodable(cells))
                 continue
             yield Record(number, tuple([cells[position] for position in positions]), None, cells)
+
+    def _end(self) -> Iterator[str]:
+        self._ended = True
+        yield END
+
+    def _names_columns(self, cells: Sequence[str]) -> bool:
+        return [cell.strip().lstrip("\ufeff").casefold() for cell in cells] == [name.casefold() for name in self.header]
 
     def _position(self, column: str) -> int:
         if self.header.count(column) == 1:
@@ -297,7 +346,8 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
     """Yield the objects of a JSON file: of an array, or the values of an object by id, whose key is the column `id`.
 
     Raises:
-        InputError: it is no such file, or no row has one of the columns.
+        NoTableError: it is JSON of another kind.
+        InputError: it cannot be read, or no row has one of the columns.
     """
     start, stream = _peek(stream)
     text = stream.read().decode(_encoding(start, where, form), "surrogateescape")
@@ -311,7 +361,7 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
         values = [{"id": key, **value} for key, value in values.items()]
     if not isinstance(values, list):
-        raise InputError("a JSON array of objects was expected, or an object of objects by id", where=where)
+        raise NoTableError("a JSON array of objects was expected, or an object of objects by id", where)
     rows = (
         (number, value, None if isinstance(value, dict) else Fault("a JSON object was expected"))
         for number, value in enumerate(values, start=1)
@@ -319,8 +369,13 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
     yield from _objects(rows, where, form, wanted)
 
 
-def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
+def parquet_rows(
+    stream: BinaryIO, where: str, form: Form, wanted: Sequence[str], numbered: Collection[str] = ()
+) -> Iterator[Record]:
     """Yield the rows of a Parquet file; class labels of the Hugging Face hub by their names, and -1 as None.
+
+    Args:
+        numbered: columns whose class labels stay numbers.
 
     Raises:
         InputError: it is no Parquet file, or lacks a column.
@@ -348,7 +403,8 @@ def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]
                         value = value.decode(errors="replace")
                         fault = Fault(f"column '{column}' is not valid UTF-8: byte {error.start} is 0x{byte:02x}")
                 elif (classes := names.get(column)) and isinstance(value, int):
-                    value = classes[value] if 0 <= value < len(classes) else None
+                    named = column not in numbered
+                    value = (classes[value] if named else value) if 0 <= value < len(classes) else None
                 decoded.append(value)
             yield Record(number, tuple(decoded), fault, dict(zip(wanted, decoded, strict=True)))
 
@@ -410,11 +466,13 @@ def text_fault(text: str) -> Fault | None:
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the names of class labels, by column, that the hub's libraries write beside a Parquet schema."""
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    features = (described.get("info") or {}).get("features") or {}
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
     return {
         name: list(feature["names"])
-        for name, feature in features.items()
+        for name, feature in features
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
     }
 
@@ -463,15 +521,19 @@ def _objects(
 
 def _peek(stream: BinaryIO) -> tuple[bytes, BinaryIO]:
     """Return the first bytes of a stream, and the stream from its beginning."""
-    buffered = stream if hasattr(stream, "peek") else cast(BinaryIO, io.BufferedReader(cast(Any, stream)))
-    return buffered.peek(1 << 16)[: 1 << 16], buffered  # type: ignore[attr-defined]
+    buffered = stream if hasattr(stream, "peek") else _buffered(stream)
+    return buffered.peek(BYTES_LOOKED_AT), buffered  # type: ignore[attr-defined]
+
+
+def _buffered(stream: Any) -> BinaryIO:
+    return cast(BinaryIO, io.BufferedReader(stream, BYTES_LOOKED_AT))
 
 
 def _encoding(start: bytes, where: str, form: Form) -> str:
     """Return the encoding to read with.
 
     Raises:
-        InputError: the file begins with the mark of another one, or there is no such encoding.
+        InputError: the file begins with the mark of another one or is UTF-8, or there is no such encoding.
     """
     given = form.encoding
     if given is None and start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -486,7 +548,24 @@ def _encoding(start: bytes, where: str, form: Form) -> str:
         name = codecs.lookup(given or "utf-8").name
     except (LookupError, ValueError) as error:
         raise InputError(f"there is no encoding '{given}'", where=f"{form.settings}encoding") from error
+    if name.startswith(ONE_BYTE_A_CHARACTER) and not start.isascii() and (text := _utf8(start)):
+        at = next(i for i, character in enumerate(text) if not character.isascii())
+        shown = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0].strip()[:QUOTED_CHARACTERS]
+        raise InputError(
+            f"it is UTF-8: as {given}, “{shown}” reads “{shown.encode().decode(name, errors='replace')}”",
+            where=where,
+            remedy=f"Write {form.write('encoding', 'utf-8')}",
+        )
     return "utf-8-sig" if name == "utf-8" else name
+
+
+def _utf8(start: bytes) -> str | None:
+    """Return the beginning of a file as UTF-8, or None where it is not: chance makes no long text valid."""
+    try:
+        # The last character may be cut in two, which is no error where more may follow.
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(start)
+    except UnicodeDecodeError:
+        return None
 
 
 def _undecodable(text: str, form: Form) -> Fault | None:

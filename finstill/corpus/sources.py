@@ -7,20 +7,23 @@ import html
 import importlib.resources
 import io
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote
 
 from finstill.corpus.readers import (
+    BYTES_LOOKED_AT,
     COMPRESSED,
     KINDS,
     Delimited,
     Fault,
     Form,
+    NoTableError,
     Record,
     decompressed,
     json_lines,
@@ -72,16 +75,18 @@ class SourceFile:
         path: of the file on disk, or of the zip that holds it.
         member: name within the zip, or None.
         folders: values of columns that folders are named after, as `split=train/`.
+        found: whether it was found in a folder or zip, and not named by the profile.
     """
 
     name: str
     path: Path
     member: str | None = None
     folders: Mapping[str, str | None] = field(default_factory=dict)
+    found: bool = False
 
     def open(self) -> BinaryIO:
         if self.member is None:
-            return self.path.open("rb")
+            return self.path.open("rb", buffering=BYTES_LOOKED_AT)
         try:
             with zipfile.ZipFile(self.path) as archive:
                 # In memory: a Parquet file is not read in one direction.
@@ -97,8 +102,8 @@ class SourceReport:
 
     Attributes:
         files: for each file that was read its name and how: encoding, delimiter and columns, as far as it has them.
-        empty: names of files of 0 bytes, which were passed over.
-        unknown: names of files that no reader knows, which were passed over.
+        empty: names of files without content, which were passed over.
+        unknown: names of files that no reader knows, or that hold no rows, which were passed over.
     """
 
     files: list[dict[str, str]] = field(default_factory=list)
@@ -120,7 +125,14 @@ def read_rows(source: CorpusSource, report: SourceReport | None = None) -> Itera
         yield from _read_hub(source, report)
         return
     for file in source_files(source, report):
-        yield from _read_file(file, source, report)
+        try:
+            yield from _read_file(file, source, report)
+        except NoTableError as error:
+            if not file.found:
+                raise
+            # Data sets have notes in JSON beside them, and writers leave empty files compressed.
+            report.files.pop()
+            (report.empty if error.empty else report.unknown).append(file.name)
 
 
 def source_files(source: CorpusSource, report: SourceReport | None = None) -> list[SourceFile]:
@@ -139,7 +151,15 @@ def source_files(source: CorpusSource, report: SourceReport | None = None) -> li
     paths = [Path(source.path)] if isinstance(source.path, str) else [Path(each) for each in source.path or ()]
     pattern = KNOWN[source.known].files if source.known else "*"
     divided = source.delimiter is not None or source.columns is not None
-    return [file for path in paths for file in _files_of(path, pattern, divided, report)]
+    if len(paths) == 1:
+        return _files_of(paths[0], pattern, divided, report)
+    # Two folders may hold files of the same name.
+    base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return [
+        replace(file, name=(path.absolute().relative_to(base) / (file.name if file.found else "")).as_posix())
+        for path in paths
+        for file in _files_of(path, pattern, divided, report)
+    ]
 
 
 def is_readable(name: str) -> bool:
@@ -167,7 +187,7 @@ def _files_of(path: Path, pattern: str, divided: bool, report: SourceReport) -> 
         elif not size:
             report.empty.append(name)
         elif fnmatch.fnmatch(parts[-1], pattern):
-            found.append(SourceFile(name, file, member, _folder_columns(parts[:-1])))
+            found.append(SourceFile(name, file, member, _folder_columns(parts[:-1]), found=True))
         else:
             unknown.append(name)
     if not divided and any(kind_of(file.name) != "lines" for file in found):
@@ -234,7 +254,9 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
             understood |= {"encoding": form.encoding or "utf-8", "read as": "a text a line"}
             records = text_lines(stream, file.name, form)
         elif kind == "parquet":
-            records = parquet_rows(stream, file.name, form, wanted)
+            # A profile may map the numbers of class labels that the file also names.
+            mapped = any((canonical_label(given) or "").isdigit() for given in source.label_names)
+            records = parquet_rows(stream, file.name, form, wanted, [source.label] if mapped and source.label else [])
         else:
             records = (json_lines if kind == "jsonl" else json_rows)(stream, file.name, form, wanted)
         at = {column: position for position, column in enumerate(wanted)}
@@ -256,7 +278,13 @@ def _row(
     """Return the row with these values by role, each as text or None."""
     if fault is not None:
         held = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-        return Row(name, number, held, None, None, None, None, fault)
+        return Row(name, number, _writable(held), None, None, None, None, fault)
+    for role in ROLES[1:]:
+        value = values.get(role)
+        if isinstance(value, str) and not value.isascii() and (half := text_fault(value)):
+            reason = f"column '{getattr(source, role)}': {half.reason}"
+            held = _writable(str(values.get("text")))
+            return Row(name, number, held, None, None, None, None, Fault(reason, half.remedy))
     text, label = values.get("text"), values.get("label")
     if text is not None and not isinstance(text, str):
         # A number that is not one is how pandas writes a missing text.
@@ -264,10 +292,10 @@ def _row(
             text = None
         else:
             wrong = Fault(f"column '{source.text}' holds {type(text).__name__}, text was expected")
-            return Row(name, number, str(text), None, None, None, None, wrong)
+            return Row(name, number, _writable(str(text)), None, None, None, None, wrong)
     if text is not None:
         if wrong_text := text_fault(text) if not text.isascii() else None:
-            return Row(name, number, text.encode(errors="replace").decode(), None, None, None, None, wrong_text)
+            return Row(name, number, _writable(text), None, None, None, None, wrong_text)
         if source.unescape:
             text = html.unescape(text)
     try:
@@ -276,6 +304,11 @@ def _row(
         return Row(name, number, text, None, None, None, None, Fault(str(error)))
     date, key, split = (None if (value := values.get(role)) is None else str(value) for role in ROLES[2:])
     return Row(name, number, text, given, date, key, split)
+
+
+def _writable(text: str) -> str:
+    """Return a text as it can be written as UTF-8: a lone surrogate as its number."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _label(value: Any, source: CorpusSource) -> str | None:
@@ -318,7 +351,7 @@ def canonical_label(value: Any) -> str | None:
     label = str(value).strip()
     whole, point, fraction = label.partition(".")
     if point and whole.lstrip("-").isdigit() and not fraction.strip("0"):
-        return whole
+        return "0" if whole == "-0" else whole
     return label or None
 
 

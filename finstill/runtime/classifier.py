@@ -18,7 +18,7 @@ from finstill.corpus.long_texts import Window, mean_over_windows, read_windows
 from finstill.errors import InputError
 from finstill.onnx_classifier import OnnxClassifier
 from finstill.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
-from finstill.text import normalise
+from finstill.text import cleaned, normalise
 
 TEXTS_PER_WINDOW = 8192
 """Texts in memory at a time."""
@@ -101,12 +101,13 @@ class StudentClassifier:
 
     def tokens(self, text: str) -> int:
         """Return how many tokens a text has; the student reads `package.max_length` at once."""
-        return len(self._tokenizer.encode(normalise(text)))
+        return len(self._tokenizer.encode(normalise(cleaned(text))))
 
     def _score_window(
         self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
     ) -> Iterator[Score]:
-        normalised = [normalise(text) for text in texts]
+        # As the texts of the corpus were that the student learned from.
+        normalised = [normalise(cleaned(text)) for text in texts]
         if self._threads == 1:
             encodings = [self._tokenizer.encode(text) for text in normalised]
         else:

@@ -85,6 +85,12 @@ def _say(line: str) -> None:
     print(f"finstill score: {line}", file=sys.stderr, flush=True)
 
 
+def _character(value: str) -> str:
+    if len(value) != 1:
+        raise argparse.ArgumentTypeError(f"one character was expected, not '{value}'")
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="finstill score",
@@ -109,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=["csv", "tsv", "jsonl", "parquet"], help="of the input, where no ending tells it"
     )
     parser.add_argument("--encoding", help="of a text input (UTF-8), as windows-1252")
-    parser.add_argument("--delimiter", metavar="CHARACTER", help="between columns (a comma; a tab in .tsv)")
+    parser.add_argument(
+        "--delimiter", metavar="CHARACTER", type=_character, help="between columns (a comma; a tab in .tsv)"
+    )
     parser.add_argument("--columns", metavar="NAME,NAME", help="of an input without a header")
     parser.add_argument("--precision", choices=["int8", "float32"], default="int8", help="which graph answers (int8)")
     parser.add_argument("--threads", type=int, default=1, help="batches run at a time (1)")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from finstill.corpus.readers import (
+    BYTES_LOOKED_AT,
     KINDS,
     Delimited,
     Form,
@@ -193,7 +194,8 @@ class JsonlTable(Table):
             if each is not None:
                 self._refuse_taken(values, list(each))
                 lines.append(json.dumps({**values, **each}, ensure_ascii=False) + "\n")
-        return "".join(lines).encode()
+        # A lone surrogate in another column becomes JSON's escape of it, which is how it was read.
+        return "".join(lines).encode(errors="backslashreplace")
 
 
 class JsonTable(JsonlTable):
@@ -273,7 +275,7 @@ def open_table(path: Path | None, given: str | None, column: str, form: Form = C
                 remedy="pip install 'finstill[pipeline]' (or pyarrow alone), or give CSV or JSONL",
             ) from error
         return ParquetTable(path.open("rb"), str(path), column, form)
-    return FILES[kind](path.open("rb"), str(path), column, form)
+    return FILES[kind](path.open("rb", buffering=BYTES_LOOKED_AT), str(path), column, form)
 
 
 def text_fault(value: object, column: str) -> str | None:
