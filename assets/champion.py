@@ -25,8 +25,8 @@ def champion(context: AssetExecutionContext, config: ChampionConfig, profile: Pr
 
     The one it replaces is kept: materialize this with `roll_back` to have it back.
     """
-    from finstill.champion import choose_champion, roll_back
-    from finstill.package import Package
+    from finstill.packaging.champion import choose_champion, roll_back
+    from finstill.serving.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
     if config.roll_back:

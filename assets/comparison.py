@@ -33,11 +33,11 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     """Teacher, students and their directly trained twins on the same test texts: the table, the plots, the report."""
     import pyarrow.parquet as pq
 
-    from finstill.distil.trainer import TrainedStudent
     from finstill.evaluation.compare import compare
     from finstill.evaluation.mistakes import worst_mistakes
     from finstill.evaluation.report import draw, write_report
-    from finstill.package import Package
+    from finstill.serving.package import Package
+    from finstill.training.distil import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
     students = current_students(profile)

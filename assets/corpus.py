@@ -146,9 +146,9 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
     A text that is longer than the teacher reads at once is cut there, or read in windows, as the profile says.
     """
     from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, tokenize_corpus
     from finstill.files import digest
     from finstill.teacher.checkpoint import resolve_checkpoint
-    from finstill.tokens import NOTABLE_UNKNOWN_SHARE, tokenize_corpus
 
     teacher, workspace = profile.profile().teacher, profile.workspace
     # Fine-tuning leaves the tokenizer as it is, so the checkpoint it starts from has the teacher's own.

@@ -22,7 +22,7 @@ from assets.teacher_logits import teacher_logits
 
 if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
-    from finstill.training import TrainingRows
+    from finstill.training.rows import TrainingRows
 
 LEAST_AGREEMENT = 0.8
 LARGEST_EXCESS_CALIBRATION_ERROR = 0.05
@@ -42,11 +42,11 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     import pyarrow.parquet as pq
 
     from finstill.corpus.tokenizer import load_tokenizer
-    from finstill.distil.rows import training_rows
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
-    from finstill.package import Package
+    from finstill.serving.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
+    from finstill.training.rows import training_rows
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
@@ -114,8 +114,8 @@ def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation")
     """Return what is worth changing about a student that was evaluated; nothing where it is good."""
     import pyarrow.parquet as pq
 
-    from finstill.distil.trainer import TrainedStudent
     from finstill.evaluation.advice import Learned, advice
+    from finstill.training.distil import TrainedStudent
 
     train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
     student = TrainedStudent.read(profile.workspace.student(name))
@@ -177,9 +177,9 @@ def as_calibrated_as_the_teacher(context: AssetCheckExecutionContext, profile: P
 @asset_check(asset=evaluation)
 def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
     """The 95% interval of the difference from the champion, on today's test texts, does not lie below 0."""
-    from finstill.champion import difference_from_champion
-    from finstill.evaluation.metrics import describe_difference
-    from finstill.package import Package
+    from finstill.metrics import describe_difference
+    from finstill.packaging.champion import difference_from_champion
+    from finstill.serving.package import Package
 
     measured = _evaluation(context, profile)
     folder = profile.workspace.champion / "current"
@@ -207,7 +207,7 @@ def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
     """Return the rows of the test split, with the teacher's logits, and their texts."""
     import pyarrow.parquet as pq
 
-    from finstill.distil.rows import training_rows
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)

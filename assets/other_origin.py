@@ -33,8 +33,8 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.other_origin import build_other_origin
     from finstill.corpus.sources import read_rows
     from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.corpus.tokens import tokenize_corpus
     from finstill.files import digest
-    from finstill.tokens import tokenize_corpus
 
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.other_origin, workspace.other_origin

@@ -27,10 +27,10 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
 
     import pyarrow.parquet as pq
 
-    from finstill.distil.rows import training_rows
-    from finstill.package import Package
-    from finstill.page.build import Sample, write_page
-    from finstill.page.onnxruntime_web import onnxruntime_web
+    from finstill.serving.package import Package
+    from finstill.serving.page.build import Sample, write_page
+    from finstill.serving.page.onnxruntime_web import onnxruntime_web
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)[

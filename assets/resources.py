@@ -7,10 +7,10 @@ from pathlib import Path
 from dagster import ConfigurableResource
 from pydantic import Field
 
+from finstill.config.profile import Profile, read_profile
+from finstill.config.recipe import Recipe, read_recipes
+from finstill.config.workspace import Workspace
 from finstill.files import read_json
-from finstill.profile import Profile, read_profile
-from finstill.students.recipe import Recipe, read_recipes
-from finstill.workspace import Workspace
 
 TUNED = "tuned"
 """The name of the recipe that tuning finds."""

@@ -14,7 +14,7 @@ def scores(context: AssetExecutionContext, profile: ProfileResource) -> Material
     import pyarrow.parquet as pq
     from joblib import cpu_count
 
-    from finstill.scoring.growing_table import grow_scores
+    from finstill.serving.growing_table import grow_scores
 
     workspace = profile.workspace
     report = grow_scores(workspace.corpus, workspace.champion / "current", workspace.scores, threads=cpu_count())

@@ -38,12 +38,12 @@ RECIPE_TAG = "finstill/recipe"
 )
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
-    from finstill.distil.rows import training_rows, with_augmented
-    from finstill.distil.trainer import train_student
     from finstill.errors import InputError
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
     from finstill.teacher.checkpoint import Checkpoint
+    from finstill.training.distil import train_student
+    from finstill.training.rows import training_rows, with_augmented
 
     name, recipes = context.partition_key, profile.recipes()
     settings, workspace = profile.profile(), profile.workspace
@@ -97,12 +97,12 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The student as a folder that runs without torch: graphs in float32 and int8, proved to answer as its checkpoint,
     tokenizer, labels, calibration and a model card."""
-    from finstill.distil.rows import training_rows
-    from finstill.distil.trainer import TrainedStudent
     from finstill.files import digest
     from finstill.packaging.build import build_package
-    from finstill.packaging.model_card import CARD_FILE, Provenance
+    from finstill.packaging.card import CARD_FILE, Provenance
     from finstill.teacher.export import read_teachers
+    from finstill.training.distil import TrainedStudent
+    from finstill.training.rows import training_rows
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     trained = TrainedStudent.read(workspace.student(name))

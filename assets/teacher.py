@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 @retries_where_it_can_help
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
-    from finstill.distil.rows import training_rows
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
     from finstill.teacher.checkpoint import (
@@ -36,7 +35,8 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
         resolve_checkpoint,
         weight_files,
     )
-    from finstill.teacher.fine_tune import fine_tune
+    from finstill.training.fine_tune import fine_tune
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = resolve_checkpoint(settings.teacher.checkpoint, settings.teacher.revision)
@@ -112,8 +112,8 @@ def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[
     """Return the labels of some labelled texts, validation first, and what the teacher's float32 graph says of them."""
     import numpy as np
 
-    from finstill.distil.rows import training_rows
-    from finstill.onnx_classifier import OnnxClassifier
+    from finstill.inference.session import OnnxClassifier
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
@@ -134,10 +134,11 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     """
     import pyarrow.parquet as pq
 
+    from finstill.config.task import class_groups
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.files import digest
-    from finstill.onnx_classifier import OnnxClassifier, graph_parity
-    from finstill.tasks import class_groups
+    from finstill.inference.parity import graph_parity
+    from finstill.inference.session import OnnxClassifier
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
     from finstill.teacher.export import export_teacher
 
@@ -181,7 +182,8 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class."""
     import pyarrow.parquet as pq
 
-    from finstill.onnx_classifier import LARGEST_DIFFERENCE, OnnxClassifier, graph_parity
+    from finstill.inference.parity import LARGEST_DIFFERENCE, graph_parity
+    from finstill.inference.session import OnnxClassifier
     from finstill.teacher.checkpoint import Checkpoint, load_classifier
     from finstill.teacher.export import TeacherGraph
 
@@ -204,9 +206,9 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 @asset_check(asset=teacher_onnx, blocking=True)
 def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     """An int8 teacher names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in any batch."""
-    from finstill.distil.rows import training_rows
     from finstill.teacher.export import TeacherGraph
     from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_DIVERGENCE, LEAST_AGREEMENT, int8_fidelity
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     teacher = TeacherGraph.read(workspace.teacher_onnx)

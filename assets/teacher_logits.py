@@ -28,8 +28,8 @@ from assets.retries import retries_where_it_can_help
 from assets.teacher import teacher_ensemble, teacher_onnx
 
 if TYPE_CHECKING:
-    from finstill.soft_labels.cache import SoftLabelCache
-    from finstill.soft_labels.labelling import LabellingReport
+    from finstill.cache.cache import SoftLabelCache
+    from finstill.cache.labelling import LabellingReport
     from finstill.teacher.export import TeacherGraph
 
 LOGITS_COLUMNS = TableSchema(
@@ -90,11 +90,11 @@ def label_table(
     Returns:
         What reached the teachers, and the cache of the first.
     """
+    from finstill.cache.ensemble import write_average_logits
     from finstill.corpus.build import write_corpus
     from finstill.corpus.tokenizer import load_tokenizer
-    from finstill.soft_labels.ensemble import write_average_logits
+    from finstill.corpus.tokens import texts_read, tokenize_corpus
     from finstill.teacher.export import read_teachers
-    from finstill.tokens import texts_read, tokenize_corpus
 
     workspace = profile.workspace
     first, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
@@ -115,9 +115,9 @@ def label_table(
 def _label_by(
     profile: ProfileResource, teacher: TeacherGraph, tokens: Path, logits: Path
 ) -> tuple[LabellingReport, SoftLabelCache]:
-    from finstill.onnx_classifier import OnnxClassifier
-    from finstill.soft_labels.cache import SoftLabelCache
-    from finstill.soft_labels.labelling import label_texts, write_corpus_logits
+    from finstill.cache.cache import SoftLabelCache
+    from finstill.cache.labelling import label_texts, write_corpus_logits
+    from finstill.inference.session import OnnxClassifier
 
     settings = profile.profile().teacher
     about = {
@@ -163,8 +163,8 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
 @asset_check(asset=teacher_logits, blocking=True)
 def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckResult:
     """On the labelled validation texts the teacher is better than answering every text with the commonest class."""
-    from finstill.distil.rows import training_rows
     from finstill.teacher.classes import judge_teacher
+    from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)

@@ -24,10 +24,10 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
 
     A search that was cut off goes on. Where the profile asks for none, there is nothing to make.
     """
-    from finstill.distil.rows import training_rows, with_augmented
     from finstill.errors import InputError
     from finstill.files import whole_folder, write_json
     from finstill.teacher.checkpoint import Checkpoint
+    from finstill.training.rows import training_rows, with_augmented
     from finstill.tuning.plots import search_history, search_slices
     from finstill.tuning.search import search
 

@@ -23,11 +23,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.soft_labels.cache import SoftLabelCache
-from finstill.soft_labels.labelling import label_texts, write_corpus_logits
-from finstill.text import KEY_BYTES
-from finstill.tokens import TOKENS_SCHEMA
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts, write_corpus_logits
+from finstill.corpus.text import KEY_BYTES
+from finstill.corpus.tokens import TOKENS_SCHEMA
+from finstill.inference.session import OnnxClassifier
 
 GOALS = {"lookup_vs_polars": "at most 1.5", "lookup_gib": "at most 1", "pass_gib": "at most 1.5"}
 

@@ -30,16 +30,16 @@ from machine import describe_machine, read_arguments, read_shared, report
 from torch import nn
 from torch.nn.functional import kl_div, log_softmax, softmax
 
-from finstill.batching import pad
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts
+from finstill.corpus.text import KEY_BYTES, normalise, text_key
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.onnx_classifier import OnnxClassifier
+from finstill.corpus.tokens import tokenize
+from finstill.inference.batching import pad
+from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
-from finstill.soft_labels.cache import SoftLabelCache
-from finstill.soft_labels.labelling import label_texts
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import tokenize
 
 GOALS = {"night_cost_spread": "at most 0.2", "rows_labelled_twice": "0"}
 

@@ -24,32 +24,31 @@ from joblib import Parallel, cpu_count, delayed
 from machine import describe_machine, read_arguments, read_shared, report, take_turns, times_faster
 
 from finstill.augment.build import augment_corpus
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts, write_corpus_logits
+from finstill.config.architectures import ConvolutionShape, LstmAttentionShape, StaticShape
+from finstill.config.profile import Augmentation, CorpusSource, FineTuning
+from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
+from finstill.config.temperature import TemperatureSchedule
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.distil.rows import training_rows, with_augmented
-from finstill.distil.schedules import TemperatureSchedule
-from finstill.distil.trainer import train_student
-from finstill.evaluation.metrics import agreement, calibration_error, macro_f1
+from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation.significance import Difference
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import STUDENT_TOKEN_BUDGET
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, calibration_error, macro_f1
 from finstill.packaging.build import build_package
+from finstill.packaging.card import Provenance
 from finstill.packaging.int8 import quantize_student
-from finstill.packaging.model_card import Provenance
-from finstill.profile import Augmentation, CorpusSource, FineTuning
-from finstill.runtime import StudentClassifier
-from finstill.soft_labels.cache import SoftLabelCache
-from finstill.soft_labels.labelling import label_texts, write_corpus_logits
-from finstill.students.recipe import Recipe
+from finstill.serving import StudentClassifier
+from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
-from finstill.students.shapes import ConvolutionShape, LstmAttentionShape, StaticShape
-from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint, word_embeddings
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.teacher.fine_tune import fine_tune
-from finstill.tokens import tokenize_corpus
-from finstill.training import TrainingRows
+from finstill.training.distil import train_student
+from finstill.training.fine_tune import fine_tune
+from finstill.training.rows import TrainingRows, training_rows, with_augmented
 
 GOALS = {
     "teacher_macro_f1": "",

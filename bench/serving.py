@@ -28,20 +28,20 @@ from packaging.requirements import Requirement
 from teacher import random_teacher
 from tokenizers import Tokenizer
 
+from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.distil.trainer import train_student
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import GRAPH_FILES, TOKENIZER_FILE, Package
+from finstill.inference.session import OnnxClassifier
 from finstill.packaging.build import build_package
-from finstill.packaging.model_card import Provenance
+from finstill.packaging.card import Provenance
 from finstill.quiet import quiet_transformers
-from finstill.runtime import StudentClassifier
-from finstill.students.recipe import Recipe
+from finstill.serving import StudentClassifier
+from finstill.serving.package import GRAPH_FILES, TOKENIZER_FILE, Package
 from finstill.students.registry import STUDENTS
-from finstill.tasks import SENTIMENT
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.training import TrainingRows
+from finstill.training.distil import train_student
+from finstill.training.rows import TrainingRows
 
 GOALS = {
     "lstm_mb": "under 3",
@@ -70,13 +70,13 @@ from pathlib import Path
 kind, folder, graph, texts = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.stdin.read())
 started = time.perf_counter()
 if kind == "student":
-    from finstill.runtime import StudentClassifier
+    from finstill.serving import StudentClassifier
     student = StudentClassifier(folder, precision=graph)
     loaded = time.perf_counter()
     list(student.score(texts))
 else:
     from tokenizers import Tokenizer
-    from finstill.onnx_classifier import OnnxClassifier
+    from finstill.inference.session import OnnxClassifier
     teacher = OnnxClassifier(Path(folder) / graph, threads=1)
     tokenizer = Tokenizer.from_file(folder + "/tokenizer.json")
     loaded = time.perf_counter()

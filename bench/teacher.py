@@ -42,20 +42,20 @@ from transformers import (
     pipeline,
 )
 
-from finstill.batching import length_sorted_batches, pad
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts
+from finstill.config.profile import FineTuning
+from finstill.corpus.text import KEY_BYTES, normalise, text_key
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.evaluation.metrics import agreement, divergence
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.profile import FineTuning
-from finstill.soft_labels.cache import SoftLabelCache
-from finstill.soft_labels.labelling import label_texts
+from finstill.corpus.tokens import tokenize_corpus
+from finstill.inference.batching import length_sorted_batches, pad
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, divergence
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.export import export_graph
-from finstill.teacher.fine_tune import fine_tune
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
-from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import tokenize_corpus
-from finstill.training import TrainingRows
+from finstill.training.fine_tune import fine_tune
+from finstill.training.rows import TrainingRows
 
 GOALS = {
     "float32_vs_pipeline_phrasebank": "at least 3",

@@ -27,16 +27,17 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
-from finstill.batching import pad
+from finstill.config.architectures import LstmAttentionShape
+from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.distil.loss import distillation_loss
-from finstill.distil.trainer import DistillationTrainer
+from finstill.inference.batching import pad
 from finstill.students.lstm_attention import AdditiveAttention, LstmAttention
-from finstill.students.recipe import Recipe
-from finstill.students.shapes import LstmAttentionShape
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.training import TrainingRows, run_training
+from finstill.training.distil import DistillationTrainer
+from finstill.training.loop import run_training
+from finstill.training.loss import distillation_loss
+from finstill.training.rows import TrainingRows
 
 GOALS = {"training_vs_plain_loop": "at least 3", "training_vs_matmul": ""}
 

@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     if sys.argv[1:2] == ["score"]:
-        from finstill.scoring.command import main as score
+        from finstill.serving.command import main as score
 
         sys.exit(score(sys.argv[2:]))
     try:

@@ -15,9 +15,9 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
 
+from finstill.cache import upkeep
+from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.errors import InputError
-from finstill.soft_labels import upkeep
-from finstill.soft_labels.cache import SoftLabelCache, teachers
 
 
 class _Group(TyperGroup):
@@ -48,7 +48,7 @@ AnyTeacher = Annotated[str, typer.Argument(help="The fingerprint, or the beginni
 @app.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
 def score(arguments: Annotated[list[str], typer.Argument()]) -> None:
     """Label the texts of a table with a packaged student; `finstill score --help` says how."""
-    from finstill.scoring import command
+    from finstill.serving import command
 
     raise typer.Exit(command.main(arguments))
 

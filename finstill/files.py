@@ -14,7 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from finstill.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow.fs
 
 TEMPORARY_PREFIX = ".unfinished-"
 
@@ -73,6 +78,25 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def open_root(root: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
+    """Return the file system of a cache's root and the path in it.
+
+    Raises:
+        InputError: the URL names no file system that pyarrow knows, or one that cannot be reached.
+    """
+    from pyarrow import ArrowException, fs
+
+    if "://" not in str(root):
+        return fs.LocalFileSystem(), str(Path(root).absolute())
+    try:
+        return fs.FileSystem.from_uri(str(root))
+    except (OSError, ArrowException) as error:
+        raise InputError(
+            f"'{str(root).partition('://')[0]}://...' cannot be opened as a cache: {error}",
+            remedy="Give a folder, or a URL such as s3://bucket/prefix?region=eu-west-1",
+        ) from error
 
 
 def digest(*parts: bytes | str | Path) -> str:

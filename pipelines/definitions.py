@@ -37,12 +37,12 @@ from pipelines.summary import NIGHT
 # most steps take. The threads that stand before the fork are OpenBLAS's and jemalloc's, which both know of forks.
 PRELOADED = [
     "pipelines.definitions",
-    "finstill.champion",
-    "finstill.distil.trainer",
+    "finstill.packaging.champion",
+    "finstill.training.distil",
     "finstill.evaluation.report",
-    "finstill.soft_labels.labelling",
+    "finstill.cache.labelling",
     "finstill.teacher.export",
-    "finstill.tokens",
+    "finstill.corpus.tokens",
 ]
 
 # A file a stage, with the checks of what it makes.

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from assets.resources import ProfileResource
 from assets.students import students
-from finstill.students.recipe import Recipe
+from finstill.config.recipe import Recipe
 
 
 def _default(setting: str) -> Any:
@@ -55,7 +55,7 @@ class NewRecipe(Config):
 @op(pool="recipes")
 def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: ProfileResource) -> None:
     """Adds a recipe to the profile's recipe file and registers the student as a partition."""
-    from finstill.students.recipe import add_recipes
+    from finstill.config.recipe import add_recipes
 
     settings = config.model_dump()
     name, twin = settings.pop("name"), settings.pop("twin")

@@ -25,8 +25,8 @@ from pydantic import Field
 
 from assets.resources import ProfileResource
 from assets.students import students
+from finstill.config.workspace import Workspace
 from finstill.files import TEMPORARY_PREFIX
-from finstill.workspace import Workspace
 from pipelines.deployment import time_zone
 
 DAY_SECONDS = 86_400
@@ -65,8 +65,8 @@ def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileRes
 @op
 def compact_cache(context: OpExecutionContext, profile: ProfileResource) -> None:
     """Merges the small parts of every teacher's soft labels into few large ones; labelling may go on meanwhile."""
-    from finstill.soft_labels.cache import SoftLabelCache, teachers
-    from finstill.soft_labels.upkeep import compact
+    from finstill.cache.cache import SoftLabelCache, teachers
+    from finstill.cache.upkeep import compact
 
     reports = [compact(SoftLabelCache.open(profile.cache, fingerprint)) for fingerprint in teachers(profile.cache)]
     context.add_output_metadata(

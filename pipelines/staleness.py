@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
 from assets.students import RECIPE_TAG, student
-from finstill.students.recipe import Recipe
+from finstill.config.recipe import Recipe
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph

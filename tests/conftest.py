@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finstill.distil.loss import NO_LABEL
-from finstill.package import Package
+from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.training import TrainingRows
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,12 +61,12 @@ def make_package(
     """Return a function that packages a random student which tells texts apart, for texts of at most 32 tokens."""
     import torch
 
+    from finstill.config.recipe import Recipe
+    from finstill.config.task import SENTIMENT
     from finstill.packaging.build import build_package
-    from finstill.packaging.model_card import Provenance
-    from finstill.students.recipe import Recipe
+    from finstill.packaging.card import Provenance
     from finstill.students.registry import STUDENTS
     from finstill.students.vocabulary import Vocabulary
-    from finstill.tasks import SENTIMENT
     from finstill.teacher.checkpoint import load_classifier
     from finstill.teacher.export import export_teacher
 
@@ -120,8 +119,7 @@ def run_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproc
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    for name in ("finstill", "assets", "pipelines"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "finstill", source / "finstill", ignore=shutil.ignore_patterns("__pycache__"))
     venv.create(folder / "venv", with_pip=True)
     pip = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
     installed = subprocess.run([*pip, source], capture_output=True, text=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finstill.config.profile import read_profile
+from finstill.config.recipe import read_recipes
 from finstill.preflight.new import write_new_profile
-from finstill.profile import read_profile
-from finstill.students.recipe import read_recipes
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 from finstill.augment.neighbours import nearest_pieces
 from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
+from finstill.config.profile import Augmentation
 from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.text import KEY_BYTES, normalise, text_key
+from finstill.corpus.tokens import TOKENS_SCHEMA, text_positions, tokenize
 from finstill.errors import InputError
 from finstill.files import whole_file
-from finstill.profile import Augmentation
 from finstill.progress import progress_logger
-from finstill.text import KEY_BYTES, normalise, text_key
-from finstill.tokens import TOKENS_SCHEMA, text_positions, tokenize
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -12,7 +12,7 @@ import numpy as np
 
 from finstill.augment.draws import mixed, uniform, whole
 from finstill.augment.vocabulary import Vocabulary
-from finstill.profile import Augmentation
+from finstill.config.profile import Augmentation
 
 SHORTEST_WINDOW = 3
 """Words of the shortest window: fewer seldom say anything that a teacher can judge."""

@@ -9,7 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from finstill.text import UNSPACED_CHARACTER
+from finstill.corpus.text import UNSPACED_CHARACTER
 
 # WordPiece marks a piece that continues a word; byte-level BPE and SentencePiece one that starts it.
 _MARKERS = ("##", "Ġ", "▁")

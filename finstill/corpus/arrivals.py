@@ -9,11 +9,10 @@ from pathlib import Path, PurePosixPath
 
 from pyarrow import fs
 
+from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
-from finstill.files import digest, whole_file
-from finstill.profile import EMBEDDED, CorpusSource
-from finstill.soft_labels.cache import open_root
+from finstill.files import digest, open_root, whole_file
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def watch(drop: str, waiting: Mapping[str, str], taken: Mapping[str, str]) -> Wa
     another file. Files that are gone are forgotten.
 
     Args:
-        drop: a folder, or the URL of a prefix in an object store; see `finstill.soft_labels.cache.SoftLabelCache`.
+        drop: a folder, or the URL of a prefix in an object store; see `finstill.cache.cache.SoftLabelCache`.
         waiting, taken: as of the last look.
 
     Raises:

@@ -12,15 +12,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finstill.config.profile import CorpusSource
 from finstill.corpus.leakage import ROWS_PER_WINDOW, is_forbidden
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.readers import Fault, text_fault
 from finstill.corpus.sources import NO_LABEL_WORDS, Row, SourceReport, canonical_label, read_rows
 from finstill.corpus.splits import SPLITS, canonical_split, split_of
+from finstill.corpus.text import KEY_BYTES, cleaned, normalise, text_key
 from finstill.errors import InputError
 from finstill.files import whole_file
-from finstill.profile import CorpusSource
-from finstill.text import KEY_BYTES, cleaned, normalise, text_key
 
 CORPUS_SCHEMA = pa.schema(
     [

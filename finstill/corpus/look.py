@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from finstill.config.known import KNOWN
 from finstill.corpus.readers import (
     DELIMITERS,
     Form,
@@ -23,7 +24,6 @@ from finstill.corpus.readers import (
     parquet_batches,
 )
 from finstill.errors import InputError
-from finstill.known import KNOWN
 
 BYTES_LOOKED_AT = 1 << 20
 ROWS_LOOKED_AT = 1000

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from datasketch import MinHash, MinHashLSH
 
-from finstill.text import words
+from finstill.corpus.text import words
 
 SHINGLE_WORDS = 2
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from finstill.corpus.build import CORPUS_SCHEMA
 from finstill.corpus.splits import SPLITS
-from finstill.text import normalise, text_key
+from finstill.corpus.text import normalise, text_key
 
 
 def faults(corpus: pa.Table, labels: Sequence[str]) -> list[str]:

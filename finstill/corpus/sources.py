@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, cast
 from urllib.parse import unquote
 
+from finstill.config.known import KNOWN
+from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.readers import (
     BYTES_LOOKED_AT,
     COMPRESSED,
@@ -35,8 +37,6 @@ from finstill.corpus.readers import (
     text_lines,
 )
 from finstill.errors import InputError, UnreachableError
-from finstill.known import KNOWN
-from finstill.profile import EMBEDDED, CorpusSource
 
 ROLES = ("text", "label", "date", "id", "split")
 

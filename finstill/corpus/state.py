@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from finstill.config.profile import CorpusSource
 from finstill.corpus.sources import source_files
 from finstill.errors import InputError, UnreachableError
 from finstill.files import digest
-from finstill.profile import CorpusSource
 
 
 def source_state(source: CorpusSource) -> str:

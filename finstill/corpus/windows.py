@@ -6,7 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
-from finstill.text import HAN_AND_KANA, THAI_LAO_MYANMAR_KHMER, UNSPACED_CHARACTER
+from finstill.corpus.text import HAN_AND_KANA, THAI_LAO_MYANMAR_KHMER, UNSPACED_CHARACTER
 
 _OPENING = r"""["'“‘(\[（［「『【《〈]?"""
 _CLOSING = r"""["'”’)\]）］」』】》〉]*"""

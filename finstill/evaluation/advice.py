@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import Evaluation
-from finstill.students.recipe import Recipe
 
 LEAST_SHARE = 0.95
 """Of the teacher's macro-F1 that a student should keep."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from finstill.config.profile import Budgets
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.profile import Budgets
 
 
 def breaches(evaluation: StudentEvaluation, budgets: Budgets) -> list[str]:

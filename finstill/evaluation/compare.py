@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from finstill.distil.loss import NO_LABEL
+from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
 from finstill.evaluation.significance import Difference, group_by_recipe, standings, without_seed
-from finstill.students.recipe import Recipe
+from finstill.training.rows import NO_LABEL
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from finstill.distil.loss import NO_LABEL
-from finstill.evaluation.metrics import agreement, divergence, quality
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import read_json, whole_folder, write_json
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, divergence, quality
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
-from finstill.training import TrainingRows
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -48,7 +47,7 @@ class Evaluation:
         name: the recipe's, or `teacher`.
         digest: of the package, or the teacher's fingerprint.
         test_rows, labelled_rows: of the test split.
-        quality: `finstill.evaluation.metrics.quality` over the labelled rows, None where there are none.
+        quality: `finstill.metrics.quality` over the labelled rows, None where there are none.
         agreement: share of test rows with the teacher's class.
         divergence: mean KL from the teacher, nats.
         parameters: number of weights.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import softmax
 
-from finstill.distil.loss import NO_LABEL
+from finstill.config.recipe import Recipe
+from finstill.corpus.text import normalise
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.package import Package
-from finstill.runtime import StudentClassifier
-from finstill.students.recipe import Recipe
-from finstill.text import normalise
+from finstill.serving import StudentClassifier
+from finstill.serving.package import Package
+from finstill.training.rows import NO_LABEL
 
 ALARMS = ("risk", "negative")
 """Labels that warn: to give one wrongly is a false alarm, to miss it is a missed risk."""

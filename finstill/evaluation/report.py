@@ -11,11 +11,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
+from finstill.config.profile import Profile
 from finstill.evaluation.compare import Comparison
 from finstill.evaluation.mistakes import Mistake
 from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
 from finstill.files import whole_folder, write_json
-from finstill.profile import Profile
 
 REPORT_FILE = "report.html"
 TABLE_FILE = "comparison.json"

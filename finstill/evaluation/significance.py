@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from finstill.distil.loss import NO_LABEL
+from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.evaluation.metrics import describe_difference, macro_f1, mcnemar, paired_interval
-from finstill.students.recipe import Recipe
+from finstill.metrics import describe_difference, macro_f1, mcnemar, paired_interval
+from finstill.training.rows import NO_LABEL
 
 
 @dataclass(frozen=True)

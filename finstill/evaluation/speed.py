@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finstill.onnx_classifier import OnnxClassifier
+from finstill.inference.session import OnnxClassifier
 
 REPEATS = 5
 

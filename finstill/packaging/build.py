@@ -12,20 +12,20 @@ from typing import Any
 import numpy as np
 import onnx
 
-from finstill.distil.loss import NO_LABEL
+from finstill.config.task import Task
 from finstill.errors import InputError
-from finstill.evaluation.metrics import agreement, calibration_error, divergence, quality
 from finstill.files import digest, whole_folder, write_json
-from finstill.onnx_classifier import OnnxClassifier, Parity, graph_parity
-from finstill.package import GRAPH_FILES, PACKAGE_FILE, STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+from finstill.inference.parity import Parity, graph_parity
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, calibration_error, divergence, quality
 from finstill.packaging.calibration import fit_temperature
+from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
-from finstill.packaging.model_card import CARD_FILE, Provenance, model_card
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
+from finstill.serving.package import GRAPH_FILES, PACKAGE_FILE, STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
 from finstill.students.registry import load_student
-from finstill.tasks import Task
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
-from finstill.training import TrainingRows
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 
 @dataclass(frozen=True)

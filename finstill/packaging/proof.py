@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from finstill.distil.loss import NO_LABEL
-from finstill.evaluation.metrics import agreement, macro_f1
-from finstill.onnx_classifier import LARGEST_DIFFERENCE, OnnxClassifier
-from finstill.package import STUDENT_TOKEN_BUDGET
+from finstill.inference.parity import LARGEST_DIFFERENCE
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, macro_f1
+from finstill.serving.package import STUDENT_TOKEN_BUDGET
+from finstill.training.rows import NO_LABEL
 
 LEAST_AGREEMENT = 0.98
 MOST_MACRO_F1_LOST = 0.01

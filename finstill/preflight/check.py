@@ -21,27 +21,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finstill.cache.cache import SoftLabelCache, teachers
+from finstill.cache.joins import first_positions
+from finstill.config.profile import Member, Profile, Teacher, read_profile
+from finstill.config.recipe import read_recipes
+from finstill.config.task import task_logits
+from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus, write_corpus
 from finstill.corpus.soundness import faults
 from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.distil.rows import training_rows
+from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
 from finstill.errors import InputError
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.profile import Member, Profile, Teacher, read_profile
+from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
-from finstill.soft_labels.cache import SoftLabelCache, teachers
-from finstill.soft_labels.joins import first_positions
-from finstill.students.recipe import read_recipes
-from finstill.tasks import task_logits
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.classes import judge_teacher, require_matching_classes
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fidelity import int8_fidelity
-from finstill.teacher.fine_tune import untrained_classifier
-from finstill.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
-from finstill.training import TrainingRows
-from finstill.workspace import Workspace
+from finstill.training.fine_tune import untrained_classifier
+from finstill.training.rows import TrainingRows, training_rows
 
 SAMPLE = 256
 """Texts on which a teacher is timed, and labelled ones on which it is judged."""

@@ -10,8 +10,8 @@ import onnx
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from finstill.config.architectures import EmbeddingShape, Shape
 from finstill.students.embedding import TokenEmbedding, fit_width
-from finstill.students.shapes import EmbeddingShape, Shape
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
@@ -20,7 +20,7 @@ class StudentConfig(PretrainedConfig):
     """What a saved student is rebuilt from.
 
     Attributes:
-        shape: the settings of the student's own shape; see `finstill.students.shapes`.
+        shape: the settings of the student's own shape; see `finstill.config.architectures`.
         vocab_size: ids that the tokenizer can give.
         known_tokens: how many of them have a vector of their own; all where it is not given.
     """

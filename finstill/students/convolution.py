@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from finstill.config.architectures import ConvolutionShape
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import GraphPart, as_array, build_graph
-from finstill.students.shapes import ConvolutionShape
 
 
 class ConvolutionConfig(StudentConfig):

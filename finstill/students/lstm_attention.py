@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from finstill.config.architectures import LstmAttentionShape
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
-from finstill.students.shapes import LstmAttentionShape
 
 
 class LstmAttentionConfig(StudentConfig):

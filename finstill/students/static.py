@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from finstill.config.architectures import StaticShape
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
-from finstill.students.shapes import StaticShape
 
 
 class StaticConfig(StudentConfig):

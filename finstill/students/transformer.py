@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from finstill.config.architectures import Shape, TransformerShape
 from finstill.errors import InputError
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import GraphPart, as_array, build_graph
-from finstill.students.shapes import Shape, TransformerShape
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finstill.config.profile import EMBEDDED
 from finstill.errors import InputError, UnreachableError
 from finstill.files import read_json, write_json
-from finstill.profile import EMBEDDED
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from finstill.config.task import Task, UnmatchedClassesError, class_groups, task_logits
 from finstill.errors import InputError
-from finstill.evaluation.metrics import macro_f1, paired_interval
-from finstill.tasks import Task, UnmatchedClassesError, class_groups, task_logits
+from finstill.metrics import macro_f1, paired_interval
 
 MAPPINGS_TRIED = 1000
 MAPPINGS_SHOWN = 6

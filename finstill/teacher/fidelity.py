@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finstill.evaluation.metrics import agreement, divergence
-from finstill.onnx_classifier import OnnxClassifier
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, divergence
 
 LEAST_AGREEMENT = 0.99
 LARGEST_DIVERGENCE = 0.01

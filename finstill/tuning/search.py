@@ -16,11 +16,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from transformers import TrainerCallback
 
-from finstill.distil.trainer import train_student
+from finstill.config.recipe import Recipe
 from finstill.errors import InputError
 from finstill.files import digest
-from finstill.students.recipe import Recipe
-from finstill.training import TrainingRows
+from finstill.training.distil import train_student
+from finstill.training.rows import TrainingRows
 from finstill.tuning.space import suggest
 
 LEAST_FOR_IMPORTANCES = 10

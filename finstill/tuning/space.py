@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from optuna.trial import Trial
 
-from finstill.students.recipe import Recipe
+from finstill.config.recipe import Recipe
 
 # The setting that makes a student wide, by what its architecture calls it.
 _WIDTHS = ("hidden_width", "filters", "embedding_width")

@@ -31,15 +31,15 @@ from assets.teacher import teacher_checkpoint, teacher_ensemble, teacher_onnx
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
+from finstill.config.task import SENTIMENT
 from finstill.corpus.splits import split_of
-from finstill.distil.rows import training_rows
-from finstill.distil.trainer import TrainedStudent
+from finstill.corpus.text import normalise, text_key
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import Package
-from finstill.tasks import SENTIMENT
+from finstill.inference.session import OnnxClassifier
+from finstill.serving.package import Package
 from finstill.teacher.export import read_teachers
-from finstill.text import normalise, text_key
+from finstill.training.distil import TrainedStudent
+from finstill.training.rows import training_rows
 from tests.tiny_corpus import RECIPES, TEXTS, csv_rows
 
 BEFORE = [

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from finstill.students.recipe import Recipe
-from finstill.tasks import SENTIMENT
-from finstill.training import TrainingRows
+from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
+from finstill.training.rows import TrainingRows
 from finstill.tuning.search import Search, _study, search
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from finstill.distil.schedules import TemperatureSchedule
+from finstill.config.recipe import Recipe
+from finstill.config.temperature import TemperatureSchedule
 from finstill.evaluation.advice import Learned, advice
 from finstill.evaluation.evaluate import Evaluation
 from finstill.evaluation.speed import Speed
-from finstill.students.recipe import Recipe
 
 
 def evaluation(

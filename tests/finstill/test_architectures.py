@@ -12,8 +12,9 @@ import torch
 import transformers
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from finstill.evaluation.metrics import divergence
-from finstill.onnx_classifier import OnnxClassifier, graph_parity
+from finstill.inference.parity import graph_parity
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import divergence
 from finstill.teacher.checkpoint import longest_text
 from finstill.teacher.export import export_graph
 from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, int8_fidelity

@@ -17,14 +17,14 @@ from finstill.augment.draws import uniform
 from finstill.augment.neighbours import nearest_pieces
 from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
+from finstill.config.profile import Augmentation
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.sources import Row
+from finstill.corpus.text import text_key
 from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_corpus
 from finstill.errors import InputError
-from finstill.profile import Augmentation
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.text import text_key
-from finstill.tokens import tokenize_corpus
 
 SENTENCES = {
     "negative": "Shares of company {} fell after the profit warning on Tuesday",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from finstill.config.task import RISK, SENTIMENT, Task
 from finstill.errors import InputError
-from finstill.tasks import RISK, SENTIMENT, Task
 from finstill.teacher.classes import judge_teacher, possible_mappings, require_matching_classes
 
 NAMELESS = ("LABEL_0", "LABEL_1", "LABEL_2")

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner, Result
 
+from finstill.cache.cache import SoftLabelCache
 from finstill.cli import app
-from finstill.soft_labels.cache import SoftLabelCache
 
 FIRST, SECOND = "abc" + "0" * 29, "abd" + "1" * 29
 

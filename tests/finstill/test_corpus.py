@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finstill.config.profile import CorpusSource
 from finstill.corpus.build import CorpusReport, build_corpus, write_corpus
 from finstill.corpus.sources import Row, read_rows
 from finstill.errors import InputError
-from finstill.profile import CorpusSource
 
 LABELS = ("negative", "neutral", "positive")
 

@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from finstill.text import normalise
+from finstill.corpus.text import normalise
 
 LARGEST_SHARE_OF_TRIPLES = 0.3
 

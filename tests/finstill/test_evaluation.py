@@ -14,14 +14,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
-from finstill.champion import choose_champion, roll_back
-from finstill.distil.loss import NO_LABEL
-from finstill.distil.trainer import train_student
+from finstill.config.architectures import LstmAttentionShape
+from finstill.config.profile import Budgets, CorpusSource, Profile, Teacher
+from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
 from finstill.evaluation.compare import compare
 from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
-from finstill.evaluation.metrics import (
+from finstill.evaluation.mistakes import worst_mistakes
+from finstill.evaluation.report import draw, write_report
+from finstill.files import read_json
+from finstill.metrics import (
     agreement,
     calibration_error,
     divergence,
@@ -30,18 +34,13 @@ from finstill.evaluation.metrics import (
     paired_interval,
     quality,
 )
-from finstill.evaluation.mistakes import worst_mistakes
-from finstill.evaluation.report import draw, write_report
-from finstill.files import read_json
-from finstill.package import Package
 from finstill.packaging.build import build_package
-from finstill.packaging.model_card import Provenance
-from finstill.profile import Budgets, CorpusSource, Profile, Teacher
-from finstill.students.recipe import Recipe
-from finstill.students.shapes import LstmAttentionShape
-from finstill.tasks import SENTIMENT
+from finstill.packaging.card import Provenance
+from finstill.packaging.champion import choose_champion, roll_back
+from finstill.serving.package import Package
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.training import TrainingRows
+from finstill.training.distil import train_student
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 LABELS = SENTIMENT.labels
 

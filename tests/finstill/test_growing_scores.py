@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finstill.package import Package
-from finstill.runtime import StudentClassifier
-from finstill.scoring.growing_table import grow_scores
-from finstill.text import text_key
+from finstill.corpus.text import text_key
+from finstill.serving import StudentClassifier
+from finstill.serving.growing_table import grow_scores
+from finstill.serving.package import Package
 
 
 def write_corpus(path: Path, numbers: range) -> list[str]:
@@ -54,7 +54,7 @@ def test_a_new_champion_scores_all_and_then_the_old_ones_rows_go(
 
 
 def test_a_run_cut_off_is_made_up_for(package: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from finstill.scoring import growing_table
+    from finstill.serving import growing_table
 
     corpus, folder = tmp_path / "corpus.parquet", tmp_path / "scores"
     monkeypatch.setattr(growing_table, "ROWS_PER_WINDOW", 8)

@@ -15,10 +15,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from finstill.augment.variants import Texts, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
+from finstill.config.profile import Augmentation
 from finstill.corpus.long_texts import Window, read_windows
 from finstill.corpus.near_duplicates import NearDuplicates
-from finstill.profile import Augmentation
-from finstill.text import normalise, words
+from finstill.corpus.text import normalise, words
 
 SENTENCES = {
     "Chinese": (

@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from finstill.distil.loss import NO_LABEL, distillation_loss, hard_loss, trusted_alpha
-from finstill.distil.schedules import TemperatureSchedule
-from finstill.distil.soft_losses import SOFT_LOSSES
+from finstill.config.temperature import TemperatureSchedule
+from finstill.training.loss import distillation_loss, hard_loss, trusted_alpha
+from finstill.training.rows import NO_LABEL
+from finstill.training.soft_losses import SOFT_LOSSES
 
 LOGITS = torch.tensor([[2.0, 1.0, 0.1]])
 

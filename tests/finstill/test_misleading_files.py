@@ -13,14 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finstill.config.profile import CorpusSource
 from finstill.corpus.build import BadRows, distinct_texts, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
-from finstill.package import Package
-from finstill.profile import CorpusSource
-from finstill.runtime import StudentClassifier
-from finstill.scoring.command import main
-from finstill.scoring.tables import open_table
+from finstill.serving import StudentClassifier
+from finstill.serving.command import main
+from finstill.serving.package import Package
+from finstill.serving.tables import open_table
 
 LABELS = ("negative", "neutral", "positive")
 

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from finstill.cli import app
-from finstill.profile import Profile, read_profile
-from finstill.students.recipe import read_recipes
+from finstill.config.profile import Profile, read_profile
+from finstill.config.recipe import read_recipes
 
 WORDS = ("Bearish", "Neutral", "Bullish")
 

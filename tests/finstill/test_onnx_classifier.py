@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finstill.onnx_classifier import OnnxClassifier
+from finstill.inference.session import OnnxClassifier
 
 ROWS = [[101, *np.random.default_rng(i).integers(1000, 20000, i % 40 + 1).tolist(), 102] for i in range(200)]
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from finstill.config.profile import ProfileFile, read_profile
+from finstill.config.settings import read_settings
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.other_origin import build_other_origin
 from finstill.corpus.sources import Row
 from finstill.errors import InputError
-from finstill.profile import ProfileFile, read_profile
-from finstill.settings import read_settings
 
 LABELS = ("negative", "neutral", "positive")
 LEARNED = "Operating profit of the group rose to 13.1 mn euros from 8.7 mn euros a year earlier"

@@ -14,20 +14,20 @@ from huggingface_hub import ModelCard
 from onnx import numpy_helper
 from transformers import AutoModelForSequenceClassification
 
-from finstill.distil.loss import NO_LABEL
+from finstill.config.recipe import Recipe
 from finstill.errors import InputError
 from finstill.files import write_json
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.inference.session import OnnxClassifier
 from finstill.packaging import build, proof
 from finstill.packaging.calibration import LEAST_ROWS, fit_temperature
+from finstill.packaging.card import Provenance
 from finstill.packaging.int8 import quantize_student
-from finstill.packaging.model_card import Provenance
 from finstill.packaging.proof import Int8Proof, prove_int8
-from finstill.runtime import StudentClassifier
+from finstill.serving import StudentClassifier
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.students.lstm_attention import LstmAttention
-from finstill.students.recipe import Recipe
 from finstill.students.registry import load_student
+from finstill.training.rows import NO_LABEL
 
 FILES = {
     "model.onnx",

@@ -12,11 +12,11 @@ import pytest
 from playwright.sync_api import Page, sync_playwright
 
 from finstill.errors import InputError
-from finstill.package import Package
-from finstill.page import onnxruntime_web as fetching
-from finstill.page.build import Sample, write_page
-from finstill.page.onnxruntime_web import FILES, onnxruntime_web
-from finstill.runtime import StudentClassifier
+from finstill.serving import StudentClassifier
+from finstill.serving.package import Package
+from finstill.serving.page import onnxruntime_web as fetching
+from finstill.serving.page.build import Sample, write_page
+from finstill.serving.page.onnxruntime_web import FILES, onnxruntime_web
 
 CHROMIUM = shutil.which("chromium")
 

@@ -16,16 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from finstill.config.profile import CorpusSource
+from finstill.config.task import SENTIMENT
 from finstill.corpus.arrivals import take
 from finstill.corpus.build import CorpusReport, build_corpus, read_corpus, write_bad_rows
 from finstill.corpus.readers import Form
 from finstill.corpus.sources import Row, SourceReport, read_rows
 from finstill.corpus.state import source_state
+from finstill.corpus.text import normalise
 from finstill.errors import InputError
-from finstill.profile import CorpusSource
-from finstill.scoring.tables import open_table
-from finstill.tasks import SENTIMENT
-from finstill.text import normalise
+from finstill.serving.tables import open_table
 from tests.published_data_sets import LATIN, PROFILES, PUBLISHED, UNLABELLED, lake, phrasebank_file, rows
 
 LABELS = SENTIMENT.labels
@@ -421,7 +421,7 @@ def _scored_texts(path: Path, form: Form) -> list[str | None]:
 
 
 def _invisible(text: str) -> bool:
-    from finstill.text import cleaned
+    from finstill.corpus.text import cleaned
 
     return not normalise(cleaned(text))
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.windows import cut_windows
 from finstill.errors import InputError
-from finstill.onnx_classifier import OnnxClassifier
-from finstill.package import Package
-from finstill.runtime import Score, StudentClassifier
-from finstill.runtime.classifier import TEXTS_PER_WINDOW, softmax
+from finstill.inference.session import OnnxClassifier
+from finstill.serving import Score, StudentClassifier
+from finstill.serving.classifier import TEXTS_PER_WINDOW, softmax
+from finstill.serving.package import Package
 
 TEXTS = [
     "Shares fell after the warning",
@@ -169,7 +169,7 @@ class TestArguments:
 
 PROGRAM = """
 import json, sys
-from finstill.runtime import StudentClassifier
+from finstill.serving import StudentClassifier
 print(json.dumps([score.probabilities for score in StudentClassifier(sys.argv[1]).score(["Shares fell"])]))
 """
 

@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from finstill.corpus.readers import Form
-from finstill.package import Package
-from finstill.runtime import StudentClassifier
-from finstill.scoring import score_table, tables
-from finstill.scoring.command import main
-from finstill.scoring.score_table import TableScorer
-from finstill.scoring.tables import COMMAND_LINE, open_table
+from finstill.serving import StudentClassifier, score, tables
+from finstill.serving.command import main
+from finstill.serving.package import Package
+from finstill.serving.score import TableScorer
+from finstill.serving.tables import COMMAND_LINE, open_table
 
 ROOT = Path(__file__).parents[2]
 LONG = "profit rose " * 40
@@ -154,7 +153,7 @@ class TestResume:
 
     def cut_off(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
         """Score until `after` windows stand, then fail as a full disk would."""
-        write = score_table._write
+        write = score._write
 
         def failing(path: Path, content: bytes) -> None:
             if path.name == f"{after:08}.rows":
@@ -162,7 +161,7 @@ class TestResume:
             write(path, content)
 
         with monkeypatch.context() as patched:
-            patched.setattr(score_table, "_write", failing)
+            patched.setattr(score, "_write", failing)
             with pytest.raises(OSError, match="No space left"):
                 main([str(package.folder), str(source), str(source.with_name("out.csv"))])
         assert not source.with_name("out.csv").exists()

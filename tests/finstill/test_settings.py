@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from finstill.config.architectures import LstmAttentionShape, StaticShape
+from finstill.config.profile import read_profile
+from finstill.config.recipe import Recipe, read_recipes
 from finstill.errors import InputError
-from finstill.profile import read_profile
-from finstill.students.recipe import Recipe, read_recipes
-from finstill.students.shapes import LstmAttentionShape, StaticShape
 
 PROFILE = """\
 task: risk

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from finstill.distil.soft_losses import SOFT_LOSSES, dist, dkd, kl, kl_inverse_square, mse, standardised_kl
+from finstill.config.recipe import Recipe
 from finstill.errors import InputError
-from finstill.students.recipe import Recipe
+from finstill.training.soft_losses import SOFT_LOSSES, dist, dkd, kl, kl_inverse_square, mse, standardised_kl
 
 NONE = torch.zeros(1, dtype=torch.int64)
 

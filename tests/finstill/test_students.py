@@ -15,14 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
-from finstill.batching import pad
-from finstill.corpus.tokenizer import read_tokenizer
-from finstill.errors import InputError
-from finstill.onnx_classifier import OnnxClassifier, graph_parity
-from finstill.students.base import Student, StudentConfig
-from finstill.students.lstm_attention import LstmAttention
-from finstill.students.registry import STUDENTS, load_student
-from finstill.students.shapes import (
+from finstill.config.architectures import (
     SHAPES,
     ConvolutionShape,
     LstmAttentionShape,
@@ -31,6 +24,14 @@ from finstill.students.shapes import (
     StudentName,
     TransformerShape,
 )
+from finstill.corpus.tokenizer import read_tokenizer
+from finstill.errors import InputError
+from finstill.inference.batching import pad
+from finstill.inference.parity import graph_parity
+from finstill.inference.session import OnnxClassifier
+from finstill.students.base import Student, StudentConfig
+from finstill.students.lstm_attention import LstmAttention
+from finstill.students.registry import STUDENTS, load_student
 from finstill.students.transformer import Transformer
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import load_classifier

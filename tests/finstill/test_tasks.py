@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import softmax
 
+from finstill.config.task import RISK, SENTIMENT, Task, class_groups, task_logits
 from finstill.errors import InputError
-from finstill.tasks import RISK, SENTIMENT, Task, class_groups, task_logits
 
 PROSUS = ("positive", "negative", "neutral")
 TONE = ("Neutral", "Positive", "Negative")

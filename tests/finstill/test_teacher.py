@@ -12,17 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from finstill.config.profile import FineTuning
+from finstill.config.task import SENTIMENT
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.distil.loss import NO_LABEL
 from finstill.errors import InputError
-from finstill.onnx_classifier import OnnxClassifier, graph_parity
-from finstill.profile import FineTuning
-from finstill.tasks import SENTIMENT
+from finstill.inference.parity import graph_parity
+from finstill.inference.session import OnnxClassifier
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fidelity import int8_fidelity
-from finstill.teacher.fine_tune import FineTuned, fine_tune
-from finstill.training import TrainingRows
+from finstill.training.fine_tune import FineTuned, fine_tune
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 TEXTS = [
     "Profit rose 12%",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finstill.errors import InputError
-from finstill.onnx_classifier import OnnxClassifier
+from finstill.inference.session import OnnxClassifier
 from finstill.teacher.int8 import WEIGHT_LIMIT, quantize_teacher, quantize_weight
 
 TEXTS = [

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finstill.batching import length_sorted_batches, pad
 from finstill.corpus.splits import SPLITS, split_of
-from finstill.text import normalise, text_key
+from finstill.corpus.text import normalise, text_key
+from finstill.inference.batching import length_sorted_batches, pad
 
 
 @given(st.text())

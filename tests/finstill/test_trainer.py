@@ -15,17 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finstill.batching import pad
-from finstill.distil.loss import NO_LABEL
-from finstill.distil.schedules import TemperatureSchedule
-from finstill.distil.soft_losses import SOFT_LOSSES
-from finstill.distil.trainer import TrainedStudent, train_student
+from finstill.config.architectures import ConvolutionShape, LstmAttentionShape, StaticShape, TransformerShape
+from finstill.config.recipe import Recipe
+from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
-from finstill.students.recipe import Recipe
+from finstill.inference.batching import pad
 from finstill.students.registry import load_student
-from finstill.students.shapes import ConvolutionShape, LstmAttentionShape, StaticShape, TransformerShape
-from finstill.training import TrainingRows
+from finstill.training.distil import TrainedStudent, train_student
+from finstill.training.rows import NO_LABEL, TrainingRows
+from finstill.training.soft_losses import SOFT_LOSSES
 
 LABELS = ("negative", "neutral", "positive")
 SMALL = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
@@ -146,7 +145,7 @@ def test_early_stopping_keeps_the_best_epoch(train: Train, learnable_rows: Calla
     input_ids, mask = pad(validation.input_ids)
     with torch.inference_mode():
         logits = load_student(student.folder)(torch.from_numpy(input_ids), torch.from_numpy(mask)).logits.numpy()
-    from finstill.evaluation.metrics import macro_f1
+    from finstill.metrics import macro_f1
 
     assert macro_f1(validation.labels, logits) == pytest.approx(max(scores))
 
@@ -155,9 +154,9 @@ CUT_OFF = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from finstill.distil.trainer import train_student
-from finstill.students.recipe import Recipe
-from finstill.training import TrainingRows
+from finstill.training.distil import train_student
+from finstill.config.recipe import Recipe
+from finstill.training.rows import TrainingRows
 arrays = np.load(sys.argv[1], allow_pickle=False)
 def rows(name):
     ids = [row[:length].tolist() for row, length in zip(arrays[name + "_ids"], arrays[name + "_lengths"])]

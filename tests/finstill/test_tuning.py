@@ -8,10 +8,10 @@ from pathlib import Path
 import optuna
 import pytest
 
+from finstill.config.architectures import LstmAttentionShape, StaticShape
+from finstill.config.recipe import Recipe
 from finstill.errors import InputError
-from finstill.students.recipe import Recipe
-from finstill.students.shapes import LstmAttentionShape, StaticShape
-from finstill.training import TrainingRows
+from finstill.training.rows import TrainingRows
 from finstill.tuning.plots import search_history, search_slices
 from finstill.tuning.search import Search, search
 from finstill.tuning.space import suggest

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy.special import softmax
 
+from finstill.corpus.text import text_key
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.runtime import StudentClassifier
-from finstill.text import text_key
+from finstill.serving import StudentClassifier
 from tests.pipelines.house import House
 from tests.tiny_corpus import TEXTS
 

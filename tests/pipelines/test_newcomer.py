@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from finstill.cli import app
+from finstill.config.profile import CorpusSource
+from finstill.config.task import SENTIMENT
 from finstill.corpus.build import read_corpus
-from finstill.profile import CorpusSource
-from finstill.runtime import StudentClassifier
-from finstill.tasks import SENTIMENT
+from finstill.serving import StudentClassifier
 from pipelines.execution import step_failure
 from tests.pipelines.house import House
 from tests.published_checkpoints import trained_finbert

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finstill.runtime import StudentClassifier
+from finstill.serving import StudentClassifier
 from pipelines.execution import step_failure
 from tests.pipelines.house import House
 from tests.published_checkpoints import (

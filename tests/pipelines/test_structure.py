@@ -12,6 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("finstill", "assets", "pipelines")
+ROOMS = (
+    "config", "inference", "corpus", "cache", "teacher", "augment", "students", "training", "serving", "evaluation",
+    "packaging", "tuning", "preflight",
+)  # fmt: skip
+"""The library's sub-packages: each imports those before it alone, and modules at the top import none."""
+
 HEAVY = ("torch", "transformers", "onnxruntime", "polars", "matplotlib", "optuna")
 
 
@@ -24,6 +30,38 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found
+
+
+def rooms_imported(file: Path) -> set[str]:
+    """Return the sub-packages of finstill that a file imports, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "finstill":
+            names |= {f"finstill.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = [name.split(".") for name in names if name.startswith("finstill.")]
+    return {found[1] for found in parts if found[1] in ROOMS}
+
+
+def test_every_sub_package_of_the_library_has_its_place() -> None:
+    folders = {path.parent.name for path in (ROOT / "finstill").glob("*/__init__.py")}
+    assert folders - {"data"} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_sub_package_imports_one_above_it(room: str) -> None:
+    above = set(ROOMS[ROOMS.index(room) + 1 :])
+    files = list((ROOT / "finstill" / room).rglob("*.py"))
+    wrong = {str(file.relative_to(ROOT)): rooms_imported(file) & above for file in files}
+    assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_modules_at_the_top_import_no_sub_package_but_the_commands() -> None:
+    loose = {file.name: rooms_imported(file) for file in (ROOT / "finstill").glob("*.py")}
+    assert {name for name, rooms in loose.items() if rooms} == {"__main__.py", "cli.py"}
 
 
 @pytest.mark.parametrize(

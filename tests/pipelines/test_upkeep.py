@@ -15,10 +15,10 @@ from dagster import build_run_status_sensor_context
 import pipelines.definitions
 from assets.retries import can_pass
 from assets.students import students
+from finstill.cache.cache import SoftLabelCache, teachers
+from finstill.cache.upkeep import summarise
+from finstill.config.recipe import read_recipes
 from finstill.errors import InputError, UnreachableError
-from finstill.soft_labels.cache import SoftLabelCache, teachers
-from finstill.soft_labels.upkeep import summarise
-from finstill.students.recipe import read_recipes
 from pipelines.failures import describe_failure, post, without_secrets
 from pipelines.retention import remove_leftovers, remove_runs, remove_students
 from tests.pipelines.house import House

@@ -1,0 +1,132 @@
+"""The teacher pass: every text of a token table gets its logits, and only texts that the cache lacks cost anything."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finstill.cache.cache import SoftLabelCache
+from finstill.corpus.text import KEY_BYTES
+from finstill.files import whole_file
+from finstill.inference.session import OnnxClassifier
+from finstill.progress import progress_logger
+
+WINDOW_ROWS = 1024
+"""Rows labelled between two parts: what a killed run loses at most. Sorting by length needs no more."""
+
+LOOKUP_ROWS = 1 << 20
+"""Rows whose logits are looked up at a time: each such window scans the cache once."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabellingReport:
+    """Rows of a token table, and how many of them reached the teacher."""
+
+    rows: int
+    labelled: int
+
+    @property
+    def hit_rate(self) -> float:
+        return 1 - self.labelled / max(self.rows, 1)
+
+    def __add__(self, other: LabellingReport) -> LabellingReport:
+        return LabellingReport(self.rows + other.rows, self.labelled + other.labelled)
+
+
+def label_texts(
+    tokens: Path,
+    cache: SoftLabelCache,
+    open_teacher: Callable[[], OnnxClassifier],
+    token_budget: int,
+) -> LabellingReport:
+    """Make `cache` hold a row for each row of the token table `tokens`.
+
+    Memory holds a window at a time, beside a key (16 bytes) and at most a position (8 bytes) for each row.
+
+    Args:
+        tokens: Parquet with the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
+        open_teacher: called only where a text is unseen.
+        token_budget: tokens of one batch, padding included.
+    """
+    keys = pq.read_table(tokens, columns=["key"])["key"]
+    unseen = cache.unseen(keys)
+    if not len(unseen):
+        logger.info("teacher_logits: all %s texts are in the cache, none reaches the teacher", f"{len(keys):,}")
+        return LabellingReport(len(keys), 0)
+    teacher = open_teacher()
+    advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
+    for window in _windows(tokens, unseen):
+        cache.append(label_window(window, teacher, token_budget, advance))
+    return LabellingReport(len(keys), len(unseen))
+
+
+def label_window(
+    window: pa.Table,
+    teacher: OnnxClassifier,
+    token_budget: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> pa.Table:
+    """Return the rows of one part for a window of a token table: a function of its texts and the teacher alone.
+
+    Args:
+        window: the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
+        advance: called with the number of rows of each batch when it is done.
+    """
+    logits = teacher.logits(window["input_ids"].to_pylist(), token_budget, advance)
+    columns = {"key": window["key"], "logits": _logits_column(logits)}
+    return pa.table({**columns, "n_tokens": window["n_tokens"], "truncated": window["truncated"]})
+
+
+def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None:
+    """Write a row of logits for each row of `tokens`, in their order, to the Parquet file `path`.
+
+    Memory holds the keys (16 bytes a row) and `LOOKUP_ROWS` rows of logits.
+
+    Raises:
+        KeyError: a text has no row in the cache.
+    """
+    keys = pq.read_table(tokens, columns=["key"])["key"]
+    # Students find the class names beside the numbers, and need not ask the teacher.
+    schema = pa.schema(
+        [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", cache.schema.field("logits").type)],
+        metadata={"labels": "\n".join(cache.labels)},
+    )
+    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
+        for start in range(0, len(keys), LOOKUP_ROWS):
+            window = keys.slice(start, LOOKUP_ROWS)
+            writer.write_table(pa.table([window, _logits_column(cache.lookup(window))], schema=schema))
+
+
+def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
+    """Return float32 logits, (rows, classes), as a column of lists."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32, copy=False).ravel()), logits.shape[1])
+
+
+def _windows(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the rows of `tokens` at the ascending `positions` in tables of `WINDOW_ROWS`; each row is read once."""
+    pending: list[pa.Table] = []
+    pending_rows = start = 0
+    with pq.ParquetFile(tokens) as file:
+        for batch in file.iter_batches(batch_size=8 * WINDOW_ROWS):
+            inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(batch))]
+            start += len(batch)
+            if not len(inside):
+                continue
+            pending.append(pa.table(batch.take(pa.array(inside - (start - len(batch))))))
+            pending_rows += len(inside)
+            if pending_rows >= WINDOW_ROWS:
+                joined = pa.concat_tables(pending)
+                full = joined.num_rows - joined.num_rows % WINDOW_ROWS
+                for offset in range(0, full, WINDOW_ROWS):
+                    yield joined.slice(offset, WINDOW_ROWS)
+                pending, pending_rows = [joined.slice(full)], joined.num_rows - full
+    if pending_rows:
+        yield pa.concat_tables(pending)

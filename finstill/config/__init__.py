@@ -1,0 +1,1 @@
+"""What a person writes: profiles, tasks, recipes and the places of what they make."""

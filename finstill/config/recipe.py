@@ -1,0 +1,132 @@
+"""A recipe: everything that makes one student, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from ruamel.yaml import YAML
+
+from finstill.config.architectures import SHAPES, AnyShape, StudentName
+from finstill.config.settings import read_settings
+from finstill.config.temperature import TemperatureSchedule
+from finstill.errors import InputError
+from finstill.files import digest, whole_file
+
+# Dagster reserves '|' and ',' in partition keys, and a name is a folder too.
+RECIPE_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+
+class Recipe(BaseModel):
+    """How one student is made. A recipe with `alpha: 0` learns from labels alone, without a teacher.
+
+    Attributes:
+        student: the architecture.
+        shape: its size, in that architecture's own settings.
+        alpha: weight of the soft loss; `1 - alpha` is the hard loss's.
+        alpha_rule: `constant`, or `trusted`: lower for a row where the teacher contradicts the label or is unsure; see
+            `finstill.training.loss.trusted_alpha`.
+        temperature: how the softmax temperature moves over the training steps.
+        soft_loss: what of the teacher's logits the student is to match; see `finstill.training.soft_losses`.
+        patience: epochs without a better validation score after which training stops.
+        seed: the same recipe, data and seed give the same student.
+        labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
+            labels would drown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    student: StudentName = "lstm_attention"
+    shape: AnyShape = Field(default_factory=lambda settings: _shape_class(settings)())
+    alpha: float = Field(0.7, ge=0, le=1)
+    alpha_rule: Literal["constant", "trusted"] = "constant"
+    temperature: TemperatureSchedule = TemperatureSchedule()
+    soft_loss: Literal["kl", "kl_inverse_square", "mse", "standardised_kl", "dkd", "dist"] = "kl"
+    epochs: int = Field(20, ge=1, le=1000)
+    batch_size: int = Field(32, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0, lt=1)
+    patience: int = Field(5, ge=1)
+    seed: int = 17
+    labelled_repeats: int = Field(3, ge=1, le=100)
+
+    @field_validator("shape", mode="before")
+    @classmethod
+    def _shape_of_this_student(cls, shape: Any, info: ValidationInfo) -> Any:
+        expected = _shape_class(info.data)
+        if isinstance(shape, BaseModel) and not isinstance(shape, expected):
+            raise ValueError(f"{type(shape).__name__} is not the shape of this student: {expected.__name__} is")
+        return expected.model_validate(shape)
+
+    @property
+    def digest(self) -> str:
+        """Tells this recipe from every other."""
+        return digest(self.model_dump_json())
+
+    def is_twin_of(self, other: Recipe) -> bool:
+        """Whether this is `other` trained without a teacher: alpha 0 and nothing else changed."""
+        return self.alpha == 0 < other.alpha and self == other.model_copy(update={"alpha": 0.0})
+
+
+def _shape_class(settings: dict[str, Any]) -> type[AnyShape]:
+    """Return the shape's class for the student of a recipe; a student of an unknown name is an error of its own."""
+    return SHAPES[settings.get("student", "lstm_attention")]
+
+
+class RecipeBook(RootModel[dict[str, Recipe]]):
+    """Recipes by name, as one YAML file holds them."""
+
+    @field_validator("root")
+    @classmethod
+    def _usable_names(cls, recipes: dict[str, Recipe]) -> dict[str, Recipe]:
+        if not recipes:
+            raise ValueError("the file names no recipe")
+        for name in recipes:
+            if not RECIPE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"'{name}' cannot name a recipe: use lower-case letters, digits, '.', '_' and '-', at most 63"
+                )
+        return recipes
+
+
+def read_recipes(path: Path) -> dict[str, Recipe]:
+    """Read a file of recipes, in the order of the file.
+
+    Raises:
+        InputError: see `finstill.config.settings.read_settings`.
+    """
+    return read_settings(path, RecipeBook).root
+
+
+def add_recipes(path: Path, recipes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Append recipes to a file of them, which is otherwise left as it is, comments and all.
+
+    Args:
+        recipes: settings by name, as the file would hold them.
+
+    Raises:
+        InputError: a name is taken, a setting is not allowed, or the file cannot be written to; it is as it was.
+    """
+    existing = read_recipes(path)
+    if taken := [name for name in recipes if name in existing]:
+        raise InputError(f"there is a recipe '{taken[0]}' already", where=path, remedy="Choose another name")
+    added = StringIO()
+    YAML(typ="safe", pure=True).dump({name: dict(settings) for name, settings in recipes.items()}, added)
+    try:
+        with whole_file(path) as unfinished:
+            existing_text = path.read_text(encoding="utf-8").rstrip()
+            unfinished.write_text(f"{existing_text}\n\n{added.getvalue()}", encoding="utf-8")
+            try:
+                read_recipes(unfinished)
+            except InputError as error:
+                raise InputError(str(error).replace(str(unfinished), f"{path}, with the recipe added")) from None
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be written to ({error.strerror})",
+            where=path,
+            remedy="Name a recipe file of your own in the profile",
+        ) from error

@@ -1,0 +1,209 @@
+"""Token ids by the teacher's own tokenizer: student and teacher read the same input."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from tokenizers import Encoding, Tokenizer
+
+from finstill.corpus.long_texts import Window, read_windows
+from finstill.corpus.text import KEY_BYTES, text_key
+from finstill.corpus.tokenizer import unknown_id
+from finstill.files import whole_file
+from finstill.progress import progress_logger
+
+TOKENS_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("input_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("n_tokens", pa.int32(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+    ]
+)
+"""What the teacher pass reads: a row for each text that is read at once."""
+
+CORPUS_TOKENS_SCHEMA = pa.schema(
+    [
+        *TOKENS_SCHEMA,
+        pa.field("text_key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("size", pa.int32(), nullable=False),
+        pa.field("window", pa.string()),
+    ]
+)
+"""A row for each window of each text of a corpus, in the corpus's order: `key` is the window's own and `text_key` the
+text's, `size` counts the tokens that are not special, and `window` is its text, null where a text is read whole."""
+
+ROWS_PER_WINDOW = 8192
+
+EXAMPLES = 5
+EXAMPLE_CHARACTERS = 160
+NOTABLE_UNKNOWN_SHARE = 0.05
+
+LongTexts = Literal["cut", "windows"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TokensReport:
+    """What tokenizing a corpus found.
+
+    Attributes:
+        rows: number of rows of the token table.
+        texts: number of texts.
+        tokens: number of tokens that are read, special ones included.
+        truncated: number of texts of which only the beginning is read.
+        long: number of texts that are read in several windows.
+        windows: number of windows that these are read in.
+        unknown: number of tokens that stand for what the tokenizer does not know.
+        examples: the first texts with such tokens.
+    """
+
+    rows: int = 0
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    long: int = 0
+    windows: int = 0
+    unknown: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def unknown_share(self) -> float:
+        """Share of the tokens that stand for what the tokenizer does not know."""
+        return self.unknown / max(self.tokens, 1)
+
+    @property
+    def cut_share(self) -> float:
+        """Share of the texts of which only the beginning is read."""
+        return self.truncated / max(self.texts, 1)
+
+
+def tokenize(keys: pa.Array, texts: list[str], tokenizer: Tokenizer) -> pa.Table:
+    """Return `TOKENS_SCHEMA` rows for `texts`, in their order; longer ones are cut where the tokenizer is set to."""
+    return _table(keys, tokenizer.encode_batch(texts))
+
+
+def _table(keys: pa.Array, encodings: list[Encoding]) -> pa.Table:
+    columns = {
+        "key": keys,
+        "input_ids": [encoding.ids for encoding in encodings],
+        "n_tokens": [len(encoding.ids) for encoding in encodings],
+        # What was cut off stands in `overflowing`.
+        "truncated": [bool(encoding.overflowing) for encoding in encodings],
+    }
+    return pa.table(columns, schema=TOKENS_SCHEMA)
+
+
+def tokenize_windows(keys: pa.Array, texts: list[str], tokenizer: Tokenizer, long: LongTexts) -> pa.Table:
+    """Return `CORPUS_TOKENS_SCHEMA` rows for `texts`, in their order.
+
+    Args:
+        keys: of the texts.
+        texts: in normal form.
+        tokenizer: set to cut at the tokens that are read at once.
+        long: a longer text is cut there, or read in windows.
+    """
+    windows: list[tuple[bytes, str, str | None]] = [
+        (key, text, None) for key, text in zip(keys.to_pylist(), texts, strict=True)
+    ]
+    if long == "windows":
+        windows = [
+            (key, window.text, window.text if len(of_text) > 1 else None)
+            for key, of_text in zip(keys.to_pylist(), _windows_of(texts, tokenizer), strict=True)
+            for window in of_text
+        ]
+    own = pa.array([key if window is None else text_key(window) for key, _, window in windows], pa.binary(KEY_BYTES))
+    encodings = tokenizer.encode_batch([text for _, text, _ in windows])
+    more = [
+        [key for key, _, _ in windows],
+        [len(encoding) - sum(encoding.special_tokens_mask) for encoding in encodings],
+        [window for _, _, window in windows],
+    ]
+    return pa.table([*_table(own, encodings).columns, *more], schema=CORPUS_TOKENS_SCHEMA)
+
+
+def _windows_of(texts: list[str], tokenizer: Tokenizer) -> list[list[Window]]:
+    assert tokenizer.truncation is not None
+    limit = tokenizer.truncation["max_length"]
+    whole = Tokenizer.from_str(tokenizer.to_str())
+    whole.no_truncation()
+    encodings = whole.encode_batch(texts)
+    return [read_windows(text, encoding, whole, limit) for text, encoding in zip(texts, encodings, strict=True)]
+
+
+def text_positions(keys: pa.ChunkedArray, text_keys: pa.ChunkedArray, path: Path) -> np.ndarray:
+    """Return for each window of a token table the position of its text in the corpus: int64, (windows,), ascending.
+
+    Args:
+        keys: of the corpus's texts.
+        text_keys: of the table's windows, each with its text's.
+        path: of the token table.
+
+    Raises:
+        ValueError: the table is not of this corpus.
+    """
+    positions = pc.index_in(text_keys, keys.combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
+    if not np.array_equal(np.unique(positions), np.arange(len(keys))) or (np.diff(positions) < 0).any():
+        raise ValueError(f"{path.name} is not of these texts: materialize it again")
+    return positions
+
+
+def texts_read(corpus: Path, tokens: Path) -> pa.Table:
+    """Return key and text of what each row of a token table holds: a text of the corpus, or a window of one.
+
+    Args:
+        corpus: Parquet file with the columns `key` and `text`.
+        tokens: Parquet file of `CORPUS_TOKENS_SCHEMA`, of this corpus; or `corpus` itself, where its rows are tokens.
+    """
+    texts = pq.read_table(corpus, columns=["key", "text"])
+    if tokens == corpus:
+        return texts
+    rows = pq.read_table(tokens, columns=["key", "text_key", "window"])
+    whole = texts["text"].take(pc.index_in(rows["text_key"], texts["key"].combine_chunks()))
+    return pa.table({"key": rows["key"], "text": pc.coalesce(rows["window"], whole)})
+
+
+def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTexts = "cut") -> TokensReport:
+    """Tokenize the Parquet corpus `corpus` into `path`, a chunk of rows in memory at a time, in the corpus's order.
+
+    Args:
+        tokenizer, long: as `tokenize_windows` takes them.
+    """
+    report = TokensReport()
+    unknown = unknown_id(tokenizer)
+    with pq.ParquetFile(corpus) as source, whole_file(path) as unfinished:
+        advance = progress_logger(logger, "tokens", source.metadata.num_rows, "texts")
+        with pq.ParquetWriter(unfinished, CORPUS_TOKENS_SCHEMA) as writer:
+            for batch in source.iter_batches(ROWS_PER_WINDOW, columns=["key", "text"]):
+                texts = batch["text"].to_pylist()
+                table = tokenize_windows(batch["key"], texts, tokenizer, long)
+                writer.write_table(table)
+                _count(report, table, unknown, dict(zip(batch["key"].to_pylist(), texts, strict=True)))
+                advance(batch.num_rows)
+    return report
+
+
+def _count(report: TokensReport, table: pa.Table, unknown: int | None, texts: dict[bytes, str]) -> None:
+    """Add the rows of a chunk to the report."""
+    parts = table.num_rows - table["window"].null_count
+    report.rows += table.num_rows
+    report.texts += len(texts)
+    report.tokens += sum(table["n_tokens"].to_pylist())
+    report.truncated += sum(table["truncated"].to_pylist())
+    report.windows += parts
+    report.long += len(texts) - (table.num_rows - parts)
+    if unknown is None:
+        return
+    for owner, ids in zip(table["text_key"].to_pylist(), table["input_ids"].to_pylist(), strict=True):
+        if count := ids.count(unknown):
+            report.unknown += count
+            if len(report.examples) < EXAMPLES:
+                report.examples.append(texts[owner][:EXAMPLE_CHARACTERS])

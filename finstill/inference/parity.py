@@ -1,0 +1,72 @@
+"""Whether a graph answers as the torch model that it was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from finstill.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LARGEST_DIFFERENCE = 1e-4
+"""How far a logit of a graph may lie from its checkpoint's: some hundred times float32's rounding of a logit."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a graph compares with its checkpoint on the same rows.
+
+    Attributes:
+        rows: texts compared.
+        largest_difference: the largest absolute difference of a logit.
+        argmax_agreement: share of rows with the same most likely class.
+    """
+
+    rows: int
+    largest_difference: float
+    argmax_agreement: float
+
+    @property
+    def holds(self) -> bool:
+        return self.largest_difference <= LARGEST_DIFFERENCE and self.argmax_agreement == 1.0
+
+    def require(self, name: str, where: Path) -> None:
+        """Stop where the graph of `name` in the folder `where` may not answer in its checkpoint's place.
+
+        Raises:
+            InputError: a logit differs by more than rounding, or a class does.
+        """
+        if not self.holds:
+            raise InputError(
+                f"the graph of {name} differs from its checkpoint by {self.largest_difference:.2g} on {self.rows} "
+                f"texts (onnxruntime {onnxruntime.__version__})",
+                where=where,
+                remedy="This is a fault of Finstill or of the installed versions: please report it",
+            )
+
+
+def graph_parity(exported: np.ndarray, model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Parity:
+    """Compare a graph's logits with those of the torch model it was made from.
+
+    The model runs each text alone, so that padding or batch mates that reached a logit would show.
+
+    Args:
+        exported: float32, (rows, classes), what the graph says of the rows, in batches.
+        rows: token ids, special tokens included.
+    """
+    import torch
+
+    with torch.inference_mode():
+        original = np.concatenate([model(input_ids=torch.tensor([list(row)])).logits.numpy() for row in rows])
+    return Parity(
+        rows=len(rows),
+        largest_difference=float(np.abs(exported - original).max()),
+        argmax_agreement=float((exported.argmax(axis=1) == original.argmax(axis=1)).mean()),
+    )

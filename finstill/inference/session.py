@@ -1,0 +1,113 @@
+"""A text classifier as an ONNX graph, run by ONNX Runtime: the teacher's and every student's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnxruntime
+
+from finstill.errors import InputError
+from finstill.inference.batching import length_sorted_batches, pad
+
+if TYPE_CHECKING:
+    pass
+
+CPU_PROVIDER = "CPUExecutionProvider"
+
+SLOW_FUSIONS = "SkipLayerNormFusion;BiasGeluFusion"
+"""Graph rewrites that ONNX Runtime makes by default and whose kernels are slower on a CPU than what they replace."""
+
+
+class OnnxClassifier:
+    """Logits of texts, from a graph with inputs `input_ids` and `attention_mask` and an output `logits`.
+
+    What a text gets does not depend on the texts around it: padding is masked, and the graphs that Finstill makes
+    compute each row alone. Nor on the number of threads: each batch is one thread's, and several run at a time, which
+    is also faster than several threads that meet after each operation of one small batch.
+
+    Args:
+        graph: the ONNX file.
+        threads: batches run at a time; by default what the process may use: affinity and container limits counted. A
+            provider other than the CPU's runs one after the other.
+        provider: ONNX Runtime's execution provider.
+
+    Raises:
+        InputError: this build of ONNX Runtime does not have `provider`.
+    """
+
+    def __init__(self, graph: Path, *, threads: int | None = None, provider: str = CPU_PROVIDER):
+        available = onnxruntime.get_available_providers()
+        if provider not in available:
+            raise InputError(
+                f"this installation of ONNX Runtime has no {provider}; it has {available}",
+                where="teacher.execution_provider",
+                remedy="Install the build that has it (onnxruntime-gpu for CUDA), or choose one of those",
+            )
+        if threads is None:
+            # Not among what a packaged student needs: the runtime always says how many.
+            from joblib import cpu_count
+
+            threads = cpu_count()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        if provider == CPU_PROVIDER:
+            options.add_session_config_entry("optimization.disable_specified_optimizers", SLOW_FUSIONS)
+        self._workers = threads if provider == CPU_PROVIDER else 1
+        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+
+    def batch_logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        """Return the logits of one batch of token ids: float32, (rows, classes)."""
+        return self._run(["logits"], rows)[0]
+
+    def batch_attention(self, rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the logits of one batch, (rows, classes), and a student's weights over its tokens, (rows, tokens)."""
+        logits, attention = self._run(["logits", "attention"], rows)
+        return logits, attention
+
+    def _run(self, outputs: list[str], rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        input_ids, attention_mask = pad(rows)
+        return self._session.run(outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
+
+    def logits(
+        self,
+        rows: Sequence[Sequence[int]],
+        token_budget: int,
+        advance: Callable[[int], None] = lambda count: None,
+    ) -> np.ndarray:
+        """Return the logits of many texts, run in length-sorted batches.
+
+        Args:
+            rows: token ids, special tokens included.
+            token_budget: tokens of one batch, padding included.
+            advance: called with the number of rows of each batch when it is done.
+
+        Returns:
+            float32, (rows, classes), in the order of `rows`.
+        """
+        batches = list(length_sorted_batches([len(row) for row in rows], token_budget))
+        parts = []
+        with _executor(self._workers) as executor:
+            for part in executor.map(lambda batch: self.batch_logits([rows[i] for i in batch]), batches):
+                parts.append(part)
+                advance(len(part))
+        logits = np.concatenate(parts)
+        ordered = np.empty_like(logits)
+        ordered[np.concatenate(batches)] = logits
+        return ordered
+
+
+@contextmanager
+def _executor(workers: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield an executor that drops what it has not begun when the block is left early: a cancelled run ends within the
+    batches in flight."""
+    executor = ThreadPoolExecutor(workers)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)

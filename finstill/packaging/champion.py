@@ -1,0 +1,192 @@
+"""The student in service: replaced only by a better one, and put back in one step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from finstill.config.profile import Budgets
+from finstill.corpus.long_texts import mean_over_windows
+from finstill.corpus.text import text_key
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_windows
+from finstill.errors import InputError
+from finstill.evaluation.budgets import breaches
+from finstill.evaluation.evaluate import STUDENT_TOKEN_BUDGET, StudentEvaluation
+from finstill.files import read_json, whole_folder, write_json
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import agreement, describe_difference, macro_f1, paired_interval
+from finstill.serving.package import Package
+from finstill.training.rows import NO_LABEL, TrainingRows
+
+WITHDRAWN_FILE = "withdrawn.json"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether the student in service changed, and why.
+
+    Attributes:
+        champion: name of the student in service now.
+        digest: of its package.
+        promoted: whether it is new.
+        reason: a sentence for people.
+    """
+
+    champion: str
+    digest: str
+    promoted: bool
+    reason: str
+
+
+def choose_champion(
+    students: Mapping[str, StudentEvaluation],
+    packages: Mapping[str, Package],
+    test: TrainingRows,
+    texts: Sequence[str],
+    budgets: Budgets,
+    folder: Path,
+) -> Decision:
+    """Put the best student into service where it is better than the one that is.
+
+    The best is the one with the highest macro-F1 on the test split (agreement with the teacher where no test text is
+    labelled). It replaces a champion only where the 95% interval of the difference, both scoring today's test split,
+    lies above 0: chance does not change what is in service. The champion replaced is kept in `folder`/previous. A
+    student that breaches a budget, or was withdrawn by `roll_back`, is passed over.
+
+    Args:
+        students, packages: by recipe name.
+        test: the rows of the test split.
+        texts: their texts, in the same order.
+        folder: of the champion; holds a copy of its package in `current`.
+
+    Raises:
+        InputError: every student is passed over, and none is in service.
+    """
+    measured = test.whole_texts()
+    labelled = measured.labels != NO_LABEL
+
+    def score(logits: np.ndarray) -> float:
+        if labelled.any():
+            return macro_f1(measured.labels[labelled], logits[labelled])
+        assert measured.teacher_logits is not None
+        return agreement(logits, measured.teacher_logits)
+
+    current = folder / "current"
+    refused = _refused(students, packages, budgets, _withdrawn(folder))
+    eligible = [name for name in students if name not in refused]
+    if not eligible:
+        why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        if not current.exists():
+            raise InputError(
+                f"no student may go into service, and none is there yet ({why})",
+                where="budgets",
+                remedy="Mend the recipes, or what the profile asks under `budgets`",
+            )
+        champion = Package.read(current)
+        return Decision(champion.name, champion.digest, False, f"{champion.name} stays, no other may follow it ({why})")
+    best = max(eligible, key=lambda name: score(students[name].logits))
+    challenger = packages[best]
+    if not current.exists():
+        return _promote(challenger, folder, "it is the first champion")
+    champion = Package.read(current)
+    if champion.digest == challenger.digest:
+        return Decision(best, champion.digest, False, f"{best} is in service already")
+    if (champion.task, champion.labels) != (challenger.task, challenger.labels):
+        return _promote(challenger, folder, f"the task changed from {champion.task} to {challenger.task}")
+    difference, low, high = difference_from_champion(students[best].logits, champion, test, texts)
+    interval = describe_difference(difference, low, high)
+    if low > 0:
+        return _promote(challenger, folder, f"it is better than {champion.name}: {interval}")
+    return Decision(champion.name, champion.digest, False, f"{best} is not shown to be better: {interval}")
+
+
+def difference_from_champion(
+    logits: np.ndarray, champion: Package, test: TrainingRows, texts: Sequence[str]
+) -> tuple[float, float, float]:
+    """Return by how much macro-F1 exceeds the champion's on today's test split, and the 95% interval of that.
+
+    The champion scores the texts with its own tokenizer. Where no test text is labelled the teacher's class counts.
+
+    Args:
+        logits: float32, (test texts, labels), of the student that is set against it.
+        test, texts: the rows of the test split and their texts, in the same order.
+
+    Returns:
+        difference, low, high: see `finstill.metrics.paired_interval`.
+    """
+    tokenizer = load_tokenizer(champion.folder, champion.max_length)
+    keys = pa.array([text_key(text) for text in texts])
+    # As the students were measured: in windows, or cut.
+    table = tokenize_windows(keys, list(texts), tokenizer, "cut" if test.windows is None else "windows")
+    logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
+    owners = pc.index_in(table["text_key"], keys).to_numpy()
+    champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
+    test = test.whole_texts()
+    labelled = test.labels != NO_LABEL
+    truth = test.labels if labelled.any() else test.teacher_logits.argmax(axis=1)  # type: ignore[union-attr]
+    counted = labelled if labelled.any() else np.ones(len(test), dtype=bool)
+    return paired_interval(truth[counted], logits[counted], champions[counted])
+
+
+def roll_back(folder: Path) -> Decision:
+    """Put the champion before this one back into service, and withdraw this one: it is not promoted again.
+
+    What is withdrawn is the package. The same recipe trained on other data makes another one, which may compete.
+    Rolling back once more returns to where one started.
+
+    Raises:
+        InputError: there is no champion before this one.
+    """
+    current, previous, replaced = (folder / name for name in ("current", "previous", "replaced"))
+    if not previous.exists():
+        raise InputError("no champion before this one is kept: there is nothing to roll back to", where=folder)
+    leaving, returning = Package.read(current), Package.read(previous)
+    write_json(folder / WITHDRAWN_FILE, sorted({*_withdrawn(folder), leaving.digest} - {returning.digest}))
+    for source, target in ((current, replaced), (previous, current), (replaced, previous)):
+        _copy(source, target)
+    shutil.rmtree(replaced)
+    reason = f"{returning.name} is in service again: {leaving.name} was withdrawn"
+    return Decision(returning.name, returning.digest, True, reason)
+
+
+def _withdrawn(folder: Path) -> set[str]:
+    """Return the digests of the packages that were withdrawn."""
+    file = folder / WITHDRAWN_FILE
+    return set(read_json(file)) if file.is_file() else set()
+
+
+def _refused(
+    students: Mapping[str, StudentEvaluation],
+    packages: Mapping[str, Package],
+    budgets: Budgets,
+    withdrawn: set[str],
+) -> dict[str, str]:
+    """Return the students that may not go into service, each with the reason."""
+    refused = {}
+    for name, student in students.items():
+        found = breaches(student, budgets)
+        if packages[name].digest in withdrawn:
+            found.append("it was withdrawn")
+        if found:
+            refused[name] = ", ".join(found)
+    return refused
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole_folder(target) as unfinished:
+        shutil.copytree(source, unfinished, dirs_exist_ok=True)
+
+
+def _promote(package: Package, folder: Path, reason: str) -> Decision:
+    current, previous = folder / "current", folder / "previous"
+    if current.exists():
+        _copy(current, previous)
+    _copy(package.folder, current)
+    return Decision(package.name, package.digest, True, f"{package.name} is in service: {reason}")

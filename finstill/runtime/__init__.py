@@ -1,5 +1,0 @@
-"""Scoring texts with a packaged student: onnxruntime, tokenizers and numpy are all it needs."""
-
-from finstill.runtime.classifier import Score, StudentClassifier
-
-__all__ = ["Score", "StudentClassifier"]

@@ -1,1 +1,0 @@
-"""Scoring tables of texts with a packaged student, from files, from streams, and again as they grow."""

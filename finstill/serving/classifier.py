@@ -1,0 +1,190 @@
+"""A packaged student at work: texts in, labels and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from finstill.corpus.long_texts import Window, mean_over_windows, read_windows
+from finstill.corpus.text import cleaned, normalise
+from finstill.errors import InputError
+from finstill.inference.batching import length_sorted_batches
+from finstill.inference.session import OnnxClassifier
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+
+TEXTS_PER_WINDOW = 8192
+"""Texts in memory at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a student says of one text.
+
+    Attributes:
+        label: the most likely one.
+        probabilities: by label, the softmax of the logits (T = 1).
+        calibrated: by label, at the temperature fitted on validation rows (Guo et al. 2017, "On Calibration of Modern
+            Neural Networks"); None where none was.
+        windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens.
+        attention: where asked for, the text's words and each one's share of the student's attention; what is missing
+            from 1 rests on special tokens. In several windows, the same mean over them.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    calibrated: dict[str, float] | None
+    windows: int
+    attention: tuple[tuple[str, float], ...] | None
+
+
+class StudentClassifier:
+    """A packaged student.
+
+    A text's score depends on that text alone: not on the texts around it, their order, or the number of threads.
+
+    Args:
+        folder: of the package.
+        precision: of the graph that answers: `int8`, the smaller and faster one, or `float32`.
+        threads: batches run at a time, each on one thread. With more than one the tokenizer uses all cores, or as many
+            as RAYON_NUM_THREADS says.
+        long_texts: a text longer than the student reads is scored by `windows`, or `refuse`d.
+
+    Raises:
+        InputError: the folder is no package.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        precision: Literal["int8", "float32"] = "int8",
+        threads: int = 1,
+        long_texts: Literal["windows", "refuse"] = "windows",
+    ):
+        if threads < 1:
+            raise InputError(f"{threads} threads cannot run; give 1 or more", where="threads")
+        if long_texts not in ("windows", "refuse"):
+            raise InputError(f"'{long_texts}' is neither 'windows' nor 'refuse'", where="long_texts")
+        self.package = Package.read(Path(folder))
+        self.precision = precision
+        self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
+        self._tokenizer = Tokenizer.from_file(str(self.package.folder / TOKENIZER_FILE))
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._threads = threads
+        self._long_texts = long_texts
+
+    def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
+        """Yield the score of each text, in order; any number of texts streams through.
+
+        Args:
+            explain: also return the attention over words.
+
+        Raises:
+            InputError: a text is too long, and such are refused; names its row.
+        """
+        source = iter(texts)
+        first_row = 1
+        # One text alone is answered before a thread would have started.
+        with nullcontext() if self._threads == 1 else ThreadPoolExecutor(self._threads) as pool:
+            while window := list(islice(source, TEXTS_PER_WINDOW)):
+                yield from self._score_window(window, first_row, explain, map if pool is None else pool.map)
+                first_row += len(window)
+
+    def tokens(self, text: str) -> int:
+        """Return how many tokens a text has; the student reads `package.max_length` at once."""
+        return len(self._tokenizer.encode(normalise(cleaned(text))))
+
+    def _score_window(
+        self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
+    ) -> Iterator[Score]:
+        # As the texts of the corpus were that the student learned from.
+        normalised = [normalise(cleaned(text)) for text in texts]
+        if self._threads == 1:
+            encodings = [self._tokenizer.encode(text) for text in normalised]
+        else:
+            encodings = self._tokenizer.encode_batch(normalised)
+        limit = self.package.max_length
+        if self._long_texts == "refuse":
+            self._refuse_long(encodings, first_row)
+        windows, owners = [], []
+        for i, (text, encoding) in enumerate(zip(normalised, encodings, strict=True)):
+            of_text = read_windows(text, encoding, self._tokenizer, limit)
+            windows += of_text
+            owners += [i] * len(of_text)
+
+        answers: list[np.ndarray] = [np.empty(0)] * len(windows)
+        attention: list[np.ndarray] = [np.empty(0)] * len(windows)
+
+        def run(batch: np.ndarray) -> None:
+            ids = [windows[i].ids for i in batch]
+            if explain:
+                logits, weights = self._graph.batch_attention(ids)
+            else:
+                logits = weights = self._graph.batch_logits(ids)
+            for row, i in enumerate(batch):
+                answers[i], attention[i] = logits[row], weights[row]
+
+        batches = length_sorted_batches([len(window.ids) for window in windows], STUDENT_TOKEN_BUDGET)
+        # A list, so that all are run, and an error in a thread is raised here.
+        list(each(run, batches))
+        logits = mean_over_windows(np.stack(answers), owners, [window.size for window in windows])
+        of_each: list[list[int]] = [[] for _ in texts]
+        for position, owner in enumerate(owners):
+            of_each[owner].append(position)
+        probabilities = softmax(logits)
+        calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
+        labels = self.package.labels
+        for i, text in enumerate(normalised):
+            yield Score(
+                labels[int(logits[i].argmax())],
+                dict(zip(labels, probabilities[i].tolist(), strict=True)),
+                None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
+                len(of_each[i]),
+                _by_word(text, [(windows[at], attention[at]) for at in of_each[i]]) if explain else None,
+            )
+
+    def _refuse_long(self, encodings: Sequence[Encoding], first_row: int) -> None:
+        limit = self.package.max_length
+        for row, encoding in enumerate(encodings, start=first_row):
+            if len(encoding) > limit:
+                raise InputError(
+                    f"the text has {len(encoding):,} tokens, and the student reads {limit}",
+                    row=row,
+                    remedy="Score it by windows, or shorten it",
+                )
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the probabilities of logits (rows, classes), in float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _by_word(text: str, windows: Sequence[tuple[Window, np.ndarray]]) -> tuple[tuple[str, float], ...]:
+    """Return a text's words, each with the attention of its tokens added up over the windows that hold it.
+
+    Args:
+        windows: each with the student's attention over its tokens, special ones and padding included.
+    """
+    total = sum(window.size for window, _ in windows)
+    words: dict[tuple[int, int], float] = {}
+    for window, attention in windows:
+        share = window.size / total if len(windows) > 1 else 1
+        own: dict[int, list[int]] = {}
+        for i, word in enumerate(window.encoding.word_ids):
+            if word is not None:
+                own.setdefault(word, []).append(i)
+        offsets = window.encoding.offsets
+        for at in own.values():
+            place = window.start + offsets[at[0]][0], window.start + offsets[at[-1]][1]
+            words[place] = words.get(place, 0.0) + share * float(attention[at].sum())
+    return tuple((text[start:end], weight) for (start, end), weight in words.items())

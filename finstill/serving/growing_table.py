@@ -1,0 +1,89 @@
+"""A growing table scored by the student in service: each text once by each champion."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from finstill.files import whole_file
+from finstill.progress import progress_logger
+from finstill.serving import StudentClassifier
+from finstill.serving.tables import ROWS_PER_WINDOW
+
+CARRIED = ["key", "text", "date", "id"]
+"""Columns of the corpus that a scored row has too."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class GrowthReport:
+    """What a call added.
+
+    Attributes:
+        folder: of the Parquet parts, named after the champion's package.
+        rows: in the table now.
+        added: by this call.
+        labels: rows added, by label.
+    """
+
+    folder: Path
+    rows: int
+    added: int
+    labels: dict[str, int]
+
+
+def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) -> GrowthReport:
+    """Score the texts of the Parquet file `corpus` that this package has not scored yet, a new part in `folder`.
+
+    The rows of one package stand in a folder of its own. Once another package's are complete, older ones go. A part
+    appears whole, so a run that was cut off is made up for by the next.
+
+    Args:
+        package: the folder of the student that scores.
+    """
+    student = StudentClassifier(package, threads=threads)
+    labels = student.package.labels
+    own = folder / student.package.digest
+    own.mkdir(parents=True, exist_ok=True)
+    parts = sorted(own.glob("*.parquet"))
+    known = {key for part in parts for key in pq.read_table(part, columns=["key"])["key"].to_pylist()}
+    counts = dict.fromkeys(labels, 0)
+    with pq.ParquetFile(corpus) as source:
+        new = source.metadata.num_rows - len(known)
+        advance = progress_logger(logger, "scores", max(new, 0), "texts")
+        for batch in source.iter_batches(ROWS_PER_WINDOW, columns=CARRIED):
+            fresh = batch.filter(pa.array([key not in known for key in batch["key"].to_pylist()]))
+            if not fresh.num_rows:
+                continue
+            scored = _scored(fresh, student)
+            parts.append(own / f"{len(parts):06}.parquet")
+            with whole_file(parts[-1]) as unfinished:
+                pq.write_table(scored, unfinished)
+            known.update(fresh["key"].to_pylist())
+            for each in pc.value_counts(scored["label"]).to_pylist():
+                counts[each["values"]] += each["counts"]
+            advance(fresh.num_rows)
+    for other in folder.iterdir():
+        if other != own:
+            shutil.rmtree(other)
+    return GrowthReport(own, len(known), sum(counts.values()), counts)
+
+
+def _scored(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:
+    scores = list(student.score(batch["text"].to_pylist()))
+    table = pa.Table.from_batches([batch]).append_column("label", pa.array([score.label for score in scores]))
+    for label in student.package.labels:
+        values = [score.probabilities[label] for score in scores]
+        table = table.append_column(f"probability_{label}", pa.array(values))
+    if student.package.temperature is not None:
+        for label in student.package.labels:
+            values = [score.calibrated[label] for score in scores if score.calibrated is not None]
+            table = table.append_column(f"calibrated_{label}", pa.array(values))
+    return table.append_column("windows", pa.array([score.windows for score in scores], pa.int32()))

@@ -1,0 +1,204 @@
+"""Scoring a table of any length, a window of rows in memory at a time; what was cut off goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import finstill
+from finstill.files import read_json, whole_file, write_json
+from finstill.progress import SECONDS_BETWEEN_LINES
+from finstill.serving import Score, StudentClassifier
+from finstill.serving.tables import Added, Fault, Table, Window
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class ScoringReport:
+    """Counts of a scoring: rows scored, and rows that could not be."""
+
+    scored: int
+    set_aside: int
+
+
+class TableScorer:
+    """A student and how its answers are written.
+
+    Args:
+        prefix: stands before the name of each new column.
+        explain: also write the attention over words.
+        refuse_long: set rows aside whose text is longer than the student reads at once.
+        say: is given a line for people.
+    """
+
+    def __init__(
+        self,
+        student: StudentClassifier,
+        *,
+        prefix: str = "",
+        explain: bool = False,
+        refuse_long: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ):
+        self._student, self._prefix, self._explain, self._refuse_long = student, prefix, explain, refuse_long
+        self._say = say
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the new columns."""
+        labels = dict.fromkeys(self._student.package.labels, 0.0)
+        calibrated = None if self._student.package.temperature is None else labels
+        return list(self._added(Score("", labels, calibrated, 1, () if self._explain else None)))
+
+    def to_file(self, table: Table, source: Path, output: Path, rejects: Path) -> ScoringReport:
+        """Score `table`, read from the file `source`, into the file `output`, which appears whole.
+
+        Each window is kept beside `output` until all are there. The same call goes on after the last window that one
+        before it left, where input, package and settings are the same.
+
+        Args:
+            rejects: where rows go that cannot be scored, as JSONL: row, reason, content.
+        """
+        parts = output.with_name(f"{output.name}.unfinished")
+        self._prepare(parts, source, table)
+        done: list[Path] = []
+        counts = ScoringReport(0, 0)
+        advance = self._progress(table)
+        for i, window in enumerate(table.windows()):
+            if i == 0:
+                table.head(self.columns)
+            part, faulty = parts / f"{i:08}.rows", parts / f"{i:08}.rejects"
+            resumed = part.is_file() and faulty.is_file()
+            if not resumed:
+                added, faults = self._score(window)
+                _write(faulty, b"".join(_line(fault) for fault in faults))
+                _write(part, table.encode(window.rows, added))
+            done.append(part)
+            set_aside = faulty.read_bytes().count(b"\n")
+            scored = len(window.texts) - set_aside
+            counts = ScoringReport(counts.scored + scored, counts.set_aside + set_aside)
+            advance(len(window.texts), resumed)
+        with whole_file(output) as unfinished:
+            table.join(done, self.columns, unfinished)
+        if counts.set_aside:
+            with whole_file(rejects) as unfinished, unfinished.open("wb") as file:
+                for part in done:
+                    file.write(part.with_suffix(".rejects").read_bytes())
+        else:
+            rejects.unlink(missing_ok=True)
+        shutil.rmtree(parts)
+        return counts
+
+    def to_stream(self, table: Table, output: BinaryIO, rejects: Path | None) -> ScoringReport:
+        """Score `table` and write it to `output` as it goes.
+
+        Args:
+            rejects: as for `to_file`; where it is None, each row set aside is said.
+        """
+        counts = ScoringReport(0, 0)
+        advance = self._progress(table)
+        with nullcontext() if rejects is None else rejects.open("wb") as side:
+            windows = table.windows()
+            window = next(windows, None)
+            output.write(table.head(self.columns))
+            while window is not None:
+                added, faults = self._score(window)
+                output.write(table.encode(window.rows, added))
+                output.flush()
+                for fault in faults:
+                    if side is None:
+                        self._say(f"row {fault.row}: {fault.reason}")
+                    else:
+                        side.write(_line(fault))
+                counts = replace(
+                    counts,
+                    scored=counts.scored + len(window.texts) - len(faults),
+                    set_aside=counts.set_aside + len(faults),
+                )
+                advance(len(window.texts), False)
+                window = next(windows, None)
+        return counts
+
+    def _score(self, window: Window) -> tuple[list[Added | None], list[Fault]]:
+        """Return what is added to each row, None where it is set aside, and the rows that are."""
+        faults = list(window.faults)
+        if self._refuse_long:
+            faults += self._too_long(window)
+        # In the order of the rows, whatever each was set aside for.
+        faults.sort(key=lambda fault: fault.row)
+        scores = self._student.score((text for text in window.texts if text is not None), explain=self._explain)
+        return [None if text is None else self._added(next(scores)) for text in window.texts], faults
+
+    def _too_long(self, window: Window) -> Iterator[Fault]:
+        limit = self._student.package.max_length
+        for i, text in enumerate(window.texts):
+            if text is not None and (tokens := self._student.tokens(text)) > limit:
+                window.texts[i] = None
+                reason = f"the text has {tokens:,} tokens, and the student reads {limit}"
+                yield Fault(window.first_row + i, reason, {"text": text})
+
+    def _added(self, score: Score) -> dict[str, Any]:
+        values: dict[str, Any] = {"label": score.label}
+        values |= {f"probability_{label}": value for label, value in score.probabilities.items()}
+        if score.calibrated is not None:
+            values |= {f"calibrated_{label}": value for label, value in score.calibrated.items()}
+        values["windows"] = score.windows
+        if score.attention is not None:
+            values["attention"] = [{"word": word, "weight": weight} for word, weight in score.attention]
+        return {self._prefix + name: value for name, value in values.items()}
+
+    def _prepare(self, parts: Path, source: Path, table: Table) -> None:
+        """Make the folder of the windows; what another input, package or setting left in it goes."""
+        status = source.stat()
+        run = {
+            "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
+            "package": self._student.package.digest,
+            "graph": self._student.precision,
+            "kind": type(table).__name__,
+            "form": repr(table.form),
+            "text": table.column,
+            "columns": self.columns,
+            "refuse_long": self._refuse_long,
+            "version": finstill.__version__,
+        }
+        if (parts / RUN_FILE).is_file():
+            if read_json(parts / RUN_FILE) == run:
+                self._say("goes on where it was cut off")
+                return
+            self._say("input, package or settings changed since it was cut off: it starts anew")
+        shutil.rmtree(parts, ignore_errors=True)
+        write_json(parts / RUN_FILE, run)
+
+    def _progress(self, table: Table) -> Callable[[int, bool], None]:
+        started = last = time.monotonic()
+        rows = scored = 0
+
+        def advance(count: int, resumed: bool) -> None:
+            nonlocal rows, scored, last
+            rows += count
+            scored += 0 if resumed else count
+            now = time.monotonic()
+            if now - last < SECONDS_BETWEEN_LINES:
+                return
+            last = now
+            share = table.share_read()
+            read = "" if share is None else f", {share:.0%} read"
+            self._say(f"{rows:,} rows, {scored / (now - started):,.0f} a second{read}")
+
+        return advance
+
+
+def _line(fault: Fault) -> bytes:
+    return (json.dumps(asdict(fault), ensure_ascii=False, default=str) + "\n").encode(errors="replace")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)

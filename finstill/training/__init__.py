@@ -1,0 +1,1 @@
+"""Learning: rows, losses, the loop, a student's distillation and a teacher's fine-tuning."""

@@ -1,0 +1,312 @@
+"""Training a student from cached teacher logits."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+from torch.utils.tensorboard import SummaryWriter
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.integrations import TensorBoardCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+import finstill
+from finstill.config.architectures import Shape
+from finstill.config.recipe import Recipe
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
+from finstill.errors import InputError
+from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.quiet import quiet_transformers
+from finstill.students.base import Student
+from finstill.students.registry import STUDENTS
+from finstill.students.vocabulary import Vocabulary
+from finstill.teacher.checkpoint import load_classifier, word_embeddings
+from finstill.training.loop import (
+    collate,
+    early_stopping,
+    run_training,
+    training_arguments,
+    validation_metrics,
+)
+from finstill.training.loss import distillation_loss
+from finstill.training.rows import TrainingRows
+
+TRAINING_FILE = "training.json"
+
+logger = logging.getLogger(__name__)
+
+
+DIVERGED = 100.0
+"""A loss so many times that of a student that says nothing is not on its way down."""
+
+ROWS_NAMED = 8
+
+
+class DistillationTrainer(Trainer):
+    """transformers' trainer with the distillation loss in place of the model's own.
+
+    A loss that is not finite, or far above that of logits that are all 0, raises `InputError` before it reaches a
+    weight; the checkpoints of the epochs before stay in `checkpoints`.
+
+    Args:
+        recipe: how to train.
+        student: untrained.
+        train, validation: the rows; teacher logits are needed unless the recipe's alpha is 0.
+        checkpoints: the folder that a cut-off training resumes from.
+        stage: how logs and errors call this training.
+        callbacks, report_to: as transformers takes them.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        student: Student,
+        train: TrainingRows,
+        validation: TrainingRows,
+        checkpoints: Path,
+        *,
+        stage: str,
+        callbacks: Sequence[TrainerCallback] = (),
+        report_to: Sequence[str] = (),
+    ):
+        arguments = training_arguments(
+            checkpoints,
+            best_by="macro_f1" if len(validation.labelled()) > 0 else "agreement",
+            seed=recipe.seed,
+            num_train_epochs=recipe.epochs,
+            per_device_train_batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            report_to=list(report_to),
+            run_name=stage,
+        )
+        super().__init__(
+            model=student,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=validation,
+            data_collator=collate,
+            compute_metrics=validation_metrics,
+            callbacks=list(callbacks),
+        )
+        self._recipe = recipe
+        self._train = train
+        self._stage = stage
+        self.label_names = ["labels", "teacher_logits"] if recipe.alpha > 0 else ["labels"]
+        # The loss is a mean over the batch: the trainer is not to rescale it by its own count of items.
+        self.model_accepts_loss_kwargs = False
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train with one thread to a product, as `Trainer.train` does otherwise.
+
+        A student's products are so small that threads mostly wait for each other: shared by two cores, those of an LSTM
+        take more than twice as long as on one. And a student is then the same whatever the number of cores.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            torch.set_num_threads(threads)
+
+    @property
+    def temperature(self) -> float:
+        return self._recipe.temperature.at(self.state.global_step, self.state.max_steps)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        loss = self._loss(outputs.logits, inputs, training=model.training)
+        if model.training:
+            self._stop_if_diverging(loss, outputs.logits, inputs)
+        return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, logits: torch.Tensor, inputs: dict[str, Any], *, training: bool) -> torch.Tensor:
+        return distillation_loss(
+            logits,
+            inputs.get("teacher_logits"),
+            inputs["labels"],
+            alpha=self._recipe.alpha,
+            # Evaluated at T = 1, as the student will be used, so that epochs compare while T moves.
+            temperature=self.temperature if training else 1.0,
+            soft_loss=self._recipe.soft_loss,
+            alpha_rule=self._recipe.alpha_rule,
+        )
+
+    def _stop_if_diverging(self, loss: torch.Tensor, logits: torch.Tensor, inputs: dict[str, Any]) -> None:
+        value = loss.item()
+        if value < DIVERGED:
+            return
+        says_nothing = self._loss(torch.zeros_like(logits), inputs, training=True).item()
+        if value < DIVERGED * (1 + says_nothing):
+            return
+        finite = torch.stack([x.isfinite().all(dim=-1) for x in (logits, inputs.get("teacher_logits", logits))]).all(0)
+        suspects = ~finite if not finite.all() else torch.ones_like(finite)
+        positions = self._positions(inputs, suspects)
+        rows = f"row{'s' * (len(positions) > 1)} {', '.join(map(str, positions[:ROWS_NAMED]))}"
+        more = f" and {len(positions) - ROWS_NAMED} more" if len(positions) > ROWS_NAMED else ""
+        last = get_last_checkpoint(str(self.args.output_dir))
+        raise InputError(
+            f"the loss of step {self.state.global_step + 1} is {value:.4g}, in a batch with {rows}{more} of the train "
+            "rows (from 0)" + (f"; the last good checkpoint is {last}" if last else ""),
+            where=self._stage,
+            remedy="Lower the recipe's learning_rate, or look at these rows and their teacher logits",
+        )
+
+    def _positions(self, inputs: dict[str, Any], chosen: torch.Tensor) -> list[int]:
+        """Return where the chosen rows of a batch stand among the train rows; a repeated one stands where it is first.
+
+        Looked up when it is asked for, so that no batch need carry it.
+        """
+        position = {tuple(row): i for i, row in reversed(list(enumerate(self._train.input_ids)))}
+        rows, lengths = inputs["input_ids"][chosen].tolist(), inputs["attention_mask"][chosen].sum(dim=1).tolist()
+        return sorted({position[tuple(row[:n])] for row, n in zip(rows, lengths, strict=True)})
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._recipe.alpha > 0:
+            logs["temperature"] = round(self.temperature, 4)
+        super().log(logs, start_time)
+
+
+@dataclass(frozen=True)
+class TrainedStudent:
+    """A trained student's folder.
+
+    Attributes:
+        folder: in the transformers layout, with the tokenizer and this description.
+        recipe: what it was made by.
+        inputs: digest of everything that determines it; equal inputs give an equal student.
+        history: an entry an epoch: loss, temperature, validation figures.
+        rows: texts it was trained on, each counted once.
+        parameters: number of weights.
+    """
+
+    folder: Path
+    recipe: Recipe
+    inputs: str
+    history: list[dict[str, float]]
+    rows: int
+    parameters: int
+
+    @classmethod
+    def read(cls, folder: Path) -> TrainedStudent:
+        values = read_json(folder / TRAINING_FILE)
+        return cls(
+            folder, Recipe(**values["recipe"]), *(values[k] for k in ("inputs", "history", "rows", "parameters"))
+        )
+
+
+def train_student(
+    recipe: Recipe,
+    train: TrainingRows,
+    validation: TrainingRows,
+    labels: Sequence[str],
+    teacher_checkpoint: Path,
+    folder: Path,
+    *,
+    stage: str,
+    report_to: Sequence[str] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainedStudent:
+    """Train the student of `recipe` into `folder`, whole or not at all.
+
+    A run that was cut off goes on from its last epoch. A student that stands there already and was made from the same
+    inputs is kept: the seed is part of the recipe, so training again would only make it again.
+
+    Args:
+        train, validation: teacher logits over the task's labels; with alpha 0 only labelled rows are read.
+        labels: the task's labels, in the order of the logits.
+        teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and some of its weights are the
+            student's first ones where the recipe asks for it.
+        stage: how log lines call this training.
+        report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
+        callbacks: of the trainer; one may raise to end the training.
+
+    Raises:
+        InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
+    """
+    teacher = load_classifier(teacher_checkpoint)
+    # Before rows without a label are left out, so that a twin knows the same words.
+    tokenizer = read_tokenizer(teacher_checkpoint)
+    vocabulary = _vocabulary(recipe.shape, train, tokenizer, len(word_embeddings(teacher)))
+    if recipe.alpha == 0:
+        train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
+    inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, tokenizer, teacher)
+    # The rest of the file may be another version's.
+    if (folder / TRAINING_FILE).is_file() and read_json(folder / TRAINING_FILE)["inputs"] == inputs:
+        logger.info("%s: unchanged, the student of these inputs is kept", stage)
+        return TrainedStudent.read(folder)
+    texts = len(train)
+    train = train.with_labelled_repeated(recipe.labelled_repeats)
+    # Before the model is built: its random weights are part of what the seed decides.
+    transformers.set_seed(recipe.seed)
+    student = STUDENTS[recipe.student].from_shape(recipe.shape, labels, vocabulary, teacher)
+    del teacher  # A large one need not stay in memory while its student is trained.
+    callbacks = [early_stopping(recipe.patience), *callbacks]
+    if "tensorboard" in report_to:
+        # The trainer's own writes among the checkpoints, which go when training is done.
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
+    trainer = DistillationTrainer(
+        recipe,
+        student,
+        train,
+        validation,
+        folder.parent / f"training-{inputs}",
+        stage=stage,
+        callbacks=callbacks,
+        report_to=[each for each in report_to if each != "tensorboard"],
+    )
+    history = run_training(trainer, stage)
+    trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters())
+    with whole_folder(folder) as unfinished:
+        with quiet_transformers():
+            student.save_pretrained(unfinished)
+        tokenizer.save(str(unfinished / TOKENIZER_FILE))
+        write_json(
+            unfinished / TRAINING_FILE, {**asdict(trained), "folder": None, "recipe": recipe.model_dump(mode="json")}
+        )
+    # What trainings of other inputs left when they were cut off.
+    for left in folder.parent.glob("training-*"):
+        shutil.rmtree(left)
+    return trained
+
+
+def _vocabulary(shape: Shape, train: TrainingRows, tokenizer: Tokenizer, size: int) -> Vocabulary:
+    if shape.vocabulary == "full":
+        return Vocabulary.full(size)
+    return Vocabulary.of_corpus(train.input_ids, size, tokenizer, at_most=shape.vocabulary_size)
+
+
+def _inputs_digest(
+    recipe: Recipe,
+    train: TrainingRows,
+    validation: TrainingRows,
+    labels: Sequence[str],
+    vocabulary: Vocabulary,
+    tokenizer: Tokenizer,
+    teacher: PreTrainedModel,
+) -> str:
+    versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
+    parts: list[bytes | str | Path] = [
+        recipe.model_dump_json(),
+        versions,
+        *labels,
+        vocabulary.token_ids.tobytes(),
+        tokenizer_identity(tokenizer),
+    ]
+    if recipe.shape.starts_from_teacher:
+        # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.
+        parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in sorted(teacher.state_dict().items())]
+    return digest(*parts, *train.content(), *validation.content())

@@ -1,0 +1,145 @@
+"""What every training here shares: rows as batches, quiet arguments, progress, and going on where a run was cut off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+
+from finstill.files import read_json
+from finstill.inference.batching import pad
+from finstill.metrics import agreement, macro_f1
+from finstill.progress import progress_logger
+from finstill.quiet import quiet_transformers
+from finstill.training.rows import NO_LABEL
+
+logger = logging.getLogger(__name__)
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Return the items of `TrainingRows` as one padded batch of tensors."""
+    input_ids, attention_mask = pad([item["input_ids"] for item in items])
+    batch = {"input_ids": input_ids, "attention_mask": attention_mask}
+    for name in ("labels", "teacher_logits"):
+        if name in items[0]:
+            batch[name] = np.stack([item[name] for item in items])
+    return {name: torch.from_numpy(values) for name, values in batch.items()}
+
+
+def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any) -> TrainingArguments:
+    """Return arguments that evaluate and save each epoch, keep the best by `best_by`, and print nothing.
+
+    Args:
+        folder: of the checkpoints a cut-off run resumes from.
+        best_by: the evaluation metric, higher being better.
+    """
+    return TrainingArguments(
+        output_dir=str(folder),
+        seed=seed,
+        per_device_eval_batch_size=128,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=best_by,
+        greater_is_better=True,
+        restore_callback_states_from_checkpoint=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        log_level="error",
+        **settings,
+    )
+
+
+def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
+    """Train, from the last whole checkpoint where a cut-off run left one, and return the history, an entry an epoch.
+
+    The trainer's model is the best epoch's when this returns, and the checkpoints are gone.
+    """
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_ProgressCallback(stage))
+    folder = Path(str(trainer.args.output_dir))
+    _drop_torn_checkpoints(folder)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last:
+        logger.info("%s: goes on from %s", stage, Path(last).name)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=last)
+    history = _epochs(trainer.state.log_history)
+    shutil.rmtree(folder)
+    return history
+
+
+def early_stopping(patience: int) -> EarlyStoppingCallback:
+    return EarlyStoppingCallback(early_stopping_patience=patience)
+
+
+def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Return macro-F1 over the labelled rows and, where the teacher is heard, the agreement with it."""
+    logits = np.asarray(prediction.predictions)
+    given = prediction.label_ids
+    labels, teacher_logits = given if isinstance(given, tuple) else (given, None)  # type: ignore[misc]
+    metrics = {}
+    labelled = np.asarray(labels) != NO_LABEL
+    if labelled.any():
+        metrics["macro_f1"] = macro_f1(labels[labelled], logits[labelled])
+    if teacher_logits is not None:
+        metrics["agreement"] = agreement(logits, np.asarray(teacher_logits))
+    return metrics
+
+
+class _ProgressCallback(TrainerCallback):
+    """Logs steps as they pass and each epoch's figures."""
+
+    def __init__(self, stage: str):
+        self._stage = stage
+        self._advance: Callable[[int], None] | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._advance = progress_logger(logger, self._stage, state.max_steps - state.global_step, "steps")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        assert self._advance is not None
+        self._advance(1)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if epochs := _epochs(state.log_history):
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in epochs[-1].items() if name != "epoch")
+            logger.info("%s: epoch %.0f of %.0f, %s", self._stage, state.epoch, args.num_train_epochs, figures)
+
+
+def _epochs(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Return the trainer's log as one entry an epoch: training loss, temperature and the evaluation's figures."""
+    names = {
+        "loss": "loss",
+        "temperature": "temperature",
+        "eval_loss": "validation_loss",
+        "eval_macro_f1": "macro_f1",
+        "eval_agreement": "agreement",
+    }
+    epochs: dict[float, dict[str, float]] = {}
+    for entry in log_history:
+        figures = {ours: entry[theirs] for theirs, ours in names.items() if theirs in entry}
+        epochs.setdefault(entry["epoch"], {"epoch": entry["epoch"]}).update(figures)
+    return [epoch for epoch in epochs.values() if "loss" in epoch]
+
+
+def _drop_torn_checkpoints(folder: Path) -> None:
+    """Remove checkpoints that a killed run did not finish: the trainer writes its state file last."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            read_json(checkpoint / "trainer_state.json")
+        except (FileNotFoundError, json.JSONDecodeError):
+            shutil.rmtree(checkpoint)

@@ -1,0 +1,176 @@
+"""The rows a student or a teacher learns from, joined from the tables of the stages before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from finstill.config.task import Task, task_logits
+from finstill.corpus.long_texts import mean_over_windows
+from finstill.corpus.splits import SPLITS
+from finstill.corpus.tokens import text_positions
+
+NO_LABEL = -100
+"""Stands for the label of a row that has none: what torch's cross-entropy passes over."""
+
+
+@dataclass(frozen=True)
+class WindowsOfTexts:
+    """Which rows are windows of the same text.
+
+    Attributes:
+        texts: int64, (rows,), ascending from 0: the text that each row is a window of.
+        sizes: int64, (rows,): tokens of each window, special ones left out.
+    """
+
+    texts: np.ndarray
+    sizes: np.ndarray
+
+    def at(self, positions: np.ndarray) -> WindowsOfTexts:
+        """Return the same of the rows at `positions`, texts numbered anew in their order."""
+        _, texts = np.unique(self.texts[positions], return_inverse=True)
+        return WindowsOfTexts(texts, self.sizes[positions])
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Texts to learn from.
+
+    Where long texts are read in windows, a row is a window: it has its text's label, and its own teacher logits.
+
+    Attributes:
+        input_ids: token ids of each row.
+        labels: int64, (rows,), `NO_LABEL` where a text has none.
+        teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
+        windows: which windows are of one text; None where each row is a text.
+    """
+
+    input_ids: list[list[int]]
+    labels: np.ndarray
+    teacher_logits: np.ndarray | None = None
+    windows: WindowsOfTexts | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        item = {"input_ids": self.input_ids[position], "labels": self.labels[position]}
+        if self.teacher_logits is not None:
+            item["teacher_logits"] = self.teacher_logits[position]
+        return item
+
+    def over_texts(self, logits: np.ndarray) -> np.ndarray:
+        """Return the logits of each text, float32, (texts, classes), from those of each row."""
+        return logits if self.windows is None else mean_over_windows(logits, self.windows.texts, self.windows.sizes)
+
+    def whole_texts(self) -> TrainingRows:
+        """Return a row a text: its first window, its label, and the teacher's logits of the whole text."""
+        if self.windows is None:
+            return self
+        first = np.flatnonzero(np.diff(self.windows.texts, prepend=-1))
+        logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
+        return TrainingRows([self.input_ids[i] for i in first.tolist()], self.labels[first], logits)
+
+    def labelled(self) -> TrainingRows:
+        """Return the rows that have a label."""
+        return self.at(np.flatnonzero(self.labels != NO_LABEL))
+
+    def with_labelled_repeated(self, times: int) -> TrainingRows:
+        """Return the rows with each labelled one `times` times, or as they are where all are labelled.
+
+        Rows without a label speak through the teacher alone. Where they are many, few batches would hold a label.
+        """
+        labelled = np.flatnonzero(self.labels != NO_LABEL)
+        if len(labelled) == len(self):
+            return self
+        # A batch knows no texts: only what is measured is put together from windows.
+        rows = replace(self, windows=None)
+        return rows.at(np.concatenate([np.arange(len(self)), *[labelled] * (times - 1)]))
+
+    def content(self) -> list[bytes]:
+        """Return the bytes that tell these rows from others, for a digest."""
+        lengths = np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
+        tokens = np.array([token for ids in self.input_ids for token in ids], dtype=np.int64)
+        logits = b"" if self.teacher_logits is None else self.teacher_logits.tobytes()
+        return [lengths.tobytes(), tokens.tobytes(), self.labels.tobytes(), logits]
+
+    def at(self, positions: np.ndarray) -> TrainingRows:
+        """Return the rows at `positions`, int64, ascending where rows are windows."""
+        return TrainingRows(
+            [self.input_ids[i] for i in positions.tolist()],
+            self.labels[positions],
+            None if self.teacher_logits is None else self.teacher_logits[positions],
+            None if self.windows is None else self.windows.at(positions),
+        )
+
+
+def training_rows(
+    corpus: Path, tokens: Path, task: Task, teacher_logits: Path | None = None
+) -> dict[str, TrainingRows]:
+    """Return the rows of each split, in the corpus's order; those without a label count through their soft labels.
+
+    Args:
+        corpus: Parquet file of one row a text.
+        tokens: Parquet file of one row a window of a text, in the corpus's order.
+        teacher_logits: Parquet file of a row for each of `tokens`, in their order.
+        task: gives labels their numbers, and the teacher's classes their labels.
+
+    Raises:
+        ValueError: the tables are not of the same corpus: one was made again and the others were not.
+    """
+    columns = pq.read_table(corpus, columns=["key", "label", "split"])
+    ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
+    texts = text_positions(columns["key"], ids["text_key"], tokens)
+    labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
+    logits = None
+    if teacher_logits is not None:
+        table = pq.read_table(teacher_logits)
+        _require_same_rows(ids, table, teacher_logits)
+        logits = _task_logits(table, task)
+    windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
+    rows = TrainingRows(ids["input_ids"].to_pylist(), labels[texts], logits, windows)
+    splits = columns["split"].to_numpy()[texts]
+    return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
+
+
+def with_augmented(train: TrainingRows, augmented: Path, augmented_logits: Path, task: Task) -> TrainingRows:
+    """Return the rows of `train` and, after them, those of the augmented corpus: rows without a label.
+
+    Args:
+        train: with teacher logits over the task's labels.
+        augmented, augmented_logits: Parquet files of one row a text, in the same order.
+
+    Raises:
+        ValueError: the tables do not belong together: one was made again and the other was not.
+    """
+    assert train.teacher_logits is not None
+    texts, logits = pq.read_table(augmented, columns=["key", "input_ids"]), pq.read_table(augmented_logits)
+    _require_same_rows(texts, logits, augmented_logits)
+    return TrainingRows(
+        train.input_ids + texts["input_ids"].to_pylist(),
+        np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
+        np.concatenate([train.teacher_logits, _task_logits(logits, task)]),
+    )
+
+
+def read_teacher_labels(schema: pa.Schema) -> list[str]:
+    """Return the class names that stand in the metadata of a table of teacher logits."""
+    return schema.metadata[b"labels"].decode().split("\n")
+
+
+def _task_logits(table: pa.Table, task: Task) -> np.ndarray:
+    """Return the logits of a table of teacher logits over the task's labels: float32, (rows, labels)."""
+    teacher_labels = read_teacher_labels(table.schema)
+    flat = table["logits"].combine_chunks().flatten().to_numpy()
+    return task_logits(flat.reshape(len(table), len(teacher_labels)), task, teacher_labels)
+
+
+def _require_same_rows(texts: pa.Table, other: pa.Table, path: Path) -> None:
+    if not texts["key"].equals(other["key"]):
+        raise ValueError(f"{path.name} is not of these texts: materialize it again")

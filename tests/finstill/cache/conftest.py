@@ -1,0 +1,96 @@
+"""A real teacher of milliseconds: a byte tokenizer and an ONNX graph that averages embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from onnx import numpy_helper, parser
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from finstill.cache.cache import SoftLabelCache
+from finstill.corpus.text import KEY_BYTES, normalise, text_key
+from finstill.corpus.tokens import tokenize
+
+LABELS = ("negative", "neutral", "positive")
+
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+mean_embedding (int64[B, T] input_ids, int64[B, T] attention_mask) => (float[B, 3] logits)
+<int64[1] tokens = {1}, int64[1] width = {2}>
+{
+    embedded = Gather(embedding, input_ids)
+    mask = Cast<to = 1>(attention_mask)
+    mask_column = Unsqueeze(mask, width)
+    masked = Mul(embedded, mask_column)
+    total = ReduceSum<keepdims = 0>(masked, tokens)
+    count = ReduceSum<keepdims = 1>(mask, tokens)
+    logits = Div(total, count)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny teacher's ONNX file: a row's logits are the mean of its tokens' embeddings."""
+    model = parser.parse_model(GRAPH)
+    embedding = np.random.default_rng(5).standard_normal((256, 3)).astype(np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(embedding, "embedding"))
+    path = tmp_path_factory.mktemp("teacher") / "model.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def byte_tokenizer() -> Tokenizer:
+    """One token a UTF-8 byte, cut at 64."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.enable_truncation(64)
+    return tokenizer
+
+
+@pytest.fixture(scope="session")
+def write_tokens(byte_tokenizer: Tokenizer) -> Callable[[Path, Sequence[str]], pa.Table]:
+    """Write a token table of texts to a path and return it."""
+
+    def write(path: Path, texts: Sequence[str]) -> pa.Table:
+        normal = [normalise(text) for text in texts]
+        keys = pa.array([text_key(text) for text in normal], pa.binary(KEY_BYTES))
+        table = tokenize(keys, normal, byte_tokenizer)
+        pq.write_table(table, path, row_group_size=50)
+        return table
+
+    return write
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> SoftLabelCache:
+    return SoftLabelCache(tmp_path / "cache", "f" * 32, LABELS)
+
+
+def random_rows(count: int, seed: int = 0) -> pa.Table:
+    """Return rows of a part with keys that no other seed gives."""
+    random = np.random.default_rng(seed)
+    return pa.table(
+        {
+            "key": pa.array([random.bytes(KEY_BYTES) for _ in range(count)], pa.binary(KEY_BYTES)),
+            "logits": pa.FixedSizeListArray.from_arrays(
+                pa.array(random.standard_normal(3 * count).astype(np.float32)), 3
+            ),
+            "n_tokens": pa.array(random.integers(4, 60, count), pa.int32()),
+            "truncated": pa.array(random.random(count) < 0.1),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., pa.Table]:
+    return random_rows
