@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from finstill.serving import StudentClassifier
+from finstill.teacher.checkpoint import class_names, load_classifier
 from pipelines.execution import step_failure
 from tests.pipelines.house import House
 from tests.published_checkpoints import (
@@ -90,10 +91,18 @@ def test_nameless_classes_become_a_champion_by_the_task_that_the_refusal_writes_
         pytest.param({"changes": {"num_labels": 2}}, id="num_labels that differs from id2label"),
     ],
 )
-def test_weights_of_any_kind_label_a_corpus(options: dict, house: House) -> None:
-    use(house, prosus_finbert, **options)
-    assert house.run("label").success
-    assert house.metadata("teacher_onnx")["classes"] == ", ".join(PROSUS)
+def test_weights_of_any_kind_are_the_same_classifier(options: dict, tmp_path: Path) -> None:
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    for folder in (whole, other):
+        folder.mkdir()
+    prosus_finbert(whole)
+    prosus_finbert(other, **options)
+    model, expected = load_classifier(other), load_classifier(whole)
+    assert class_names(model) == PROSUS
+    assert model.dtype == torch.float32
+    rounding = torch.finfo(options.get("dtype", torch.float32)).eps
+    for name, weights in model.state_dict().items():
+        torch.testing.assert_close(weights, expected.state_dict()[name], rtol=rounding, atol=rounding)
 
 
 def test_512_tokens_are_all_that_514_positions_hold(house: House) -> None:
