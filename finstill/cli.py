@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +16,7 @@ from typer.core import TyperGroup
 from finstill.cache import upkeep
 from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.errors import InputError
+from finstill.progress import progress_to
 
 
 class _Group(TyperGroup):
@@ -83,29 +82,15 @@ def check(
     from finstill.preflight.terminal import print_report
 
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    with console.status("reading") as status, _said(status.update):
+    handler = logging.Handler()
+    with console.status("reading") as status, progress_to(handler):
+        handler.emit = lambda record: status.update(escape(record.getMessage()))  # type: ignore[method-assign]
         report = check_profile(profile, home, cache or str(home / "cache"))
     print_report(report, console)
     if json is not None:
         write_json(json, report.to_json())
     if report.stops:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _said(say: Callable[[str], None]) -> Iterator[None]:
-    """Pass Finstill's log lines to `say` while the block runs."""
-    handler = logging.Handler()
-    handler.emit = lambda record: say(escape(record.getMessage()))  # type: ignore[method-assign]
-    logger = logging.getLogger("finstill")
-    level = logger.level
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
 
 
 @cache_app.command("ls")

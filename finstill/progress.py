@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -35,3 +36,17 @@ def progress_logger(logger: logging.Logger, stage: str, total: int, unit: str) -
         logger.info("%s: %s of %s %s, %s, %s", stage, f"{done:,}", f"{total:,}", unit, pace, left)
 
     return advance
+
+
+@contextmanager
+def progress_to(handler: logging.Handler) -> Iterator[None]:
+    """Give Finstill's log lines to `handler` while the block runs."""
+    logger = logging.getLogger("finstill")
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

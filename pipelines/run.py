@@ -5,12 +5,11 @@ It materializes the same assets as the Dagster UI, in the same instance, so that
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from assets.resources import ProfileResource
 from assets.students import students
 from finstill.errors import InputError
 from finstill.files import read_json
+from finstill.progress import progress_to
 from pipelines.deployment import home, prepare_instance, profile_path
 from pipelines.execution import RunFailedError, execute
 
@@ -115,17 +115,9 @@ def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteI
     console.print(f"In the Dagster UI: {command}, then http://127.0.0.1:3000/runs/{decide.run_id}", soft_wrap=True)
 
 
-@contextmanager
-def progress_on_terminal() -> Iterator[None]:
+def progress_on_terminal() -> AbstractContextManager[None]:
     """Show Finstill's log lines while the block runs."""
-    handler = RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False)
-    logger = logging.getLogger("finstill")
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+    return progress_to(RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False))
 
 
 def _metadata(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:

@@ -111,32 +111,39 @@ def tokenize_windows(keys: pa.Array, texts: list[str], tokenizer: Tokenizer, lon
         tokenizer: set to cut at the tokens that are read at once.
         long: a longer text is cut there, or read in windows.
     """
-    windows: list[tuple[bytes, str, str | None]] = [
-        (key, text, None) for key, text in zip(keys.to_pylist(), texts, strict=True)
-    ]
-    if long == "windows":
-        windows = [
-            (key, window.text, window.text if len(of_text) > 1 else None)
+    read: list[tuple[bytes, Encoding, str | None]]
+    if long == "cut":
+        encodings = tokenizer.encode_batch(texts)
+        read = [(key, encoding, None) for key, encoding in zip(keys.to_pylist(), encodings, strict=True)]
+    else:
+        read = [
+            (key, window.encoding, window.text if len(of_text) > 1 else None)
             for key, of_text in zip(keys.to_pylist(), _windows_of(texts, tokenizer), strict=True)
             for window in of_text
         ]
-    own = pa.array([key if window is None else text_key(window) for key, _, window in windows], pa.binary(KEY_BYTES))
-    encodings = tokenizer.encode_batch([text for _, text, _ in windows])
+    own = pa.array([key if window is None else text_key(window) for key, _, window in read], pa.binary(KEY_BYTES))
     more = [
-        [key for key, _, _ in windows],
-        [len(encoding) - sum(encoding.special_tokens_mask) for encoding in encodings],
-        [window for _, _, window in windows],
+        [key for key, _, _ in read],
+        [len(encoding) - sum(encoding.special_tokens_mask) for _, encoding, _ in read],
+        [window for _, _, window in read],
     ]
-    return pa.table([*_table(own, encodings).columns, *more], schema=CORPUS_TOKENS_SCHEMA)
+    table = _table(own, [encoding for _, encoding, _ in read])
+    return pa.table([*table.columns, *more], schema=CORPUS_TOKENS_SCHEMA)
 
 
 def _windows_of(texts: list[str], tokenizer: Tokenizer) -> list[list[Window]]:
-    assert tokenizer.truncation is not None
-    limit = tokenizer.truncation["max_length"]
-    whole = Tokenizer.from_str(tokenizer.to_str())
-    whole.no_truncation()
-    encodings = whole.encode_batch(texts)
-    return [read_windows(text, encoding, whole, limit) for text, encoding in zip(texts, encodings, strict=True)]
+    cut = tokenizer.truncation
+    assert cut is not None
+    # Set and set back, and not a copy: to copy a tokenizer is to parse its whole vocabulary again.
+    tokenizer.no_truncation()
+    try:
+        encodings = tokenizer.encode_batch(texts)
+        return [
+            read_windows(text, encoding, tokenizer, cut["max_length"])
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
+    finally:
+        tokenizer.enable_truncation(**cut)
 
 
 def text_positions(keys: pa.ChunkedArray, text_keys: pa.ChunkedArray, path: Path) -> np.ndarray:

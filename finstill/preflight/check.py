@@ -365,8 +365,8 @@ def _judge(
     budget = profile.teacher.token_budget
 
     def answers() -> tuple[np.ndarray, np.ndarray]:
-        labelled = [rows[split].labelled().at(np.arange(len(rows[split].labelled()))[:SAMPLE]) for split in SPLITS]
-        sample = max(labelled[1], labelled[0], key=len)
+        labelled = (rows[split].labelled() for split in ("validation", "train"))
+        sample = max((each.at(np.arange(min(len(each), SAMPLE))) for each in labelled), key=len)
         if not len(sample):
             return sample.labels, np.empty((0, len(graph.labels)), np.float32)
         logits = sample.over_texts(OnnxClassifier(graph.float32_graph).logits(sample.input_ids, budget))
