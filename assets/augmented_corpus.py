@@ -38,7 +38,7 @@ AUGMENTED_COLUMNS = TableSchema(
     metadata={"dagster/column_schema": AUGMENTED_COLUMNS},
 )
 def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
-    """More texts of the corpus's own kind, made from its train rows: splices, windows of words, near pieces and masks.
+    """More texts of the corpus's own kind, made from its train rows: splices, crops of words, near pieces and masks.
 
     They have no label and count through what the teacher says of them. The profile says how many; by default, none.
     """

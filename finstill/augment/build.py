@@ -40,7 +40,7 @@ AUGMENTED_SCHEMA = pa.schema(
 """A token table's columns, so that the teacher pass takes it as it is, beside the text and the key of the train row
 that it was made from."""
 
-VARIANTS_PER_WINDOW = 16384
+VARIANTS_PER_CHUNK = 16384
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def augment_corpus(
     answer belongs to a text here as everywhere. One whose ids a row of the corpus has, in whichever split, or another
     variant, is left out, and so is a near-duplicate of a validation or test text.
 
-    Memory holds the corpus's ids and 8 bytes for each variant, beside a window of variants.
+    Memory holds the corpus's ids and 8 bytes for each variant, beside a chunk of variants.
 
     Args:
         corpus: Parquet file of one row a text.
@@ -84,14 +84,14 @@ def augment_corpus(
     report = AugmentationReport()
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, AUGMENTED_SCHEMA) as writer:
         if settings.variants_per_text:
-            for window in _windows(corpus, tokens, tokenizer, embeddings, settings, report):
-                writer.write_table(window)
-                report.kept += window.num_rows
+            for chunk in _chunks(corpus, tokens, tokenizer, embeddings, settings, report):
+                writer.write_table(chunk)
+                report.kept += chunk.num_rows
     logger.info("augmented_corpus: %s variants made, %s kept", f"{report.made:,}", f"{report.kept:,}")
     return report
 
 
-def _windows(
+def _chunks(
     corpus: Path,
     tokens: Path,
     tokenizer: Tokenizer,
@@ -128,7 +128,7 @@ def _windows(
     neighbours = np.full((len(embeddings), settings.neighbours), -1)
     neighbours[pieces] = nearest_pieces(embeddings, pieces, vocabulary, settings.neighbours)
     advance = progress_logger(logger, "augmented_corpus", len(texts), "train rows")
-    step = max(1, VARIANTS_PER_WINDOW // settings.variants_per_text)
+    step = max(1, VARIANTS_PER_CHUNK // settings.variants_per_text)
     for start in range(0, len(texts), step):
         positions = np.arange(start, min(start + step, len(texts)))
         variants = make_variants(texts, positions, vocabulary, neighbours, settings)

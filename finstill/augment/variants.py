@@ -1,4 +1,4 @@
-"""Variants of texts as token ids: splices, windows of words, replaced pieces and masks.
+"""Variants of texts as token ids: splices, crops of words, replaced pieces and masks.
 
 Everything random about a variant follows from its text's key, the seed and the variant's number, so that a text's
 variants stay as they are when other texts come or go; only a splice looks at another text.
@@ -14,8 +14,8 @@ from finstill.augment.draws import mixed, uniform, whole
 from finstill.augment.vocabulary import Vocabulary
 from finstill.config.profile import Augmentation
 
-SHORTEST_WINDOW = 3
-"""Words of the shortest window: fewer seldom say anything that a teacher can judge."""
+SHORTEST_CROP = 3
+"""Words of the shortest crop: fewer seldom say anything that a teacher can judge."""
 
 # Which of a variant's random numbers is drawn.
 _FORM, _PARTNER, _HEAD, _TAIL, _LENGTH, _START, _FATE, _NEIGHBOUR = range(8)
@@ -88,7 +88,7 @@ def make_variants(
 ) -> Variants:
     """Return `settings.variants_per_text` variants of each of `rows`, a text's variants one after the other.
 
-    First a variant's words are chosen: all of a text's, the head of it with the tail of another, or a window of it.
+    First a variant's words are chosen: all of a text's, the head of it with the tail of another, or a crop of it.
     Then each piece is replaced by a near one, masked, or left.
 
     Args:
@@ -114,19 +114,19 @@ def _chosen_words(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return where in `texts.ids` each variant's first part begins and ends, and its second, which may be empty.
 
-    A random window is n-gram sampling, Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple
+    A random crop is n-gram sampling, Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple
     Neural Networks", section 3.3, here of three words up to all but one.
     """
     form = uniform(state, _FORM)
     spliced = form < settings.spliced
-    windowed = ~spliced & (form < settings.spliced + settings.windowed)
+    cropped = ~spliced & (form < settings.spliced + settings.cropped)
     words = texts.word_count(origin)
 
-    length = np.minimum(words, SHORTEST_WINDOW + whole(uniform(state, _LENGTH), np.maximum(words - SHORTEST_WINDOW, 0)))
+    length = np.minimum(words, SHORTEST_CROP + whole(uniform(state, _LENGTH), np.maximum(words - SHORTEST_CROP, 0)))
     start = whole(uniform(state, _START), words - length + 1)
     cut = np.minimum(words, 1 + whole(uniform(state, _HEAD), words - 1))
-    first = np.where(windowed, start, 0)
-    last = np.where(windowed, start + length, np.where(spliced, cut, words))
+    first = np.where(cropped, start, 0)
+    last = np.where(cropped, start + length, np.where(spliced, cut, words))
 
     # The text whose key follows a draw, the own one passed over: a new text takes over few of the others' partners.
     partner = np.searchsorted(texts.keys, mixed(state, _PARTNER)) % len(texts)

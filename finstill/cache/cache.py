@@ -115,7 +115,7 @@ class SoftLabelCache:
         """
         rows = rows.cast(self.schema)
         if not all_finite(rows):
-            raise InputError("the teacher gave a logit that is not finite; the window was not stored", where=self.where)
+            raise InputError("the teacher gave a logit that is not finite; the chunk was not stored", where=self.where)
         return self.put(*encode_part(rows))
 
     def unseen(self, keys: pa.ChunkedArray) -> np.ndarray:

@@ -15,7 +15,7 @@ from finstill.config.task import Task, task_logits
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
 
-ROWS_PER_WINDOW = 1 << 16
+ROWS_PER_CHUNK = 1 << 16
 
 
 def write_average_logits(tables: Sequence[Path], task: Task, path: Path) -> None:
@@ -41,17 +41,17 @@ def write_average_logits(tables: Sequence[Path], task: Task, path: Path) -> None
     with ExitStack() as stack:
         files = [stack.enter_context(pq.ParquetFile(table)) for table in tables]
         writer = stack.enter_context(pq.ParquetWriter(stack.enter_context(whole_file(path)), schema))
-        for windows in zip(*(file.iter_batches(ROWS_PER_WINDOW) for file in files), strict=True):
-            if any(not window["key"].equals(windows[0]["key"]) for window in windows):
+        for chunks in zip(*(file.iter_batches(ROWS_PER_CHUNK) for file in files), strict=True):
+            if any(not chunk["key"].equals(chunks[0]["key"]) for chunk in chunks):
                 raise ValueError("the teachers' logits are not of the same texts: materialize them again")
-            mean = np.mean([_normalised(window, task) for window in windows], axis=0, dtype=np.float64)
+            mean = np.mean([_normalised(chunk, task) for chunk in chunks], axis=0, dtype=np.float64)
             flat = pa.array(mean.astype(np.float32).ravel())
             logits = pa.FixedSizeListArray.from_arrays(flat, len(task.labels))
-            writer.write_table(pa.table([windows[0]["key"], logits], schema=schema))
+            writer.write_table(pa.table([chunks[0]["key"], logits], schema=schema))
 
 
-def _normalised(window: pa.RecordBatch, task: Task) -> np.ndarray:
+def _normalised(chunk: pa.RecordBatch, task: Task) -> np.ndarray:
     """Return log-probabilities over the task's labels: float64, (rows, labels)."""
-    labels = window.schema.metadata[b"labels"].decode().split("\n")
-    logits = window["logits"].flatten().to_numpy().reshape(len(window), len(labels))
+    labels = chunk.schema.metadata[b"labels"].decode().split("\n")
+    logits = chunk["logits"].flatten().to_numpy().reshape(len(chunk), len(labels))
     return log_softmax(task_logits(logits, task, labels).astype(np.float64), axis=1)

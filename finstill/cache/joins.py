@@ -65,8 +65,8 @@ def _join(
     kind: str, keys: pa.ChunkedArray, start: int, cached: ds.Dataset, columns: dict[str, pc.Expression]
 ) -> ac.Declaration:
     """Join `columns` of the cached rows with the `JOIN_ROWS` keys from `start` on, each beside its position."""
-    window = keys.slice(start, JOIN_ROWS)
-    wanted = pa.table({"key": window, "position": np.arange(start, start + len(window))})
+    chunk = keys.slice(start, JOIN_ROWS)
+    wanted = pa.table({"key": chunk, "position": np.arange(start, start + len(chunk))})
     scan = [
         ac.Declaration("scan", ac.ScanNodeOptions(cached, columns=columns)),
         ac.Declaration("project", ac.ProjectNodeOptions(list(columns.values()), list(columns))),

@@ -17,11 +17,11 @@ from finstill.files import whole_file
 from finstill.inference.session import OnnxClassifier
 from finstill.progress import progress_logger
 
-WINDOW_ROWS = 1024
+CHUNK_ROWS = 1024
 """Rows labelled between two parts: what a killed run loses at most. Sorting by length needs no more."""
 
 LOOKUP_ROWS = 1 << 20
-"""Rows whose logits are looked up at a time: each such window scans the cache once."""
+"""Rows whose logits are looked up at a time: each such chunk scans the cache once."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def label_texts(
 ) -> LabellingReport:
     """Make `cache` hold a row for each row of the token table `tokens`.
 
-    Memory holds a window at a time, beside a key (16 bytes) and at most a position (8 bytes) for each row.
+    Memory holds a chunk at a time, beside a key (16 bytes) and at most a position (8 bytes) for each row.
 
     Args:
         tokens: Parquet with the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
@@ -63,26 +63,26 @@ def label_texts(
         return LabellingReport(len(keys), 0)
     teacher = open_teacher()
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
-    for window in _windows(tokens, unseen):
-        cache.append(label_window(window, teacher, token_budget, advance))
+    for chunk in _chunks(tokens, unseen):
+        cache.append(label_chunk(chunk, teacher, token_budget, advance))
     return LabellingReport(len(keys), len(unseen))
 
 
-def label_window(
-    window: pa.Table,
+def label_chunk(
+    chunk: pa.Table,
     teacher: OnnxClassifier,
     token_budget: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> pa.Table:
-    """Return the rows of one part for a window of a token table: a function of its texts and the teacher alone.
+    """Return the rows of one part for a chunk of a token table: a function of its texts and the teacher alone.
 
     Args:
-        window: the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
+        chunk: the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
         advance: called with the number of rows of each batch when it is done.
     """
-    logits = teacher.logits(window["input_ids"].to_pylist(), token_budget, advance)
-    columns = {"key": window["key"], "logits": _logits_column(logits)}
-    return pa.table({**columns, "n_tokens": window["n_tokens"], "truncated": window["truncated"]})
+    logits = teacher.logits(chunk["input_ids"].to_pylist(), token_budget, advance)
+    columns = {"key": chunk["key"], "logits": _logits_column(logits)}
+    return pa.table({**columns, "n_tokens": chunk["n_tokens"], "truncated": chunk["truncated"]})
 
 
 def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None:
@@ -101,8 +101,8 @@ def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None
     )
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         for start in range(0, len(keys), LOOKUP_ROWS):
-            window = keys.slice(start, LOOKUP_ROWS)
-            writer.write_table(pa.table([window, _logits_column(cache.lookup(window))], schema=schema))
+            chunk = keys.slice(start, LOOKUP_ROWS)
+            writer.write_table(pa.table([chunk, _logits_column(cache.lookup(chunk))], schema=schema))
 
 
 def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
@@ -110,23 +110,23 @@ def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32, copy=False).ravel()), logits.shape[1])
 
 
-def _windows(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
-    """Yield the rows of `tokens` at the ascending `positions` in tables of `WINDOW_ROWS`; each row is read once."""
+def _chunks(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
+    """Yield the rows of `tokens` at the ascending `positions` in tables of `CHUNK_ROWS`; each row is read once."""
     pending: list[pa.Table] = []
     pending_rows = start = 0
     with pq.ParquetFile(tokens) as file:
-        for batch in file.iter_batches(batch_size=8 * WINDOW_ROWS):
+        for batch in file.iter_batches(batch_size=8 * CHUNK_ROWS):
             inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(batch))]
             start += len(batch)
             if not len(inside):
                 continue
             pending.append(pa.table(batch.take(pa.array(inside - (start - len(batch))))))
             pending_rows += len(inside)
-            if pending_rows >= WINDOW_ROWS:
+            if pending_rows >= CHUNK_ROWS:
                 joined = pa.concat_tables(pending)
-                full = joined.num_rows - joined.num_rows % WINDOW_ROWS
-                for offset in range(0, full, WINDOW_ROWS):
-                    yield joined.slice(offset, WINDOW_ROWS)
+                full = joined.num_rows - joined.num_rows % CHUNK_ROWS
+                for offset in range(0, full, CHUNK_ROWS):
+                    yield joined.slice(offset, CHUNK_ROWS)
                 pending, pending_rows = [joined.slice(full)], joined.num_rows - full
     if pending_rows:
         yield pa.concat_tables(pending)

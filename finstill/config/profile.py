@@ -149,7 +149,7 @@ class Augmentation(_Section):
         variants_per_text: variants of each row; 0 makes none.
         origins: which train rows they are made from: those with a label, or all.
         spliced: share of variants that are the head of one text and the tail of another.
-        windowed: share that are a random window of the text's words.
+        cropped: share that are a random crop of the text: some of its words in a row.
         replaced: share of word pieces replaced by one of the `neighbours` nearest in the teacher's embedding space.
         masked: share of word pieces replaced by the mask token.
         seed: another seed makes other variants.
@@ -158,7 +158,7 @@ class Augmentation(_Section):
     variants_per_text: int = Field(0, ge=0, le=1000)
     origins: Literal["labelled", "all"] = "labelled"
     spliced: float = Field(0.25, ge=0, le=1)
-    windowed: float = Field(0.2, ge=0, le=1)
+    cropped: float = Field(0.2, ge=0, le=1)
     replaced: float = Field(0.16, ge=0, le=1)
     neighbours: int = Field(10, ge=1, le=1000)
     masked: float = Field(0.06, ge=0, le=1)
@@ -166,7 +166,7 @@ class Augmentation(_Section):
 
     @model_validator(mode="after")
     def _shares(self) -> Augmentation:
-        for first, second in (("spliced", "windowed"), ("replaced", "masked")):
+        for first, second in (("spliced", "cropped"), ("replaced", "masked")):
             if (total := getattr(self, first) + getattr(self, second)) > 1:
                 raise ValueError(f"'{first}' and '{second}' are shares of the same whole, and add up to {total:g}")
         return self

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finstill.config.profile import CorpusSource
-from finstill.corpus.leakage import ROWS_PER_WINDOW, is_forbidden
+from finstill.corpus.leakage import ROWS_PER_CHUNK, is_forbidden
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.readers import Fault, text_fault
 from finstill.corpus.sources import NO_LABEL_WORDS, Row, SourceReport, canonical_label, read_rows
@@ -319,10 +319,10 @@ def _drop_leaks(entries: dict[bytes, Entry], report: CorpusReport) -> None:
     """Take out the train texts that must not be learned from because they nearly are validation or test texts."""
     index = NearDuplicates([entry.text for entry in entries.values() if entry.split != "train"])
     train = [(key, entry) for key, entry in entries.items() if entry.split == "train"]
-    for start in range(0, len(train), ROWS_PER_WINDOW):
-        window = train[start : start + ROWS_PER_WINDOW]
-        matches = index.nearest([entry.text for _, entry in window])
-        for (key, entry), match in zip(window, matches, strict=True):
+    for start in range(0, len(train), ROWS_PER_CHUNK):
+        chunk = train[start : start + ROWS_PER_CHUNK]
+        matches = index.nearest([entry.text for _, entry in chunk])
+        for (key, entry), match in zip(chunk, matches, strict=True):
             if match is not None and is_forbidden(entry.label is not None, match.similarity):
                 report.count("near-duplicate of a validation or test text", entry.source, entry.text)
                 del entries[key]

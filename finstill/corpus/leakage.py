@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from finstill.corpus.near_duplicates import Match, NearDuplicates
 
-ROWS_PER_WINDOW = 8192
+ROWS_PER_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
 
     found: list[Leak] = []
     with pq.ParquetFile(corpus) as file:
-        for batch in file.iter_batches(ROWS_PER_WINDOW, columns=["text", "label", "split"]):
+        for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "label", "split"]):
             train = [row for row in batch.to_pylist() if row["split"] == "train"]
             for rows in ("labelled", "unlabelled"):
                 texts = [row["text"] for row in train if (row["label"] is None) == (rows == "unlabelled")]
                 found += leaks(rows, texts, index.nearest(texts))
     with pq.ParquetFile(augmented) as file:
-        for batch in file.iter_batches(ROWS_PER_WINDOW, columns=["text"]):
+        for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text"]):
             texts = batch["text"].to_pylist()
             found += leaks("augmented", texts, index.nearest(texts))
     return found

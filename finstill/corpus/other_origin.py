@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finstill.corpus.build import BadRows, CorpusReport, corpus_table, distinct_texts
-from finstill.corpus.leakage import ROWS_PER_WINDOW
+from finstill.corpus.leakage import ROWS_PER_CHUNK
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.sources import Row
 from finstill.errors import InputError
@@ -40,7 +40,7 @@ def build_other_origin(
     keys = list(entries)
     index = NearDuplicates([entry.text for entry in entries.values()])
     with pq.ParquetFile(corpus) as file:
-        for batch in file.iter_batches(ROWS_PER_WINDOW, columns=["text", "split"]):
+        for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "split"]):
             train = [row["text"] for row in batch.to_pylist() if row["split"] == "train"]
             near = {keys[match.position] for matches in index.matches(train) for match in matches}
             for key in sorted(near & entries.keys()):

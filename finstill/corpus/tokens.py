@@ -40,7 +40,7 @@ CORPUS_TOKENS_SCHEMA = pa.schema(
 """A row for each window of each text of a corpus, in the corpus's order: `key` is the window's own and `text_key` the
 text's, `size` counts the tokens that are not special, and `window` is its text, null where a text is read whole."""
 
-ROWS_PER_WINDOW = 8192
+ROWS_PER_CHUNK = 8192
 
 EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
@@ -189,7 +189,7 @@ def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTe
     with pq.ParquetFile(corpus) as source, whole_file(path) as unfinished:
         advance = progress_logger(logger, "tokens", source.metadata.num_rows, "texts")
         with pq.ParquetWriter(unfinished, CORPUS_TOKENS_SCHEMA) as writer:
-            for batch in source.iter_batches(ROWS_PER_WINDOW, columns=["key", "text"]):
+            for batch in source.iter_batches(ROWS_PER_CHUNK, columns=["key", "text"]):
                 texts = batch["text"].to_pylist()
                 table = tokenize_windows(batch["key"], texts, tokenizer, long)
                 writer.write_table(table)

@@ -20,7 +20,7 @@ from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
 
-TEXTS_PER_WINDOW = 8192
+TEXTS_PER_CHUNK = 8192
 """Texts in memory at a time."""
 
 
@@ -95,15 +95,15 @@ class StudentClassifier:
         first_row = 1
         # One text alone is answered before a thread would have started.
         with nullcontext() if self._threads == 1 else ThreadPoolExecutor(self._threads) as pool:
-            while window := list(islice(source, TEXTS_PER_WINDOW)):
-                yield from self._score_window(window, first_row, explain, map if pool is None else pool.map)
-                first_row += len(window)
+            while chunk := list(islice(source, TEXTS_PER_CHUNK)):
+                yield from self._score_chunk(chunk, first_row, explain, map if pool is None else pool.map)
+                first_row += len(chunk)
 
     def tokens(self, text: str) -> int:
         """Return how many tokens a text has; the student reads `package.max_length` at once."""
         return len(self._tokenizer.encode(normalise(cleaned(text))))
 
-    def _score_window(
+    def _score_chunk(
         self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
     ) -> Iterator[Score]:
         # As the texts of the corpus were that the student learned from.

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from finstill.files import whole_file
 from finstill.progress import progress_logger
 from finstill.serving import StudentClassifier
-from finstill.serving.tables import ROWS_PER_WINDOW
+from finstill.serving.tables import ROWS_PER_CHUNK
 
 CARRIED = ["key", "text", "date", "id"]
 """Columns of the corpus that a scored row has too."""
@@ -58,7 +58,7 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
     with pq.ParquetFile(corpus) as source:
         new = source.metadata.num_rows - len(known)
         advance = progress_logger(logger, "scores", max(new, 0), "texts")
-        for batch in source.iter_batches(ROWS_PER_WINDOW, columns=CARRIED):
+        for batch in source.iter_batches(ROWS_PER_CHUNK, columns=CARRIED):
             fresh = batch.filter(pa.array([key not in known for key in batch["key"].to_pylist()]))
             if not fresh.num_rows:
                 continue

@@ -11,23 +11,23 @@ import pyarrow.parquet as pq
 
 from finstill.corpus.readers import parquet_batches
 from finstill.errors import InputError
-from finstill.serving.tables import Added, Fault, Table, Window, text_fault
+from finstill.serving.tables import Added, Fault, Table, Chunk, text_fault
 
 ATTENTION = pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float64())]))
 
 
 class ParquetTable(Table):
-    """A window's rows are a record batch."""
+    """A chunk's rows are a record batch."""
 
     _schema: pa.Schema
 
-    def _windows(self) -> Iterator[Window]:
+    def _chunks(self) -> Iterator[Chunk]:
         number = 0
         for batch, _ in parquet_batches(self.stream, self.where, self.form, [self.column], everything=True):
             if not number:
                 self._schema = batch.schema
                 self._require_text(batch.schema.field(self.column).type)
-            yield self._window(batch, number)
+            yield self._chunk(batch, number)
             number += batch.num_rows
         if not number:
             self._schema = pq.read_schema(self.where)
@@ -59,8 +59,8 @@ class ParquetTable(Table):
             for table in tables:
                 writer.write_table(table)
 
-    def _window(self, batch: pa.RecordBatch, before: int) -> Window:
-        window = Window(before + 1, rows=batch)
+    def _chunk(self, batch: pa.RecordBatch, before: int) -> Chunk:
+        chunk = Chunk(before + 1, rows=batch)
         column = batch.column(self.column)
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
@@ -72,10 +72,10 @@ class ParquetTable(Table):
             except UnicodeDecodeError as error:
                 text = value.decode(errors="replace")
                 reason = f"not valid UTF-8: byte {error.start} is 0x{value[error.start]:02x}"
-            window.texts.append(None if reason else text)
+            chunk.texts.append(None if reason else text)
             if reason:
-                window.faults.append(Fault(before + i + 1, reason, {self.column: text}))
-        return window
+                chunk.faults.append(Fault(before + i + 1, reason, {self.column: text}))
+        return chunk
 
     def _require_text(self, kind: pa.DataType) -> None:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""Scoring a table of any length, a window of rows in memory at a time; what was cut off goes on where it was."""
+"""Scoring a table of any length, a chunk of rows in memory at a time; what was cut off goes on where it was."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import finstill
 from finstill.files import read_json, whole_file, write_json
 from finstill.progress import SECONDS_BETWEEN_LINES
 from finstill.serving import Score, StudentClassifier
-from finstill.serving.tables import Added, Fault, Table, Window
+from finstill.serving.tables import Added, Fault, Table, Chunk
 
 RUN_FILE = "run.json"
 
@@ -60,7 +60,7 @@ class TableScorer:
     def to_file(self, table: Table, source: Path, output: Path, rejects: Path) -> ScoringReport:
         """Score `table`, read from the file `source`, into the file `output`, which appears whole.
 
-        Each window is kept beside `output` until all are there. The same call goes on after the last window that one
+        Each chunk is kept beside `output` until all are there. The same call goes on after the last chunk that one
         before it left, where input, package and settings are the same.
 
         Args:
@@ -71,20 +71,20 @@ class TableScorer:
         done: list[Path] = []
         counts = ScoringReport(0, 0)
         advance = self._progress(table)
-        for i, window in enumerate(table.windows()):
+        for i, chunk in enumerate(table.chunks()):
             if i == 0:
                 table.head(self.columns)
             part, faulty = parts / f"{i:08}.rows", parts / f"{i:08}.rejects"
             resumed = part.is_file() and faulty.is_file()
             if not resumed:
-                added, faults = self._score(window)
+                added, faults = self._score(chunk)
                 _write(faulty, b"".join(_line(fault) for fault in faults))
-                _write(part, table.encode(window.rows, added))
+                _write(part, table.encode(chunk.rows, added))
             done.append(part)
             set_aside = faulty.read_bytes().count(b"\n")
-            scored = len(window.texts) - set_aside
+            scored = len(chunk.texts) - set_aside
             counts = ScoringReport(counts.scored + scored, counts.set_aside + set_aside)
-            advance(len(window.texts), resumed)
+            advance(len(chunk.texts), resumed)
         with whole_file(output) as unfinished:
             table.join(done, self.columns, unfinished)
         if counts.set_aside:
@@ -105,12 +105,12 @@ class TableScorer:
         counts = ScoringReport(0, 0)
         advance = self._progress(table)
         with nullcontext() if rejects is None else rejects.open("wb") as side:
-            windows = table.windows()
-            window = next(windows, None)
+            chunks = table.chunks()
+            chunk = next(chunks, None)
             output.write(table.head(self.columns))
-            while window is not None:
-                added, faults = self._score(window)
-                output.write(table.encode(window.rows, added))
+            while chunk is not None:
+                added, faults = self._score(chunk)
+                output.write(table.encode(chunk.rows, added))
                 output.flush()
                 for fault in faults:
                     if side is None:
@@ -119,30 +119,30 @@ class TableScorer:
                         side.write(_line(fault))
                 counts = replace(
                     counts,
-                    scored=counts.scored + len(window.texts) - len(faults),
+                    scored=counts.scored + len(chunk.texts) - len(faults),
                     set_aside=counts.set_aside + len(faults),
                 )
-                advance(len(window.texts), False)
-                window = next(windows, None)
+                advance(len(chunk.texts), False)
+                chunk = next(chunks, None)
         return counts
 
-    def _score(self, window: Window) -> tuple[list[Added | None], list[Fault]]:
+    def _score(self, chunk: Chunk) -> tuple[list[Added | None], list[Fault]]:
         """Return what is added to each row, None where it is set aside, and the rows that are."""
-        faults = list(window.faults)
+        faults = list(chunk.faults)
         if self._refuse_long:
-            faults += self._too_long(window)
+            faults += self._too_long(chunk)
         # In the order of the rows, whatever each was set aside for.
         faults.sort(key=lambda fault: fault.row)
-        scores = self._student.score((text for text in window.texts if text is not None), explain=self._explain)
-        return [None if text is None else self._added(next(scores)) for text in window.texts], faults
+        scores = self._student.score((text for text in chunk.texts if text is not None), explain=self._explain)
+        return [None if text is None else self._added(next(scores)) for text in chunk.texts], faults
 
-    def _too_long(self, window: Window) -> Iterator[Fault]:
+    def _too_long(self, chunk: Chunk) -> Iterator[Fault]:
         limit = self._student.package.max_length
-        for i, text in enumerate(window.texts):
+        for i, text in enumerate(chunk.texts):
             if text is not None and (tokens := self._student.tokens(text)) > limit:
-                window.texts[i] = None
+                chunk.texts[i] = None
                 reason = f"the text has {tokens:,} tokens, and the student reads {limit}"
-                yield Fault(window.first_row + i, reason, {"text": text})
+                yield Fault(chunk.first_row + i, reason, {"text": text})
 
     def _added(self, score: Score) -> dict[str, Any]:
         values: dict[str, Any] = {"label": score.label}
@@ -155,7 +155,7 @@ class TableScorer:
         return {self._prefix + name: value for name, value in values.items()}
 
     def _prepare(self, parts: Path, source: Path, table: Table) -> None:
-        """Make the folder of the windows; what another input, package or setting left in it goes."""
+        """Make the folder of the chunks; what another input, package or setting left in it goes."""
         status = source.stat()
         run = {
             "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],

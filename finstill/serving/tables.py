@@ -31,7 +31,7 @@ from finstill.corpus.readers import text_fault as half_character
 from finstill.corpus.text import cleaned, normalise
 from finstill.errors import InputError
 
-ROWS_PER_WINDOW = 8192
+ROWS_PER_CHUNK = 8192
 
 Added = Mapping[str, Any]
 """What is added to one row, by column: text, numbers, or pairs of a word and its weight."""
@@ -47,7 +47,7 @@ class Fault:
 
 
 @dataclass
-class Window:
+class Chunk:
     """Rows that follow each other.
 
     Attributes:
@@ -84,21 +84,21 @@ class Table(ABC):
         """Return how much of the table has been read, from 0 to 1, or None where its size is not known."""
         return self.raw.tell() / self._size if self._size else None
 
-    def windows(self) -> Iterator[Window]:
-        """Yield the rows in windows of `ROWS_PER_WINDOW`, the same each time.
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the rows in chunks of `ROWS_PER_CHUNK`, the same each time.
 
         Raises:
             InputError: the table cannot be read to its end, or has no column with the text.
         """
         with reading(self.where, self.form):
-            yield from self._windows()
+            yield from self._chunks()
 
     @abstractmethod
-    def _windows(self) -> Iterator[Window]: ...
+    def _chunks(self) -> Iterator[Chunk]: ...
 
     @abstractmethod
     def head(self, added: Sequence[str]) -> bytes:
-        """Return what stands before the first row where columns are `added`; `windows` has begun.
+        """Return what stands before the first row where columns are `added`; `chunks` has begun.
 
         Raises:
             InputError: there are columns of these names.
@@ -125,21 +125,21 @@ class Table(ABC):
                 remedy="Give --prefix, which stands before the name of each new column",
             )
 
-    def _in_windows(self, records: Iterable[Record]) -> Iterator[Window]:
-        """Yield records in windows, a fault for each that holds no text."""
-        window, number = Window(), 0
+    def _in_chunks(self, records: Iterable[Record]) -> Iterator[Chunk]:
+        """Yield records in chunks, a fault for each that holds no text."""
+        chunk, number = Chunk(), 0
         for number, values, unreadable, content in records:
             text = values[0] if values else None
             reason = unreadable.reason if unreadable else text_fault(text, self.column)
-            window.rows.append(content)
-            window.texts.append(None if reason else text)
+            chunk.rows.append(content)
+            chunk.texts.append(None if reason else text)
             if reason:
-                window.faults.append(Fault(number, reason, content))
-            if len(window.texts) == ROWS_PER_WINDOW:
-                yield window
-                window = Window(number + 1)
-        if window.texts:
-            yield window
+                chunk.faults.append(Fault(number, reason, content))
+            if len(chunk.texts) == ROWS_PER_CHUNK:
+                yield chunk
+                chunk = Chunk(number + 1)
+        if chunk.texts:
+            yield chunk
 
 
 class CsvTable(Table):
@@ -148,10 +148,10 @@ class CsvTable(Table):
     _header: list[str]
     _delimiter: str
 
-    def _windows(self) -> Iterator[Window]:
+    def _chunks(self) -> Iterator[Chunk]:
         rows = Delimited(self.stream, self.where, self.form, [self.column])
         self._header, self._delimiter = rows.header, rows.delimiter
-        return self._in_windows(rows)
+        return self._in_chunks(rows)
 
     def head(self, added: Sequence[str]) -> bytes:
         self._refuse_taken(self._header, added)
@@ -173,17 +173,17 @@ class CsvTable(Table):
 class LinesTable(CsvTable):
     """A text file with a text a line; what is written is CSV with the column `text`."""
 
-    def _windows(self) -> Iterator[Window]:
+    def _chunks(self) -> Iterator[Chunk]:
         self._header, self._delimiter = [self.column], ","
         records = text_lines(self.stream, self.where, self.form)
-        return self._in_windows(record._replace(content=[record.content]) for record in records)
+        return self._in_chunks(record._replace(content=[record.content]) for record in records)
 
 
 class JsonlTable(Table):
     """A row is an object, one a line. Rows need not have the same columns, so each is looked at for those added."""
 
-    def _windows(self) -> Iterator[Window]:
-        return self._in_windows(json_lines(self.stream, self.where, self.form, [self.column]))
+    def _chunks(self) -> Iterator[Chunk]:
+        return self._in_chunks(json_lines(self.stream, self.where, self.form, [self.column]))
 
     def head(self, added: Sequence[str]) -> bytes:
         return b""
@@ -201,8 +201,8 @@ class JsonlTable(Table):
 class JsonTable(JsonlTable):
     """The objects of a JSON array; what is written is JSONL."""
 
-    def _windows(self) -> Iterator[Window]:
-        return self._in_windows(json_rows(self.stream, self.where, self.form, [self.column]))
+    def _chunks(self) -> Iterator[Chunk]:
+        return self._in_chunks(json_rows(self.stream, self.where, self.form, [self.column]))
 
 
 FILES: dict[Kind, type[Table]] = {

@@ -33,7 +33,7 @@ SENTENCES = {
 }
 LABELS = tuple(SENTENCES)
 NAMES = [f"{first}{second}" for first in ("Alma", "Kone", "Nordea", "Outo") for second in ("tech", "bank", "steel")]
-WHOLE = Augmentation(variants_per_text=4, spliced=0, windowed=0, replaced=0, masked=0)
+WHOLE = Augmentation(variants_per_text=4, spliced=0, cropped=0, replaced=0, masked=0)
 
 
 @pytest.fixture(scope="module")
@@ -124,11 +124,11 @@ class TestVariants:
             assert words[:own] == head.split()[:own]
             assert words[own:] == tail.split()[-(len(words) - own) :]
 
-    def test_a_window_is_whole_words_in_a_row(self, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
-        # "outokumpu" is several pieces, which no window parts.
+    def test_a_crop_is_whole_words_in_a_row(self, tokenizer: Tokenizer, vocabulary: Vocabulary) -> None:
+        # "outokumpu" is several pieces, which no crop parts.
         sentence = "the outokumpu mill in tornio made steel"
         lengths = set()
-        for variant in variants_of([sentence], tokenizer, vocabulary, windowed=1.0, variants_per_text=60):
+        for variant in variants_of([sentence], tokenizer, vocabulary, cropped=1.0, variants_per_text=60):
             assert f" {variant} " in f" {sentence} "
             lengths.add(len(variant.split()))
         assert lengths == {3, 4, 5, 6}
@@ -137,7 +137,7 @@ class TestVariants:
     def test_the_shortest_texts_have_variants_too(
         self, sentence: str, tokenizer: Tokenizer, vocabulary: Vocabulary
     ) -> None:
-        for shares in ({"spliced": 1.0}, {"windowed": 1.0}):
+        for shares in ({"spliced": 1.0}, {"cropped": 1.0}):
             assert all(variants_of([sentence, "down"], tokenizer, vocabulary, **shares, variants_per_text=20))
 
     def test_shares_of_replaced_and_masked_pieces_are_those_asked_for(
@@ -228,13 +228,13 @@ class TestAugmentedCorpus:
 
     def test_a_variant_that_is_a_row_of_the_corpus_is_left_out(self, augment: Augmenter) -> None:
         """Whole texts, nothing changed: each is a row of the corpus."""
-        table, report = augment(spliced=0, windowed=0, replaced=0, masked=0)
+        table, report = augment(spliced=0, cropped=0, replaced=0, masked=0)
         assert table.num_rows == 0
         assert report.dropped.total() == report.made > 0
 
-    def test_windows_of_rows_make_no_difference(self, augment: Augmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_chunks_of_rows_make_no_difference(self, augment: Augmenter, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = augment()[0]
-        monkeypatch.setattr("finstill.augment.build.VARIANTS_PER_WINDOW", 7)
+        monkeypatch.setattr("finstill.augment.build.VARIANTS_PER_CHUNK", 7)
         assert augment()[0].equals(whole)
 
     def test_without_a_labelled_row_it_is_empty_and_says_so(
@@ -256,5 +256,5 @@ class TestAugmentedCorpus:
 
 
 def test_shares_of_one_whole_cannot_exceed_it() -> None:
-    with pytest.raises(ValueError, match=r"'spliced' and 'windowed' are shares of the same whole, and add up to 1\.1"):
-        Augmentation(spliced=0.8, windowed=0.3)
+    with pytest.raises(ValueError, match=r"'spliced' and 'cropped' are shares of the same whole, and add up to 1\.1"):
+        Augmentation(spliced=0.8, cropped=0.3)

@@ -57,7 +57,7 @@ def test_a_run_cut_off_is_made_up_for(package: Package, tmp_path: Path, monkeypa
     from finstill.serving import growing_table
 
     corpus, folder = tmp_path / "corpus.parquet", tmp_path / "scores"
-    monkeypatch.setattr(growing_table, "ROWS_PER_WINDOW", 8)
+    monkeypatch.setattr(growing_table, "ROWS_PER_CHUNK", 8)
     write_corpus(corpus, range(20))
     scored, calls = growing_table._scored, []
 

@@ -201,7 +201,7 @@ def variants_of(sentences: list[str], tokenizer: Tokenizer, vocabulary: Vocabula
     ids = [tokenizer.encode(normalise(sentence), add_special_tokens=False).ids for sentence in sentences]
     keys = np.arange(len(ids), dtype=np.uint64) << np.uint64(60)
     texts = Texts.from_ids(keys, np.concatenate(ids), np.array([len(row) for row in ids]), vocabulary)
-    none = {"spliced": 0.0, "windowed": 0.0, "replaced": 0.0, "masked": 0.0}
+    none = {"spliced": 0.0, "cropped": 0.0, "replaced": 0.0, "masked": 0.0}
     settings = Augmentation.model_validate({"variants_per_text": 60, **none, **shares})
     neighbours = np.full((tokenizer.get_vocab_size(), 1), -1)
     made = make_variants(texts, np.array([0]), vocabulary, neighbours, settings)
@@ -212,13 +212,13 @@ def variants_of(sentences: list[str], tokenizer: Tokenizer, vocabulary: Vocabula
 
 class TestAugmentation:
     @pytest.mark.parametrize("language", ["Chinese", "Japanese", "Thai"])
-    def test_windows_are_cut_between_characters(
+    def test_crops_are_cut_between_characters(
         self, language: str, tokenizer: Tokenizer, vocabulary: Vocabulary
     ) -> None:
         sentence, other, *_ = SENTENCES[language]
         if language == "Thai" and isinstance(tokenizer.model, models.WordPiece):
             pytest.skip("BERT's pieces of a Thai clause continue one word: none can stand alone")
-        made = set(variants_of([sentence, other], tokenizer, vocabulary, windowed=1.0))
+        made = set(variants_of([sentence, other], tokenizer, vocabulary, cropped=1.0))
         assert len(made) > 20
         for variant in made:
             assert variant in normalise(sentence)

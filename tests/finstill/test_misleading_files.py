@@ -32,7 +32,7 @@ def texts(path: Path, **settings: object) -> list[str | None]:
 def scored(path: Path) -> list[str | None]:
     table = open_table(path, None, "text")
     with table.raw:
-        return [text for window in table.windows() for text in window.texts]
+        return [text for chunk in table.chunks() for text in chunk.texts]
 
 
 def write(path: Path, content: str | bytes) -> Path:

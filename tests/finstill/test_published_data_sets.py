@@ -417,7 +417,7 @@ def _texts_or_refusal(path: Path, texts: Callable[[], list[str | None]]) -> list
 def _scored_texts(path: Path, form: Form) -> list[str | None]:
     table = open_table(path, None, "text", form)
     with table.raw:
-        return [text for window in table.windows() for text in window.texts]
+        return [text for chunk in table.chunks() for text in chunk.texts]
 
 
 def _invisible(text: str) -> bool:

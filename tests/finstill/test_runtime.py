@@ -19,7 +19,7 @@ from finstill.corpus.windows import cut_windows
 from finstill.errors import InputError
 from finstill.inference.session import OnnxClassifier
 from finstill.serving import Score, StudentClassifier
-from finstill.serving.classifier import TEXTS_PER_WINDOW, softmax
+from finstill.serving.classifier import TEXTS_PER_CHUNK, softmax
 from finstill.serving.package import Package
 
 TEXTS = [
@@ -82,7 +82,7 @@ class TestScores:
     def test_a_stream_is_read_no_further_than_it_is_needed(self, student: StudentClassifier) -> None:
         numbers = count()
         next(student.score(f"Profit rose {number} percent" for number in numbers))
-        assert next(numbers) <= TEXTS_PER_WINDOW
+        assert next(numbers) <= TEXTS_PER_CHUNK
 
 
 class TestLongTexts:

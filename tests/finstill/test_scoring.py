@@ -40,11 +40,11 @@ def read_jsonl(path: Path) -> list[dict]:
 
 
 @pytest.fixture
-def small_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tables, "ROWS_PER_WINDOW", 8)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "ROWS_PER_CHUNK", 8)
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_chunks")
 class TestFormats:
     def test_csv(self, package: Package, tmp_path: Path) -> None:
         rows = [("1", 'a "quoted", text\nof two lines'), ("2", "Ünïcode")]
@@ -87,7 +87,7 @@ class TestFormats:
         assert (tmp_path / "out.csv").read_text().startswith("text,id,label,probability_negative")
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_chunks")
 class TestBadRows:
     def test_of_csv_go_to_a_side_file_and_the_rest_are_scored(self, package: Package, tmp_path: Path) -> None:
         lines = [b"text,id", b"good,1", b"one field", b"caf\xe9,3", b",4", b"good,5", b"a,b,c", *[b"good,7"] * 10]
@@ -143,7 +143,7 @@ class TestBadRows:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
-@pytest.mark.usefixtures("small_windows")
+@pytest.mark.usefixtures("small_chunks")
 class TestResume:
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
@@ -152,7 +152,7 @@ class TestResume:
         return path
 
     def cut_off(self, package: Package, source: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-        """Score until `after` windows stand, then fail as a full disk would."""
+        """Score until `after` chunks stand, then fail as a full disk would."""
         write = score._write
 
         def failing(path: Path, content: bytes) -> None:

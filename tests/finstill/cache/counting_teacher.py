@@ -30,7 +30,7 @@ class CountingTeacher(OnnxClassifier):
 
 
 def label(tokens: Path, root: Path, fingerprint: str, labels: Sequence[str], graph: Path, record: Path) -> None:
-    """Label `tokens` in windows of 32 rows."""
-    labelling.WINDOW_ROWS = 32
+    """Label `tokens` in chunks of 32 rows."""
+    labelling.CHUNK_ROWS = 32
     cache = SoftLabelCache(root, fingerprint, labels)
     labelling.label_texts(tokens, cache, partial(CountingTeacher, graph, record), token_budget=512)

@@ -24,7 +24,7 @@ from finstill.files import TEMPORARY_PREFIX
 FINGERPRINT = "e" * 32
 LABELS = ("negative", "neutral", "positive")
 TEXTS = [f"headline {i} of a long day on the markets" for i in range(6400)]
-WINDOW_ROWS = 32
+CHUNK_ROWS = 32
 KILLS = 20
 
 StartRun = Callable[[Path, Path], BaseProcess]
@@ -59,7 +59,7 @@ def rows_of(root: Path) -> dict[bytes, list[float]]:
     return dict(zip(rows["key"].to_pylist(), rows["logits"].to_pylist(), strict=True))
 
 
-def seconds_per_window(root: Path) -> float:
+def seconds_per_chunk(root: Path) -> float:
     times = sorted(part.stat().st_mtime for part in (root / FINGERPRINT).glob("part-*"))
     return (times[-1] - times[0]) / (len(times) - 1)
 
@@ -71,7 +71,7 @@ def assert_same_rows(root: Path, undisturbed: Path) -> None:
     np.testing.assert_allclose([ours[key] for key in theirs], list(theirs.values()), rtol=0, atol=1e-4)
 
 
-def test_twenty_kills_cost_a_window_each_and_change_nothing(
+def test_twenty_kills_cost_a_chunk_each_and_change_nothing(
     start_run: StartRun, write_tokens: Callable[[Path, Sequence[str]], pa.Table], tmp_path: Path
 ) -> None:
     tokens, record = tmp_path / "tokens.parquet", tmp_path / "record"
@@ -82,14 +82,14 @@ def test_twenty_kills_cost_a_window_each_and_change_nothing(
     root = tmp_path / "killed"
     folder = root / FINGERPRINT
     moments = random.Random(11)
-    window = seconds_per_window(tmp_path / "undisturbed")
+    chunk = seconds_per_chunk(tmp_path / "undisturbed")
     for kill in range(KILLS):
         stored = len(list(folder.glob("part-*")))
         process = start_run(tokens, root)
-        # Every fourth run may die before its first window, the others at any moment of one of the next three.
+        # Every fourth run may die before its first chunk, the others at any moment of one of the next three.
         while kill % 4 and len(list(folder.glob("part-*"))) == stored and process.is_alive():
             time.sleep(0.0005)
-        time.sleep(moments.uniform(0, 3 * window))
+        time.sleep(moments.uniform(0, 3 * chunk))
         process.kill()
         process.join()
         assert process.exitcode == -9, "the run was over before it was killed"
@@ -98,7 +98,7 @@ def test_twenty_kills_cost_a_window_each_and_change_nothing(
 
     assert_same_rows(root, tmp_path / "undisturbed")
     repeated = len(record.read_text().splitlines()) - len(TEXTS)
-    assert 0 <= repeated <= KILLS * WINDOW_ROWS
+    assert 0 <= repeated <= KILLS * CHUNK_ROWS
 
 
 def test_two_runs_and_compactions_in_the_middle_of_both_make_the_same_set(

@@ -37,7 +37,7 @@ def average(folder: Path, *tables: Path) -> np.ndarray:
 def test_it_is_the_mean_of_log_probabilities_with_classes_matched_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finstill.cache.ensemble.ROWS_PER_WINDOW", 7)
+    monkeypatch.setattr("finstill.cache.ensemble.ROWS_PER_CHUNK", 7)
     one, other = np.random.default_rng(0).normal(size=(2, 40, 3))
     first = table(tmp_path / "a.parquet", one, SENTIMENT.labels)
     # The same numbers in another order of classes, under their names.

@@ -69,11 +69,11 @@ def any_graph(request: pytest.FixtureRequest) -> Path:
     texts=TEXTS,
     seed=st.integers(0, 1000),
     budget=st.integers(8, 2048),
-    window=st.integers(1, 64),
+    chunk=st.integers(1, 64),
     cuts=st.lists(st.integers(0, 60), max_size=3),
     threads=st.integers(1, 3),
 )
-@example(texts=SCRIPTS, seed=1, budget=8, window=3, cuts=[2, 5], threads=2)
+@example(texts=SCRIPTS, seed=1, budget=8, chunk=3, cuts=[2, 5], threads=2)
 @settings(
     max_examples=40,
     deadline=None,
@@ -84,7 +84,7 @@ def test_the_labelled_set_depends_on_texts_and_teacher_alone(
     texts: list[str],
     seed: int,
     budget: int,
-    window: int,
+    chunk: int,
     cuts: list[int],
     threads: int,
     any_graph: Path,
@@ -101,7 +101,7 @@ def test_the_labelled_set_depends_on_texts_and_teacher_alone(
     # A corpus that grows from run to run.
     runs = [order[:end] for end in (*sorted(cuts), len(order)) if end]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelling, "WINDOW_ROWS", window)
+        patch.setattr(labelling, "CHUNK_ROWS", chunk)
         for run in runs:
             write_tokens(folder / "run.parquet", run)
             label_texts(folder / "run.parquet", other, partial(OnnxClassifier, any_graph, threads=threads), budget)
@@ -139,7 +139,7 @@ def test_of_many_texts_only_the_new_one_reaches_the_teacher(
 
 
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 129])
-def test_each_window_is_one_part(
+def test_each_chunk_is_one_part(
     cache: SoftLabelCache,
     graph: Path,
     write_tokens: WriteTokens,
@@ -147,7 +147,7 @@ def test_each_window_is_one_part(
     monkeypatch: pytest.MonkeyPatch,
     rows: int,
 ) -> None:
-    monkeypatch.setattr(labelling, "WINDOW_ROWS", 32)
+    monkeypatch.setattr(labelling, "CHUNK_ROWS", 32)
     write_tokens(tmp_path / "tokens.parquet", [f"headline {i}" for i in range(rows)])
     label_texts(tmp_path / "tokens.parquet", cache, partial(OnnxClassifier, graph), 512)
     sizes = sorted(pq.read_metadata(part).num_rows for part in cache.parts())

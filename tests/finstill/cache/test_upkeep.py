@@ -105,7 +105,7 @@ def test_the_rows_of_a_damaged_part_are_labelled_again(
 def test_compaction_makes_few_parts_of_the_same_rows(cache: SoftLabelCache, make_rows: MakeRows) -> None:
     for seed in range(20):
         cache.append(make_rows(30, seed))
-    # Two runs at once label the same texts in other windows.
+    # Two runs at once label the same texts in other chunks.
     cache.append(make_rows(30, 3).slice(5))
     before = rows_of(cache)
     assert statistics(cache).duplicates == 25
