@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import csr_array
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support
 
 CALIBRATION_BINS = 15
+
+DRAWN_AT_ONCE = 2**20
+"""Counts of cells that the bootstrap holds at a time."""
 
 
 def macro_f1(labels: np.ndarray, logits: np.ndarray) -> float:
@@ -96,9 +100,13 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """Return by how much macro-F1 exceeds a rival's on the same rows, and the 95% interval of that difference.
 
-    The interval is the percentile bootstrap over rows, the same rows drawn for both (Efron and Tibshirani 1993,
-    chapter 13): what the two have in common cancels out. Where either was trained with several seeds, the seeds are
-    drawn too, for each on its own, so that the interval is one of the recipe and not of its lucky run.
+    The interval is the percentile bootstrap over rows, the same rows drawn for both (Efron and Tibshirani 1993, "An
+    Introduction to the Bootstrap", chapter 13): what the two have in common cancels out. Macro-F1 depends only on how
+    often each cell (a label and what every run predicts) occurs, and rows drawn with replacement fill the cells by a
+    multinomial distribution with the observed shares (chapter 4). So the counts are drawn and not the rows: the
+    distribution is the same, memory depends on the number of distinct cells, and the order of the rows is of no
+    account. Where either was trained with several seeds, the seeds are drawn too, for each on its own, so that the
+    interval is one of the recipe and not of its lucky run.
 
     Args:
         logits, rival_logits: float32, (rows, classes) or (seeds, rows, classes).
@@ -107,16 +115,61 @@ def paired_interval(
         difference of the means over seeds, low, high.
     """
     random = np.random.default_rng(seed)
-    rows = random.integers(len(labels), size=(resamples, len(labels)))
+    ours, theirs = (scores.reshape(-1, *scores.shape[-2:]).argmax(axis=-1) for scores in (logits, rival_logits))
+    cells, counts = distinct_cells(labels, np.concatenate([ours, theirs]))
+    classes = logits.shape[-1]
+    observed = macro_f1_of_cells(cells, counts[None], classes)
+    at_once = max(1, DRAWN_AT_ONCE // len(cells))
+    drawn = np.concatenate(
+        [
+            macro_f1_of_cells(
+                cells,
+                random.multinomial(len(labels), counts / len(labels), size=min(at_once, resamples - start)),
+                classes,
+            )
+            for start in range(0, resamples, at_once)
+        ],
+        axis=1,
+    )
     means, resampled = [], []
-    for scores in (logits, rival_logits):
-        runs = scores.reshape(-1, *scores.shape[-2:])
-        means.append(float(np.mean([macro_f1(labels, run) for run in runs])))
-        drawn = np.stack([_f1_of_draws(labels, run, rows) for run in runs])
-        chosen = random.integers(len(runs), size=(len(runs), resamples))
-        resampled.append(np.take_along_axis(drawn, chosen, axis=0).mean(axis=0))
+    for runs in (slice(len(ours)), slice(len(ours), None)):
+        means.append(float(observed[runs].mean()))
+        chosen = random.integers(len(drawn[runs]), size=drawn[runs].shape)
+        resampled.append(np.take_along_axis(drawn[runs], chosen, axis=0).mean(axis=0))
     low, high = np.quantile(resampled[0] - resampled[1], [0.025, 0.975])
     return means[0] - means[1], float(low), float(high)
+
+
+def distinct_cells(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return each combination of a label and what every run predicts, and how many rows have it.
+
+    Args:
+        predicted: int64, (runs, rows).
+
+    Returns:
+        cells: int64, (cells, 1 + runs), in ascending order, the label first.
+        counts: int64, (cells,).
+    """
+    return np.unique(np.stack([labels, *predicted], axis=1), axis=0, return_counts=True)
+
+
+def macro_f1_of_cells(cells: np.ndarray, counts: np.ndarray, classes: int) -> np.ndarray:
+    """Return each run's `macro_f1` where the cells occur so often: float64, (runs, draws).
+
+    Args:
+        cells: see `distinct_cells`.
+        counts: int64, (draws, cells).
+    """
+    label, *runs = cells.T
+    # A sparse row a cell, so that memory does not grow with cells times classes.
+    row = np.arange(len(cells) + 1)
+    truth = csr_array((np.ones(len(cells)), label, row), shape=(len(cells), classes))
+    scores = []
+    for predicted in runs:
+        hit = csr_array(((predicted == label).astype(np.float64), label, row), shape=truth.shape)
+        prediction = csr_array((np.ones(len(cells)), predicted, row), shape=truth.shape)
+        scores.append((2 * (counts @ hit) / np.maximum(counts @ (truth + prediction), 1)).mean(axis=-1))
+    return np.stack(scores)
 
 
 def mcnemar(labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray) -> float:
@@ -131,15 +184,3 @@ def mcnemar(labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray) ->
     right, rival_right = logits.argmax(axis=1) == labels, rival_logits.argmax(axis=1) == labels
     ahead, behind = int((right & ~rival_right).sum()), int((rival_right & ~right).sum())
     return float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
-
-
-def _f1_of_draws(labels: np.ndarray, logits: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """Return macro-F1 over each row of `draws`, positions of texts: float64, (draws,)."""
-    classes = logits.shape[1]
-    cell = labels * classes + logits.argmax(axis=1)
-    offsets = np.arange(len(draws))[:, None] * classes**2
-    counts = np.bincount((cell[draws] + offsets).ravel(), minlength=len(draws) * classes**2)
-    confusion = counts.reshape(len(draws), classes, classes)
-    hits = confusion.diagonal(axis1=1, axis2=2)
-    total = confusion.sum(axis=1) + confusion.sum(axis=2)
-    return (2 * hits / np.maximum(total, 1)).mean(axis=1)
