@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     code_version="1",
 )
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
-    """Teacher, students and their directly trained twins on the same test texts: the table, the plots, the report."""
+    """Teacher, students and their label-only baselines on the same test texts: the table, the plots, the report."""
     import pyarrow.parquet as pq
 
     from finstill.evaluation.compare import compare
@@ -65,9 +65,9 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     return MaterializeResult(
         metadata={
             "table": table(result.table()),
-            "by_recipe": table(result.standings),
+            "leaderboard": table(result.leaderboard),
             "verdicts": MetadataValue.md(
-                "\n".join(f"- {verdict.sentence}" for verdict in result.verdicts) or "no twins"
+                "\n".join(f"- {verdict.sentence}" for verdict in result.verdicts) or "no label-only baselines"
             ),
             **{title: picture(title, png) for title, png in plots.items()},
             "report": MetadataValue.path(str(report)),
@@ -107,17 +107,17 @@ def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]"
 
 @asset_check(asset=comparison)
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
-    """Each distilled student beats its directly trained twin, the 95% interval of the difference above 0."""
+    """Each distilled student beats its label-only baseline, the 95% interval of the difference above 0."""
     from finstill.evaluation.compare import compare
 
     verdicts = compare(current_students(profile), profile.recipes()).verdicts
     return AssetCheckResult(
         passed=all(verdict.difference.low > 0 for verdict in verdicts),
         severity=AssetCheckSeverity.WARN,
-        description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a twin.",
+        description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a label-only baseline.",
         metadata={
             "verdicts": table(
-                [{"student": each.student, "twin": each.twin, **vars(each.difference)} for each in verdicts]
+                [{"student": each.student, "baseline": each.baseline, **vars(each.difference)} for each in verdicts]
             )
         },
     )

@@ -15,7 +15,7 @@ from dagster import (
 
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
-from assets.other_origin import other_origin
+from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
 from assets.students import student_package, students
 from assets.teacher_logits import teacher_logits
@@ -30,7 +30,7 @@ LARGEST_EXCESS_CALIBRATION_ERROR = 0.05
 
 @asset(
     partitions_def=students,
-    deps=[corpus, tokens, teacher_logits, other_origin, student_package],
+    deps=[corpus, tokens, teacher_logits, out_of_domain, student_package],
     group_name="evaluation",
     kinds={"scikitlearn"},
     owners=OWNERS,
@@ -50,11 +50,11 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    elsewhere = None
-    if (source := settings.other_origin) is not None:
-        other = workspace.other_origin
-        there = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
-        elsewhere = str(source.name), there
+    out_of_domain_rows = None
+    if (source := settings.out_of_domain) is not None:
+        other = workspace.out_of_domain
+        labelled = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
+        out_of_domain_rows = str(source.name), labelled
     teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
 
@@ -67,7 +67,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         rows["test"],
         settings.teacher.token_budget,
         workspace.evaluation(name),
-        elsewhere,
+        out_of_domain_rows,
         [(each, rows_of(each)) for each in further],
     )
     both = (result.student, result.teacher)
@@ -75,7 +75,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         "test_texts": result.student.test_rows,
         "test_texts_labelled": result.student.labelled_rows,
         "agreement": result.student.agreement,
-        "divergence_nats": result.student.divergence,
+        "kl_to_teacher_nats": result.student.kl_to_teacher,
         "latency_ms": result.student.speed.latency_ms,
         "texts_per_second": result.student.speed.texts_per_second,
         "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
@@ -93,16 +93,16 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
             "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
             "reliability": picture("Reliability", reliability_diagram(bins)),
         }
-    if result.student.elsewhere is not None:
-        metadata["elsewhere"] = table(
+    if result.student.out_of_domain is not None:
+        metadata["out_of_domain"] = table(
             [
                 {
                     "classifier": each.name,
-                    "texts of": each.elsewhere.name,
-                    "macro_f1": each.elsewhere.quality["macro_f1"],
+                    "texts of": each.out_of_domain.name,
+                    "macro_f1": each.out_of_domain.quality["macro_f1"],
                 }
                 for each in both
-                if each.elsewhere is not None
+                if each.out_of_domain is not None
             ]
         )
     if sentences := advice_for(profile, name, result):

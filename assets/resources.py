@@ -33,7 +33,7 @@ class ProfileResource(ConfigurableResource):
         A recipe of that name in the file goes first: so a find can be written down and kept.
         """
         found = self.workspace.tuning / "recipe.json"
-        tuned = {TUNED: Recipe.model_validate(read_json(found))} if found.is_file() else {}
+        tuned = {TUNED: Recipe.from_stored(read_json(found))} if found.is_file() else {}
         recipes = read_recipes(self.profile().recipes)
         return recipes | {name: recipe for name, recipe in tuned.items() if name not in recipes}
 

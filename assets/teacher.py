@@ -66,7 +66,7 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
             **metadata,
             "classes": ", ".join(class_names(model)),
             "parameters": model.num_parameters(),
-            "seen": ", ".join(settings.teacher.seen) or "not declared",
+            "trained_on": ", ".join(settings.teacher.trained_on) or "not declared",
             "folder": str(checkpoint.folder),
         },
         data_version=DataVersion(digest(*weight_files(checkpoint.folder), *class_names(model))),
@@ -92,7 +92,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         source=checkpoint.source,
         precision=settings.teacher.precision,
         revision=checkpoint.revision,
-        seen=settings.teacher.seen,
+        trained_on=settings.teacher.trained_on,
     )
     # Raised here, before the expensive stage, where the teacher's classes are not the task's.
     require_matching_classes(settings.task, teacher.labels, lambda: _labelled_answers(profile, teacher))
@@ -153,7 +153,7 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
             max_length=settings.teacher.max_length,
             source=checkpoint.source,
             revision=checkpoint.revision,
-            seen=settings.teacher.seen,
+            trained_on=settings.teacher.trained_on,
         )
         class_groups(settings.task, teacher.labels)
         rows = [each.ids for each in load_tokenizer(teacher.folder, teacher.max_length).encode_batch(texts)]
@@ -207,7 +207,7 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     """An int8 teacher names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in any batch."""
     from finstill.teacher.export import TeacherGraph
-    from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_DIVERGENCE, LEAST_AGREEMENT, int8_fidelity
+    from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_KL, LEAST_AGREEMENT, int8_fidelity
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
@@ -219,13 +219,13 @@ def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     return AssetCheckResult(
         passed=fidelity.holds,
         description=f"{fidelity.agreement:.2%} of {fidelity.rows:,} texts get the same class, the mean KL is "
-        f"{fidelity.divergence:.2g}, and batch mates move a logit by {fidelity.batch_dependence:.2g}. "
+        f"{fidelity.kl_to_float32:.2g}, and batch mates move a logit by {fidelity.batch_dependence:.2g}. "
         "Where this fails, set teacher.precision to float32.",
         metadata={
             "agreement": fidelity.agreement,
             "least_agreement": LEAST_AGREEMENT,
-            "divergence_nats": fidelity.divergence,
-            "largest_divergence_nats": LARGEST_DIVERGENCE,
+            "kl_to_float32_nats": fidelity.kl_to_float32,
+            "largest_kl_nats": LARGEST_KL,
             "batch_dependence": fidelity.batch_dependence,
             "largest_batch_dependence": LARGEST_BATCH_DEPENDENCE,
         },

@@ -26,7 +26,7 @@ from machine import describe_machine, read_arguments, read_shared, report, take_
 from finstill.augment.build import augment_corpus
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_corpus_logits
-from finstill.config.architectures import ConvolutionShape, LstmAttentionShape, StaticShape
+from finstill.config.architectures import ConvolutionConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.profile import Augmentation, CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
@@ -74,27 +74,27 @@ WINDOW_TOKENS = 32
 
 TRIMMED: dict[str, Any] = {"vocabulary": "corpus", "vocabulary_size": 8000}
 # Word vectors as wide as the teacher's, so that nothing of them is left out.
-LSTM = LstmAttentionShape(embedding_width=384, **TRIMMED)
+LSTM = LstmAttentionConfig(embedding_width=384, **TRIMMED)
 DISTILLED: dict[str, Any] = {"batch_size": 64, "patience": 10, "labelled_repeats": 3}
 # As many epochs as still help: the best one by validation is kept.
 FEW_ROWS: dict[str, Any] = {"epochs": 25, "batch_size": 32, "patience": 8}
 RECIPES = {
-    "lstm": Recipe(student="lstm_attention", shape=LSTM, epochs=2, **DISTILLED),
-    "convolution": Recipe(student="convolution", shape=ConvolutionShape(**TRIMMED), epochs=3, **DISTILLED),
-    "static": Recipe(student="static", shape=StaticShape(**TRIMMED), epochs=6, **DISTILLED),
-    "lstm-direct": Recipe(student="lstm_attention", shape=LSTM, alpha=0, **FEW_ROWS),
+    "lstm": Recipe(student="lstm_attention", architecture=LSTM, epochs=2, **DISTILLED),
+    "convolution": Recipe(student="convolution", architecture=ConvolutionConfig(**TRIMMED), epochs=3, **DISTILLED),
+    "static": Recipe(student="static", architecture=StaticConfig(**TRIMMED), epochs=6, **DISTILLED),
+    "lstm-baseline": Recipe(student="lstm_attention", architecture=LSTM, alpha=0, **FEW_ROWS),
 }
-"""What the figures are of. The twin differs from `lstm` in what it learns from, and in the epochs that it needs."""
+"""What the figures are of. The label-only baseline differs from `lstm` in what it learns from, and in its epochs."""
 
 # Narrower, so that there is time for each piece to be left out from more than one seed.
-NARROW = LstmAttentionShape(hidden_width=64, **TRIMMED)
+NARROW = LstmAttentionConfig(hidden_width=64, **TRIMMED)
 RANDOM_VECTORS = NARROW.model_copy(update={"embedding": "random"})
-NARROW_LSTM = RECIPES["lstm"].model_copy(update={"shape": NARROW})
+NARROW_LSTM = RECIPES["lstm"].model_copy(update={"architecture": NARROW})
 ABLATION_SEEDS = 2
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "64 units": ({}, EVERYTHING),
     "labels alone": ({"alpha": 0.0, **FEW_ROWS}, EVERYTHING),
-    "labels alone, random word vectors": ({"alpha": 0.0, "shape": RANDOM_VECTORS, **FEW_ROWS}, EVERYTHING),
+    "labels alone, random word vectors": ({"alpha": 0.0, "architecture": RANDOM_VECTORS, **FEW_ROWS}, EVERYTHING),
     "labelled rows alone": (FEW_ROWS, frozenset()),
     "headlines, no augmented rows": ({"epochs": 4}, frozenset({"headlines"})),
     "augmented rows, no headlines": ({"epochs": 4}, frozenset({"augmented"})),
@@ -104,10 +104,10 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "standardised logits": ({"soft_loss": "standardised_kl"}, EVERYTHING),
     "decoupled KD": ({"soft_loss": "dkd"}, EVERYTHING),
     "DIST": ({"soft_loss": "dist"}, EVERYTHING),
-    "random word vectors": ({"shape": RANDOM_VECTORS}, EVERYTHING),
-    "word vectors 384 wide": ({"shape": NARROW.model_copy(update={"embedding_width": 384})}, EVERYTHING),
+    "random word vectors": ({"architecture": RANDOM_VECTORS}, EVERYTHING),
+    "word vectors 384 wide": ({"architecture": NARROW.model_copy(update={"embedding_width": 384})}, EVERYTHING),
     "all 30,522 word vectors": (
-        {"shape": NARROW.model_copy(update={"vocabulary": "full", "vocabulary_size": None})},
+        {"architecture": NARROW.model_copy(update={"vocabulary": "full", "vocabulary_size": None})},
         EVERYTHING,
     ),
 }
@@ -271,13 +271,14 @@ def measure(
     def share(runs: np.ndarray) -> float:
         return float(np.mean([macro_f1(test.labels, run) for run in runs])) / of_teacher
 
-    gain = Difference.between(test.labels, logits["lstm"], logits["lstm-direct"])
+    gain = Difference.between(test.labels, logits["lstm"], logits["lstm-baseline"])
     small = {}
     for name in RECIPES:
         if max((path / "int8.onnx").stat().st_size for path in students[name]) < SMALL_MEGABYTES * 1e6:
             small[name] = share(np.stack([predict(path, test, "int8") for path in students[name]]))
     errors = {
-        name: np.mean([calibration_error(test.labels, run) for run in logits[name]]) for name in ("lstm", "lstm-direct")
+        name: np.mean([calibration_error(test.labels, run) for run in logits[name]])
+        for name in ("lstm", "lstm-baseline")
     }
     static = OnnxClassifier(students["static"][0] / "float32.onnx")
     original = OnnxClassifier(teacher.graph)
@@ -295,7 +296,7 @@ def measure(
         "lstm_teacher_share": share(logits["lstm"]),
         "best_small_teacher_share": max(small.values()),
         "lstm_agreement": float(np.mean([agreement(run, test.teacher_logits) for run in logits["lstm"]])),
-        "calibration_ratio": float(errors["lstm"] / errors["lstm-direct"]),
+        "calibration_ratio": float(errors["lstm"] / errors["lstm-baseline"]),
         "static_teacher_share": share(logits["static"]),
         "static_vs_teacher_speed": times_faster(seconds, "static", "teacher"),
     }

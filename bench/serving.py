@@ -128,8 +128,8 @@ def make_package(
         part = phrasebank.filter(pl.col("split") == split)
         labels = np.array([SENTIMENT.labels.index(label) for label in part["label"]], np.int64)
         rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_list()), labels)
-    shape = {"vocabulary": "corpus", "vocabulary_size": WORDS}
-    recipe = Recipe.model_validate({"student": student, "shape": shape, "alpha": 0, "epochs": 1})
+    architecture = {"vocabulary": "corpus", "vocabulary_size": WORDS}
+    recipe = Recipe.model_validate({"student": student, "architecture": architecture, "alpha": 0, "epochs": 1})
     trained = train_student(
         recipe,
         rows["train"],

@@ -50,7 +50,7 @@ from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.batching import length_sorted_batches, pad
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, divergence
+from finstill.metrics import agreement, kl_to_teacher
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.export import export_graph
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -109,7 +109,7 @@ def main() -> None:
         rows = token_ids(tokenizer, phrasebank.filter(pl.col("split") == "test")["text"].to_list())
         float32, int8 = (OnnxClassifier(trained[name]).logits(rows, TOKEN_BUDGET) for name in ("float32", "int8"))
         figures["int8_agreement"] = agreement(int8, float32)
-        figures["int8_kl"] = divergence(int8, float32)
+        figures["int8_kl"] = kl_to_teacher(int8, float32)
         for precision, largest in dependence.items():
             figures[f"{precision}_batch_dependence"] = max(largest, batch_dependence(trained[precision], rows[:400]))
     ordered = {name: figures[name] for name in GOALS if name in figures}

@@ -27,7 +27,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
-from finstill.config.architectures import LstmAttentionShape
+from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.inference.batching import pad
@@ -48,20 +48,20 @@ MAX_LENGTH = 128
 class PlainStudent(nn.Module):
     """The same sizes, by torch's own packed bidirectional LSTM."""
 
-    def __init__(self, shape: LstmAttentionShape, vocabulary: int):
+    def __init__(self, architecture: LstmAttentionConfig, vocabulary: int):
         super().__init__()
-        width = 2 * shape.hidden_width
-        self.embedding = nn.Embedding(vocabulary, shape.embedding_width)
+        width = 2 * architecture.hidden_width
+        self.embedding = nn.Embedding(vocabulary, architecture.embedding_width)
         self.lstm = nn.LSTM(
-            shape.embedding_width,
-            shape.hidden_width,
-            num_layers=shape.layers,
+            architecture.embedding_width,
+            architecture.hidden_width,
+            num_layers=architecture.layers,
             bidirectional=True,
             batch_first=True,
-            dropout=shape.dropout,
+            dropout=architecture.dropout,
         )
         self.attention = AdditiveAttention(width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = nn.Dropout(architecture.dropout)
         self.head = nn.Linear(width, len(LABELS))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
@@ -90,7 +90,7 @@ class EpochTimer(TrainerCallback):
 def read_rows(texts: int | None) -> TrainingRows:
     """Return texts of the phrase bank with random labels and logits."""
     tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
-    encodings = tokenizer.encode_batch(read_shared("financial_phrasebank")["text"].to_list()[:texts])
+    encodings = tokenizer.encode_batch(read_shared("financial_phrasebank")["text"].to_pylist()[:texts])
     random = np.random.default_rng(0)
     labels = random.integers(len(LABELS), size=len(encodings))
     logits = random.normal(size=(len(encodings), len(LABELS))).astype(np.float32)
@@ -100,7 +100,7 @@ def read_rows(texts: int | None) -> TrainingRows:
 def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
     """Return the seconds of an epoch of our trainer."""
     torch.manual_seed(0)
-    config = LstmAttention.configuration(recipe.shape, LABELS, Vocabulary.full(vocabulary))
+    config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(vocabulary))
     few = TrainingRows(rows.input_ids[:64], rows.labels[:64], rows.teacher_logits[:64])
     timer = EpochTimer()
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as folder:
@@ -115,9 +115,9 @@ def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
 def plain_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
     """Return the seconds of an epoch of the plain loop."""
     torch.manual_seed(0)
-    assert isinstance(recipe.shape, LstmAttentionShape)
+    assert isinstance(recipe.architecture, LstmAttentionConfig)
     assert rows.teacher_logits is not None
-    student = PlainStudent(recipe.shape, vocabulary)
+    student = PlainStudent(recipe.architecture, vocabulary)
     optimizer = torch.optim.AdamW(
         student.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False, fused=False
     )
@@ -141,11 +141,11 @@ def plain_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
     return time.perf_counter() - started
 
 
-def useful_operations(shape: LstmAttentionShape, tokens: int) -> float:
+def useful_operations(architecture: LstmAttentionConfig, tokens: int) -> float:
     """Return the multiplications and additions of matrix products in one epoch over `tokens` tokens."""
-    states = 2 * shape.hidden_width
-    inputs = [shape.embedding_width] + [states] * (shape.layers - 1)
-    gates = sum(2 * (width + shape.hidden_width) * 4 * shape.hidden_width for width in inputs)
+    states = 2 * architecture.hidden_width
+    inputs = [architecture.embedding_width] + [states] * (architecture.layers - 1)
+    gates = sum(2 * (width + architecture.hidden_width) * 4 * architecture.hidden_width for width in inputs)
     attention = states * states // 2 + states // 2
     forwards = 2 * (gates + attention)
     return 3.0 * forwards * tokens
@@ -156,7 +156,7 @@ def main() -> None:
     rows = read_rows(960 if arguments.quick else None)
     vocabulary = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH).get_vocab_size()
     recipe = Recipe(epochs=1)
-    assert isinstance(recipe.shape, LstmAttentionShape)
+    assert isinstance(recipe.architecture, LstmAttentionConfig)
     product = matmul()
     product()
     epochs: dict[str, list[float]] = {"ours": [], "plain": []}
@@ -168,7 +168,7 @@ def main() -> None:
     # Of the epochs only the time of their steps counts, and not what comes before and after them.
     seconds = {**take_turns(rivals, 3 if arguments.quick else 5), **epochs}
     tokens = sum(len(ids) for ids in rows.input_ids)
-    operations = useful_operations(recipe.shape, tokens) / (2.0 * MATMUL_SIZE**3)
+    operations = useful_operations(recipe.architecture, tokens) / (2.0 * MATMUL_SIZE**3)
     figures = {
         "training_vs_plain_loop": times_faster(seconds, "ours", "plain"),
         "training_vs_matmul": operations * times_faster(seconds, "ours", "matmul"),

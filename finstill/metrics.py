@@ -31,7 +31,7 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     return float((logits.argmax(axis=1) == teacher_logits.argmax(axis=1)).mean())
 
 
-def divergence(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
+def kl_to_teacher(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """Return KL(teacher || student) at temperature 1 in nats, averaged over rows."""
     teacher = log_softmax(teacher_logits.astype(np.float64), axis=1)
     student = log_softmax(logits.astype(np.float64), axis=1)

@@ -15,7 +15,7 @@ import assets.champion
 import assets.comparison
 import assets.corpus
 import assets.evaluation
-import assets.other_origin
+import assets.out_of_domain
 import assets.page
 import assets.scores
 import assets.students
@@ -51,7 +51,7 @@ STAGES = [
     assets.teacher,
     assets.augmented_corpus,
     assets.teacher_logits,
-    assets.other_origin,
+    assets.out_of_domain,
     assets.tuning,
     assets.students,
     assets.evaluation,

@@ -8,7 +8,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.evaluation import evaluation
-from assets.other_origin import other_origin
+from assets.out_of_domain import out_of_domain
 from assets.scores import scores
 from assets.students import student
 from assets.teacher_logits import teacher_logits
@@ -16,7 +16,7 @@ from assets.tuning import tuning
 
 label = define_asset_job(
     "label",
-    AssetSelection.assets(teacher_logits, other_origin).upstream() | AssetSelection.assets(corpus),
+    AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus),
     description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
 )
 

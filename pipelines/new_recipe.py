@@ -19,7 +19,7 @@ class NewRecipe(Config):
 
     name: str = Field(description="What the student is called: lower-case letters, digits, '.', '_' and '-'.")
     student: str = Field(default=_default("student"), description="The architecture.")
-    shape: dict[str, Any] = Field(
+    architecture: dict[str, Any] = Field(
         default={}, description="Its size, as {hidden_width: 64, layers: 2}; what is not given is the default."
     )
     alpha: float = Field(
@@ -46,8 +46,8 @@ class NewRecipe(Config):
         description="How often an epoch reads a labelled row where there are rows without labels.",
     )
     seed: int = Field(default=_default("seed"), description="The same recipe, data and seed give the same student.")
-    twin: bool = Field(
-        default=True, description="Also add its directly trained twin, <name>-direct, which shows what distilling pays."
+    baseline: bool = Field(
+        default=True, description="Also add its label-only baseline, <name>-baseline, which shows what distilling pays."
     )
 
 
@@ -58,10 +58,10 @@ def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: Profil
     from finstill.config.recipe import add_recipes
 
     settings = config.model_dump()
-    name, twin = settings.pop("name"), settings.pop("twin")
+    name, baseline = settings.pop("name"), settings.pop("baseline")
     start, end = settings.pop("first_temperature"), settings.pop("last_temperature")
     settings["temperature"] = {"schedule": "linear", "start": start, "end": end}
-    recipes = {name: settings} | ({f"{name}-direct": {**settings, "alpha": 0.0}} if twin and config.alpha > 0 else {})
+    recipes = {name: settings} | ({f"{name}-baseline": {**settings, "alpha": 0.0}} if baseline and config.alpha > 0 else {})
     path = profile.profile().recipes
     add_recipes(path, recipes)
     context.instance.add_dynamic_partitions(str(students.name), list(recipes))

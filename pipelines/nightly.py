@@ -49,7 +49,7 @@ def inputs_state(profile: ProfileResource) -> str:
     from finstill.files import digest
 
     settings = profile.profile()
-    sources = [source for source in (settings.corpus, settings.other_origin) if source is not None]
+    sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
     return digest(finstill.__version__, Path(profile.path), settings.recipes, *map(source_state, sources))
 
 

@@ -34,7 +34,7 @@ COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "macro_f1": ("macro-F1", "{:.3f}"),
     "agreement": ("agreement", "{:.3f}"),
-    "macro_f1_elsewhere": ("macro-F1 elsewhere", "{:.3f}"),
+    "macro_f1_out_of_domain": ("macro-F1 out of domain", "{:.3f}"),
     "parameters": ("parameters", "{:,}"),
     "megabytes": ("MB", "{:,.1f}"),
     "texts_per_second": ("texts/s", "{:,.0f}"),

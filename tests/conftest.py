@@ -84,10 +84,12 @@ def make_package(
         recipe: Recipe | None = None,
     ) -> Package:
         torch.manual_seed(seed)
-        shape = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
-        recipe = recipe or Recipe.model_validate({"shape": shape})
+        architecture = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
+        recipe = recipe or Recipe.model_validate({"architecture": architecture})
         full = Vocabulary.full(VOCABULARY)
-        student = STUDENTS[recipe.student].from_shape(recipe.shape, SENTIMENT.labels, full, classifier).eval()
+        student = (
+            STUDENTS[recipe.student].from_architecture(recipe.architecture, SENTIMENT.labels, full, classifier).eval()
+        )
         for parameter_name, parameter in student.named_parameters():
             if parameter_name == "head.weight":
                 torch.nn.init.normal_(parameter, std=6.0)

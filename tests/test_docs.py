@@ -23,7 +23,7 @@ def test_the_readmes_profile_is_what_finstill_new_writes(tmp_path: Path) -> None
     written = path.read_text(encoding="utf-8")
     assert "".join(line for line in written.splitlines(keepends=True) if not line.startswith("#")) == shown
     students = read_recipes(recipes)
-    assert students["lstm-direct"].is_twin_of(students["lstm"])
+    assert students["lstm-baseline"].is_baseline_of(students["lstm"])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,9 +5,9 @@ from __future__ import annotations
 RECIPES = """\
 # Two students that train in a second.
 small: &small
-  shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
+  architecture: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
   epochs: 2
-small-direct:
+small-baseline:
   <<: *small
   alpha: 0
 """

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class Shape(BaseModel):
-    """What every student's shape has.
+class BaseConfig(BaseModel):
+    """What every student's architecture has.
 
     Attributes:
         vocabulary: `full` knows every token of the teacher's tokenizer; `corpus` those that occur at least twice in the
@@ -25,7 +25,7 @@ class Shape(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _size_of_a_trimmed_vocabulary(self) -> Shape:
+    def _size_of_a_trimmed_vocabulary(self) -> BaseConfig:
         if self.vocabulary == "full" and self.vocabulary_size is not None:
             raise ValueError("vocabulary_size limits a trimmed vocabulary: say vocabulary: corpus too")
         return self
@@ -36,8 +36,8 @@ class Shape(BaseModel):
         return True
 
 
-class EmbeddingShape(Shape):
-    """The shape of a student with word vectors of its own width.
+class EmbeddingConfig(BaseConfig):
+    """The architecture of a student with word vectors of its own width.
 
     Attributes:
         embedding: `teacher` starts from the teacher's word embeddings, projected to `embedding_width` by PCA where the
@@ -52,7 +52,7 @@ class EmbeddingShape(Shape):
         return self.embedding == "teacher"
 
 
-class LstmAttentionShape(EmbeddingShape):
+class LstmAttentionConfig(EmbeddingConfig):
     """The size of an `lstm_attention` student.
 
     Attributes:
@@ -63,7 +63,7 @@ class LstmAttentionShape(EmbeddingShape):
     layers: int = Field(3, ge=1, le=12)
 
 
-class ConvolutionShape(EmbeddingShape):
+class ConvolutionConfig(EmbeddingConfig):
     """The size of a `convolution` student.
 
     Attributes:
@@ -75,13 +75,13 @@ class ConvolutionShape(EmbeddingShape):
     filters: int = Field(128, ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _widths_of_tokens(self) -> ConvolutionShape:
+    def _widths_of_tokens(self) -> ConvolutionConfig:
         if not all(1 <= width <= 64 for width in self.widths):
             raise ValueError(f"widths are from 1 to 64 tokens (given: {list(self.widths)})")
         return self
 
 
-class TransformerShape(Shape):
+class TransformerConfig(BaseConfig):
     """The size of a `transformer` student: as wide as its teacher, some of its layers.
 
     Attributes:
@@ -92,7 +92,7 @@ class TransformerShape(Shape):
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
-class StaticShape(EmbeddingShape):
+class StaticConfig(EmbeddingConfig):
     """The size of a `static` student.
 
     Attributes:
@@ -103,12 +103,12 @@ class StaticShape(EmbeddingShape):
     hidden_width: int = Field(256, ge=0, le=4096)
 
 
-AnyShape = LstmAttentionShape | ConvolutionShape | TransformerShape | StaticShape
+ArchitectureConfig = LstmAttentionConfig | ConvolutionConfig | TransformerConfig | StaticConfig
 StudentName = Literal["lstm_attention", "convolution", "transformer", "static"]
 
-SHAPES: dict[str, type[AnyShape]] = {
-    "lstm_attention": LstmAttentionShape,
-    "convolution": ConvolutionShape,
-    "transformer": TransformerShape,
-    "static": StaticShape,
+ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {
+    "lstm_attention": LstmAttentionConfig,
+    "convolution": ConvolutionConfig,
+    "transformer": TransformerConfig,
+    "static": StaticConfig,
 }

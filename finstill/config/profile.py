@@ -42,7 +42,7 @@ class CorpusSource(_Section):
             positive, else neutral.
         on_bad_rows: a row that cannot be read stops the run, or is set aside in a file beside the corpus.
         bad_rows_at_most: share of the rows that may be set aside; more stop the run.
-        name: what the data set is called, as `teacher.seen` would call it.
+        name: what the data set is called, as `teacher.trained_on` would call it.
         licence: as the hub names it (`cc0-1.0`); the model card of each student says it.
     """
 
@@ -125,7 +125,7 @@ class Teacher(_Section):
         precision: of the graph that labels. An int8 one is refused where its labels differ from the float32 one's.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
         ensemble: further teachers, trained classifiers; the logits of all are averaged.
-        seen: names of data sets the teacher was trained on, printed beside the figures they taint.
+        trained_on: names of data sets the teacher was trained on, printed beside the figures that they contaminate.
         licence: as the hub names it (`apache-2.0`); the model card of each student says it.
     """
 
@@ -138,7 +138,7 @@ class Teacher(_Section):
     precision: Literal["float32", "int8"] = "float32"
     execution_provider: str = "CPUExecutionProvider"
     ensemble: tuple[Member, ...] = ()
-    seen: tuple[str, ...] = ()
+    trained_on: tuple[str, ...] = ()
     licence: str | None = None
 
 
@@ -193,14 +193,14 @@ class Budgets(_Section):
         megabytes: of its ONNX graph, 10^6 bytes, at most.
         latency_ms: of one text alone on one thread, at most, as the evaluation measures it.
         agreement: share of test texts that get the teacher's class, at least.
-        divergence: mean KL from the teacher in nats, at most.
+        kl_to_teacher: mean Kullback-Leibler divergence from the teacher in nats, at most.
         calibration_error: expected calibration error on the labelled test texts, at most.
     """
 
     megabytes: float | None = Field(None, gt=0)
     latency_ms: float | None = Field(None, gt=0)
     agreement: float | None = Field(None, ge=0, le=1)
-    divergence: float | None = Field(None, ge=0)
+    kl_to_teacher: float | None = Field(None, ge=0)
     calibration_error: float | None = Field(None, ge=0, le=1)
 
 
@@ -212,7 +212,7 @@ class ProfileFile(_Section):
 
     Attributes:
         task: `sentiment`, `risk`, or a task of one's own.
-        other_origin: a second labelled corpus, on which students are measured and from which none learns.
+        out_of_domain: a second labelled corpus, on which students are measured and from which none learns.
         tuning: present where the asset `tuning` is to search.
         augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
@@ -224,7 +224,7 @@ class ProfileFile(_Section):
     task: Task
     corpus: CorpusSource
     teacher: Teacher
-    other_origin: CorpusSource | None = None
+    out_of_domain: CorpusSource | None = None
     augmentation: Augmentation = Augmentation()
     tuning: Tuning | None = None
     recipes: Path
@@ -232,7 +232,7 @@ class ProfileFile(_Section):
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17
 
-    @field_validator("other_origin")
+    @field_validator("out_of_domain")
     @classmethod
     def _labelled_and_named(cls, value: CorpusSource | None) -> CorpusSource | None:
         if value is not None and (value.label is None or value.name is None):
@@ -254,10 +254,10 @@ class Profile(ProfileFile):
 
     name: str
 
-    def seen_by_teacher(self, source: CorpusSource | None) -> bool:
-        """Whether the teacher was trained on the data set that `source` names: its figures there are tainted."""
-        seen = {name.casefold() for name in self.teacher.seen}
-        return source is not None and source.name is not None and source.name.casefold() in seen
+    def is_contaminated(self, source: CorpusSource | None) -> bool:
+        """Whether the teacher was trained on the data set that `source` names: its figures on it are contaminated."""
+        trained_on = {name.casefold() for name in self.teacher.trained_on}
+        return source is not None and source.name is not None and source.name.casefold() in trained_on
 
 
 def read_profile(path: Path) -> Profile:
@@ -272,7 +272,7 @@ def read_profile(path: Path) -> Profile:
     teacher = _beside(file.teacher.model_copy(update={"ensemble": ensemble}), base)
     resolved = {
         "corpus": _absolute(file.corpus, base),
-        "other_origin": file.other_origin and _absolute(file.other_origin, base),
+        "out_of_domain": file.out_of_domain and _absolute(file.out_of_domain, base),
         "teacher": teacher,
         "recipes": (base / file.recipes).resolve(),
     }

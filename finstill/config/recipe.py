@@ -11,8 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
 from ruamel.yaml import YAML
 
-from finstill.config.architectures import SHAPES, AnyShape, StudentName
-from finstill.config.settings import read_settings
+from finstill.config.architectures import ARCHITECTURES, ArchitectureConfig, StudentName
+from finstill.config.settings import read_settings, rename_old_keys
 from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
 from finstill.files import digest, whole_file
@@ -26,7 +26,7 @@ class Recipe(BaseModel):
 
     Attributes:
         student: the architecture.
-        shape: its size, in that architecture's own settings.
+        architecture: its size, in its own settings.
         alpha: weight of the soft loss; `1 - alpha` is the hard loss's.
         alpha_rule: `constant`, or `trusted`: lower for a row where the teacher contradicts the label or is unsure; see
             `finstill.training.loss.trusted_alpha`.
@@ -41,7 +41,9 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     student: StudentName = "lstm_attention"
-    shape: AnyShape = Field(default_factory=lambda settings: _shape_class(settings)())
+    architecture: ArchitectureConfig = Field(
+        default_factory=lambda settings: _architecture_class(settings)(), serialization_alias="shape"
+    )
     alpha: float = Field(0.7, ge=0, le=1)
     alpha_rule: Literal["constant", "trusted"] = "constant"
     temperature: TemperatureSchedule = TemperatureSchedule()
@@ -54,27 +56,41 @@ class Recipe(BaseModel):
     seed: int = 17
     labelled_repeats: int = Field(3, ge=1, le=100)
 
-    @field_validator("shape", mode="before")
+    @field_validator("architecture", mode="before")
     @classmethod
-    def _shape_of_this_student(cls, shape: Any, info: ValidationInfo) -> Any:
-        expected = _shape_class(info.data)
-        if isinstance(shape, BaseModel) and not isinstance(shape, expected):
-            raise ValueError(f"{type(shape).__name__} is not the shape of this student: {expected.__name__} is")
-        return expected.model_validate(shape)
+    def _architecture_of_this_student(cls, architecture: Any, info: ValidationInfo) -> Any:
+        expected = _architecture_class(info.data)
+        if isinstance(architecture, BaseModel) and not isinstance(architecture, expected):
+            raise ValueError(
+                f"{type(architecture).__name__} is not of this student's architecture: {expected.__name__} is"
+            )
+        return expected.model_validate(architecture)
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Recipe:
+        """Return the recipe that this or an older version stored as JSON."""
+        values = dict(values)
+        rename_old_keys(values, cls.__name__)
+        return cls.model_validate(values)
+
+    @property
+    def canonical(self) -> str:
+        """What digests of a recipe are of. A setting that is called otherwise now has its first name here."""
+        return self.model_dump_json(by_alias=True)
 
     @property
     def digest(self) -> str:
         """Tells this recipe from every other."""
-        return digest(self.model_dump_json())
+        return digest(self.canonical)
 
-    def is_twin_of(self, other: Recipe) -> bool:
-        """Whether this is `other` trained without a teacher: alpha 0 and nothing else changed."""
+    def is_baseline_of(self, other: Recipe) -> bool:
+        """Whether this is `other` trained on labels alone: alpha 0 and nothing else changed."""
         return self.alpha == 0 < other.alpha and self == other.model_copy(update={"alpha": 0.0})
 
 
-def _shape_class(settings: dict[str, Any]) -> type[AnyShape]:
-    """Return the shape's class for the student of a recipe; a student of an unknown name is an error of its own."""
-    return SHAPES[settings.get("student", "lstm_attention")]
+def _architecture_class(settings: dict[str, Any]) -> type[ArchitectureConfig]:
+    """Return the settings' class for the student of a recipe; a student of an unknown name is an error of its own."""
+    return ARCHITECTURES[settings.get("student", "lstm_attention")]
 
 
 class RecipeBook(RootModel[dict[str, Recipe]]):
@@ -93,13 +109,16 @@ class RecipeBook(RootModel[dict[str, Recipe]]):
         return recipes
 
 
-def read_recipes(path: Path) -> dict[str, Recipe]:
+def read_recipes(path: Path, where: object = None) -> dict[str, Recipe]:
     """Read a file of recipes, in the order of the file.
+
+    Args:
+        where: how messages call the file, where not by its path.
 
     Raises:
         InputError: see `finstill.config.settings.read_settings`.
     """
-    return read_settings(path, RecipeBook).root
+    return read_settings(path, RecipeBook, where).root
 
 
 def add_recipes(path: Path, recipes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -120,13 +139,21 @@ def add_recipes(path: Path, recipes: Mapping[str, Mapping[str, Any]]) -> None:
         with whole_file(path) as unfinished:
             existing_text = path.read_text(encoding="utf-8").rstrip()
             unfinished.write_text(f"{existing_text}\n\n{added.getvalue()}", encoding="utf-8")
-            try:
-                read_recipes(unfinished)
-            except InputError as error:
-                raise InputError(str(error).replace(str(unfinished), f"{path}, with the recipe added")) from None
+            read_recipes(unfinished, where=f"{path}, with the recipe added")
     except OSError as error:
         raise InputError(
             f"the file cannot be written to ({error.strerror})",
             where=path,
             remedy="Name a recipe file of your own in the profile",
         ) from error
+
+
+def dotted_settings(values: Mapping[str, object]) -> list[tuple[str, str]]:
+    """Return nested settings as dotted names and values, for people."""
+    dotted = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            dotted += [(f"{name}.{inner}", each) for inner, each in dotted_settings(value)]
+        else:
+            dotted.append((name, str(value)))
+    return dotted

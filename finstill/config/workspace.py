@@ -49,13 +49,9 @@ class Workspace:
         return self.root / "augmented.parquet"
 
     @property
-    def augmented_logits(self) -> Path:
-        return self.root / "augmented_logits.parquet"
-
-    @property
-    def other_origin(self) -> Workspace:
-        """Holds the tables of the other origin under their usual names."""
-        return Workspace(self.root / "other_origin")
+    def out_of_domain(self) -> Workspace:
+        """Holds the tables of the out-of-domain corpus under their usual names."""
+        return Workspace(self.root / "out_of_domain")
 
     @property
     def tuning(self) -> Path:

@@ -67,7 +67,7 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
     if losses and losses[-1] > OVERFITTING * min(losses):
         found.append(
             f"Its validation loss rose from {min(losses):.3f} to {losses[-1]:.3f}, so it learns its rows by heart: "
-            "raise shape.dropout, or lower learning_rate or its width."
+            "raise architecture.dropout, or lower learning_rate or its width."
         )
     if losses and len(losses) == recipe.epochs and losses[-1] == min(losses):
         found.append(f"Its validation loss still fell in the last of {recipe.epochs} epochs: raise epochs.")

@@ -17,7 +17,7 @@ def breaches(evaluation: StudentEvaluation, budgets: Budgets) -> list[str]:
     at_most = {
         "megabytes": student.megabytes,
         "latency_ms": student.speed.latency_ms,
-        "divergence": student.divergence,
+        "kl_to_teacher": student.kl_to_teacher,
         "calibration_error": (student.quality or {}).get("calibration_error"),
     }
     for name, measured in at_most.items():

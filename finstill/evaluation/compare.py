@@ -10,31 +10,31 @@ import numpy as np
 
 from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
-from finstill.evaluation.significance import Difference, group_by_recipe, standings, without_seed
+from finstill.evaluation.significance import Difference, group_by_recipe, leaderboard, without_seed
 from finstill.training.rows import NO_LABEL
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What distilling was worth to a recipe's students: their macro-F1 less that of their twins, which learned from
-    labels alone.
+    """What distilling was worth to a recipe's students: their macro-F1 less that of their label-only
+    baselines.
 
     Attributes:
-        student, twin: the groups, each of one recipe's students with all their seeds.
+        student, baseline: the groups, each of one recipe's students with all their seeds.
         difference: on the test split.
     """
 
     student: str
-    twin: str
+    baseline: str
     difference: Difference
 
     @property
     def sentence(self) -> str:
         words = self.difference.words
         if not self.difference.shown:
-            return f"No difference shown between {self.student} and its directly trained twin {self.twin}: {words}."
+            return f"No difference shown between {self.student} and its label-only baseline {self.baseline}: {words}."
         verb = "beats" if self.difference.points > 0 else "is worse than"
-        return f"{self.student} {verb} its directly trained twin {self.twin}: {words}."
+        return f"{self.student} {verb} its label-only baseline {self.baseline}: {words}."
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Comparison:
 
     Attributes:
         evaluations: the teacher first, then the students in the order of the recipes.
-        verdicts: one for each recipe that has a twin.
-        standings: a row a recipe, its students of several seeds taken together; see `standings`.
+        verdicts: one for each recipe that has a label-only baseline.
+        leaderboard: a row a recipe, its students of several seeds taken together; see `leaderboard`.
     """
 
     evaluations: list[Evaluation]
     verdicts: list[Verdict]
-    standings: list[dict[str, Any]]
+    leaderboard: list[dict[str, Any]]
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row a classifier; speeds are of one thread, and the teacher's is from each student's own run."""
@@ -62,10 +62,10 @@ class Comparison:
             "accuracy": measured.get("accuracy"),
             "macro_f1": measured.get("macro_f1"),
             "agreement": evaluation.agreement,
-            "divergence": evaluation.divergence,
+            "kl_to_teacher": evaluation.kl_to_teacher,
             "calibration_error": measured.get("calibration_error"),
-            "macro_f1_elsewhere": evaluation.elsewhere and evaluation.elsewhere.quality["macro_f1"],
-            "agreement_elsewhere": evaluation.elsewhere and evaluation.elsewhere.agreement,
+            "macro_f1_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.quality["macro_f1"],
+            "agreement_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.agreement,
             "parameters": evaluation.parameters,
             "megabytes": evaluation.megabytes,
             "latency_ms": evaluation.speed.latency_ms,
@@ -79,7 +79,7 @@ def compare(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Rec
 
     Args:
         students: evaluations by recipe name; at least one.
-        recipes: tell which student is whose twin.
+        recipes: tell which student is whose baseline.
 
     Raises:
         ValueError: two students were evaluated on different test rows or against different teachers.
@@ -89,18 +89,18 @@ def compare(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Rec
         same = (
             student.teacher.digest == first.teacher.digest
             and np.array_equal(student.labels, first.labels)
-            and student.teacher.elsewhere == first.teacher.elsewhere
+            and student.teacher.out_of_domain == first.teacher.out_of_domain
         )
         if not same:
             raise ValueError(f"'{name}' was evaluated on other data or another teacher: evaluate it again")
     groups = group_by_recipe(students, recipes)
     labelled = (first.labels != NO_LABEL).any()
     verdicts = [
-        Verdict(group.name, twin.name, group.against(twin))
+        Verdict(group.name, baseline.name, group.against(baseline))
         for group in groups
-        for twin in groups
-        if without_seed(twin.recipe).is_twin_of(without_seed(group.recipe)) and labelled
+        for baseline in groups
+        if without_seed(baseline.recipe).is_baseline_of(without_seed(group.recipe)) and labelled
     ]
     evaluations = [first.teacher, *(student.student for student in students.values())]
     teacher_macro_f1 = first.teacher.quality["macro_f1"] if first.teacher.quality else None
-    return Comparison(evaluations, verdicts, standings(groups, teacher_macro_f1))
+    return Comparison(evaluations, verdicts, leaderboard(groups, teacher_macro_f1))

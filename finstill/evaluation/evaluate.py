@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from finstill.config.settings import rename_old_keys
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import read_json, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, divergence, quality
+from finstill.metrics import agreement, kl_to_teacher, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -24,8 +25,8 @@ SPEED_SAMPLE = 64
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """What was measured on labelled texts of another origin, which no student learned from.
+class OutOfDomain:
+    """What was measured on labelled out-of-domain texts, which no student learned from.
 
     Attributes:
         name: of their data set.
@@ -49,11 +50,11 @@ class Evaluation:
         test_rows, labelled_rows: of the test split.
         quality: `finstill.metrics.quality` over the labelled rows, None where there are none.
         agreement: share of test rows with the teacher's class.
-        divergence: mean KL from the teacher, nats.
+        kl_to_teacher: mean Kullback-Leibler divergence from the teacher, nats.
         parameters: number of weights.
         megabytes: of the ONNX graph, 10^6 bytes.
         speed: one thread.
-        elsewhere: the same measures on the texts of another origin, or None where the profile names none.
+        out_of_domain: the same measures on the out-of-domain texts, or None where the profile names none.
     """
 
     name: str
@@ -62,16 +63,18 @@ class Evaluation:
     labelled_rows: int
     quality: dict[str, Any] | None
     agreement: float
-    divergence: float
+    kl_to_teacher: float
     parameters: int
     megabytes: float
     speed: Speed
-    elsewhere: Elsewhere | None = None
+    out_of_domain: OutOfDomain | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        elsewhere = Elsewhere(**values["elsewhere"]) if values.get("elsewhere") else None
-        return cls(**{**values, "speed": Speed(**values["speed"]), "elsewhere": elsewhere})
+        values = dict(values)
+        rename_old_keys(values, cls.__name__)
+        out_of_domain = OutOfDomain(**values["out_of_domain"]) if values.get("out_of_domain") else None
+        return cls(**{**values, "speed": Speed(**values["speed"]), "out_of_domain": out_of_domain})
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def evaluate_student(
     test: TrainingRows,
     teacher_token_budget: int,
     folder: Path,
-    elsewhere: tuple[str, TrainingRows] | None = None,
+    out_of_domain: tuple[str, TrainingRows] | None = None,
     further: Sequence[tuple[TeacherGraph, Sequence[Sequence[int]]]] = (),
 ) -> StudentEvaluation:
     """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
@@ -113,7 +116,7 @@ def evaluate_student(
     Args:
         test: the rows of the test split, with the teacher's logits over the task's labels; texts that are read in
             windows are measured as one.
-        elsewhere: name and rows of another origin, all of them labelled, with the teacher's logits too.
+        out_of_domain: name and rows of an out-of-domain data set, all of them labelled, with the teacher's logits too.
         further: the other teachers of an ensemble, each with the test rows' token ids by its own tokenizer; `test` has
             the logits of all together.
     """
@@ -136,16 +139,16 @@ def evaluate_student(
     teacher_evaluation = _evaluation(
         "teacher", ensemble_fingerprint(teachers), teachers, texts.teacher_logits, teacher_speed, package.labels, texts
     )
-    if elsewhere is not None:
-        name, rows = elsewhere
-        there = rows.whole_texts()
-        assert there.teacher_logits is not None
-        students_there = rows.over_texts(one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET))
+    if out_of_domain is not None:
+        name, rows = out_of_domain
+        whole = rows.whole_texts()
+        assert whole.teacher_logits is not None
+        students = rows.over_texts(one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET))
         student_evaluation, teacher_evaluation = (
-            replace(evaluation, elsewhere=_elsewhere(name, scores, package.labels, there))
+            replace(evaluation, out_of_domain=_out_of_domain(name, scores, package.labels, whole))
             for evaluation, scores in (
-                (student_evaluation, students_there),
-                (teacher_evaluation, there.teacher_logits),
+                (student_evaluation, students),
+                (teacher_evaluation, whole.teacher_logits),
             )
         )
     with whole_folder(folder) as unfinished:
@@ -176,13 +179,13 @@ def _evaluation(
         labelled_rows=int(labelled.sum()),
         quality=quality(test.labels[labelled], logits[labelled], names) if labelled.any() else None,
         agreement=agreement(logits, test.teacher_logits),
-        divergence=divergence(logits, test.teacher_logits),
+        kl_to_teacher=kl_to_teacher(logits, test.teacher_logits),
         parameters=sum(subject.parameters for subject in subjects),
         megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6,
         speed=speed,
     )
 
 
-def _elsewhere(name: str, logits: np.ndarray, names: tuple[str, ...], rows: TrainingRows) -> Elsewhere:
+def _out_of_domain(name: str, logits: np.ndarray, names: tuple[str, ...], rows: TrainingRows) -> OutOfDomain:
     assert rows.teacher_logits is not None
-    return Elsewhere(name, len(rows), quality(rows.labels, logits, names), agreement(logits, rows.teacher_logits))
+    return OutOfDomain(name, len(rows), quality(rows.labels, logits, names), agreement(logits, rows.teacher_logits))

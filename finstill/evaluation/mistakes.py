@@ -36,7 +36,7 @@ class Mistake:
 
     Attributes:
         kind: `false alarm`, `missed risk`, or `mistake` where neither label warns.
-        said: by `student`, `teacher` and, where there is one, `twin`: the label and its probability.
+        said: by `student`, `teacher` and, where there is one, `baseline`: the label and its probability.
     """
 
     kind: str
@@ -72,10 +72,10 @@ def _of_one(
     texts: Sequence[str],
 ) -> list[Mistake]:
     evaluation, labels = students[name], package.labels
-    twin = next((twin for twin in students if recipes[twin].is_twin_of(recipes[name])), None)
+    baseline = next((baseline for baseline in students if recipes[baseline].is_baseline_of(recipes[name])), None)
     logits = {"student": evaluation.logits, "teacher": evaluation.teacher_logits}
-    if twin is not None:
-        logits["twin"] = students[twin].logits
+    if baseline is not None:
+        logits["baseline"] = students[baseline].logits
     shares = {who: softmax(scores.astype(np.float64), axis=1) for who, scores in logits.items()}
     predicted = shares["student"].argmax(axis=1)
     wrong = np.flatnonzero((evaluation.labels != NO_LABEL) & (predicted != evaluation.labels))

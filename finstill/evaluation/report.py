@@ -62,17 +62,17 @@ def write_report(
         loader=PackageLoader("finstill.evaluation", "."), autoescape=True, undefined=StrictUndefined
     )
     images = {title: base64.b64encode(png).decode() for title, png in plots.items()}
-    tainted = {
-        "test": profile.seen_by_teacher(profile.corpus),
-        "elsewhere": profile.seen_by_teacher(profile.other_origin),
+    contaminated = {
+        "test": profile.is_contaminated(profile.corpus),
+        "out_of_domain": profile.is_contaminated(profile.out_of_domain),
     }
     teacher = comparison.evaluations[0]
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         table=comparison.table(),
         teacher=teacher,
-        elsewhere=teacher.elsewhere,
-        tainted=tainted,
+        out_of_domain=teacher.out_of_domain,
+        contaminated=contaminated,
         images=images,
         mistakes=mistakes,
         profile=profile,
@@ -83,15 +83,15 @@ def write_report(
     with whole_folder(folder) as unfinished:
         (unfinished / REPORT_FILE).write_text(page, encoding="utf-8")
         verdicts = [verdict.sentence for verdict in comparison.verdicts]
-        splits = {"test": "the test split", "elsewhere": f"{profile.other_origin and profile.other_origin.name}"}
+        splits = {"test": "the test split", "out_of_domain": f"{profile.out_of_domain and profile.out_of_domain.name}"}
         notes = [
-            f"The teacher was trained on the data set that {splits[where]} is from: its own figures there are tainted."
-            for where, seen in tainted.items()
-            if seen
+            f"The teacher's figures on {splits[where]} are contaminated: the teacher was trained on this data set."
+            for where, is_contaminated in contaminated.items()
+            if is_contaminated
         ]
         outcome = {
             "table": comparison.table(),
-            "recipes": comparison.standings,
+            "leaderboard": comparison.leaderboard,
             "verdicts": verdicts,
             "notes": notes,
             "advice": {name: list(sentences) for name, sentences in advice.items()},

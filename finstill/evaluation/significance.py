@@ -100,7 +100,7 @@ def without_seed(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"seed": 0})
 
 
-def standings(groups: Sequence[Group], teacher_macro_f1: float | None) -> list[dict[str, Any]]:
+def leaderboard(groups: Sequence[Group], teacher_macro_f1: float | None) -> list[dict[str, Any]]:
     """Return a row a group: means and spreads over its seeds, and how it stands against the best by mean macro-F1.
 
     Args:

@@ -17,7 +17,7 @@ from finstill.errors import InputError
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, calibration_error, divergence, quality
+from finstill.metrics import agreement, calibration_error, kl_to_teacher, quality
 from finstill.packaging.calibration import fit_temperature
 from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
@@ -132,7 +132,7 @@ def _measure(
             calibration_error(truth, scores / np.float32(temperature)) if labelled.any() and temperature else None
         ),
         "agreement": None if test.teacher_logits is None else agreement(logits, test.teacher_logits),
-        "divergence": None if test.teacher_logits is None else divergence(logits, test.teacher_logits),
+        "kl_to_teacher": None if test.teacher_logits is None else kl_to_teacher(logits, test.teacher_logits),
     }
 
 

@@ -98,15 +98,15 @@ def _body(package: Package, teachers: Sequence[TeacherGraph], provenance: Proven
     heard = recipe.get("alpha", 0) > 0
     names = ", ".join(_named(teacher) for teacher in teachers)
     who = f"teacher {names}" if len(teachers) == 1 else f"teachers {names}, averaged"
-    seen_by_any = list(dict.fromkeys(name for teacher in teachers for name in teacher.seen))
+    trained_on = list(dict.fromkeys(name for teacher in teachers for name in teacher.trained_on))
     learned = (
         f"It learned from the logits of the {who}" + ("" if recipe["alpha"] == 1 else " and from labels")
         if heard
         else "It learned from labels alone, without a teacher"
     )
-    seen = (
-        f"The teacher was trained on {', '.join(seen_by_any)}. Figures on texts from there are not of unseen texts."
-        if seen_by_any
+    contamination = (
+        f"The teacher was trained on {', '.join(trained_on)}. Figures on these data sets are contaminated."
+        if trained_on
         else "The profile names no data set that the teacher was trained on."
     )
     figures = [("test texts", f"{measured['test_rows']:,}"), ("of them labelled", f"{measured['labelled_rows']:,}")]
@@ -121,7 +121,7 @@ def _body(package: Package, teachers: Sequence[TeacherGraph], provenance: Proven
         figures.append((f"the same, T = {package.temperature:.2f}", f"{measured['calibrated_error']:.3f}"))
     if measured["agreement"] is not None:
         figures.append(("agreement with the teacher", f"{measured['agreement']:.3f}"))
-        figures.append(("mean KL from the teacher, nats", f"{measured['divergence']:.3f}"))
+        figures.append(("KL to teacher, nats", f"{measured['kl_to_teacher']:.3f}"))
     figures += [
         ("float32 graph: largest difference of a logit from the checkpoint", f"{graph['largest_difference']:.1g}"),
         ("int8 graph: same label as float32", f"{int8['agreement']:.3f}"),
@@ -157,7 +157,7 @@ made to decide about people or money by itself.
 Corpus `{provenance.corpus}` (digest `{provenance.corpus_digest}`):
 {", ".join(f"{rows:,} {split}" for split, rows in provenance.rows.items())} texts.
 {who[0].upper() + who[1:]}; fingerprint `{package.teacher}`.
-{seen}
+{contamination}
 
 ## Figures
 

@@ -306,7 +306,7 @@ def _teacher(
         if not fidelity.holds:
             report.stop(
                 f"teacher.precision: on {fidelity.rows:,} test texts the int8 graph gives {fidelity.agreement:.1%} the "
-                f"float32 graph's class, at a mean KL of {fidelity.divergence:.2g} nats. Set teacher.precision to "
+                f"float32 graph's class, at a mean KL of {fidelity.kl_to_float32:.2g} nats. Set teacher.precision to "
                 "float32"
             )
 

@@ -291,7 +291,7 @@ def _teacher(teacher: str, own_task: bool, base: Path) -> list[str]:
     checkpoint = Path(os.path.relpath(folder.resolve(), base)).as_posix() if folder.is_dir() else teacher
     lines = [f"  checkpoint: {_quoted(checkpoint)}"]
     if teacher == DEFAULT_TEACHER:
-        lines.append("  seen: [financial_phrasebank]    # it was trained on it: its figures there are too good")
+        lines.append("  trained_on: [financial_phrasebank]    # its figures on this data set are contaminated")
     config = folder / "config.json"
     heads = read_json(config).get("architectures") or [] if config.is_file() else []
     if heads and not any(head.endswith("ForSequenceClassification") for head in heads):

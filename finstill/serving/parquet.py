@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from finstill.corpus.readers import parquet_batches
 from finstill.errors import InputError
-from finstill.serving.tables import Added, Fault, Table, Chunk, text_fault
+from finstill.serving.tables import Added, Chunk, Fault, Table, text_fault
 
 ATTENTION = pa.list_(pa.struct([("word", pa.string()), ("weight", pa.float64())]))
 

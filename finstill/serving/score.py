@@ -15,7 +15,7 @@ import finstill
 from finstill.files import read_json, whole_file, write_json
 from finstill.progress import SECONDS_BETWEEN_LINES
 from finstill.serving import Score, StudentClassifier
-from finstill.serving.tables import Added, Fault, Table, Chunk
+from finstill.serving.tables import Added, Chunk, Fault, Table
 
 RUN_FILE = "run.json"
 

@@ -10,7 +10,7 @@ import onnx
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from finstill.config.architectures import EmbeddingShape, Shape
+from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.students.embedding import TokenEmbedding, fit_width
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
@@ -20,20 +20,22 @@ class StudentConfig(PretrainedConfig):
     """What a saved student is rebuilt from.
 
     Attributes:
-        shape: the settings of the student's own shape; see `finstill.config.architectures`.
+        architecture: the student's own settings; see `finstill.config.architectures`.
         vocab_size: ids that the tokenizer can give.
         known_tokens: how many of them have a vector of their own; all where it is not given.
     """
 
     def __init__(
         self,
-        shape: dict[str, Any] | None = None,
+        architecture: dict[str, Any] | None = None,
         vocab_size: int = 30522,
         known_tokens: int | None = None,
         **kwargs: Any,
     ):
+        # So an older version called it in the students that it saved.
+        shape = kwargs.pop("shape", None)
         super().__init__(**kwargs)
-        self.shape = shape or {}
+        self.architecture = architecture or shape or {}
         self.vocab_size = vocab_size
         self.known_tokens = known_tokens or vocab_size
 
@@ -52,33 +54,35 @@ class Student(PreTrainedModel):
         """Keep torch's own initial values: transformers' normal(0, 0.02) is made for transformers' layer norms."""
 
     @classmethod
-    def from_shape(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel) -> Self:
+    def from_architecture(
+        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
+    ) -> Self:
         """Return an untrained student.
 
         Args:
-            shape: the student's own part of the recipe.
+            architecture: the student's own part of the recipe.
             labels: the task's labels, in the order of the logits.
             vocabulary: the tokens it knows, by the ids of the teacher's tokenizer.
             teacher: what the student may take its first weights from.
 
         Raises:
-            InputError: the shape asks of this teacher what it does not have.
+            InputError: the architecture asks of this teacher what it does not have.
         """
-        assert isinstance(shape, EmbeddingShape)
-        student = cls(cls.configuration(shape, labels, vocabulary))
+        assert isinstance(architecture, EmbeddingConfig)
+        student = cls(cls.configuration(architecture, labels, vocabulary))
         vectors = None
-        if shape.starts_from_teacher:
-            vectors = fit_width(word_embeddings(teacher), shape.embedding_width)[vocabulary.token_ids]
+        if architecture.starts_from_teacher:
+            vectors = fit_width(word_embeddings(teacher), architecture.embedding_width)[vocabulary.token_ids]
         student.embedding.start_from(vocabulary, vectors)
         return student
 
     @classmethod
-    def configuration(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Any:
+    def configuration(cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Any:
         """Return the configuration of a student; `more` are fields that its own class adds."""
         assert cls.config_class is not None
         assert issubclass(cls.config_class, StudentConfig)
         return cls.config_class(
-            shape=shape.model_dump(mode="json"),
+            architecture=architecture.model_dump(mode="json"),
             vocab_size=vocabulary.size,
             known_tokens=len(vocabulary.token_ids),
             **label_maps(labels),

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finstill.config.architectures import ConvolutionShape
+from finstill.config.architectures import ConvolutionConfig
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import GraphPart, as_array, build_graph
 
 
-class ConvolutionConfig(StudentConfig):
-    """Of a `Convolution`; its shape is a `ConvolutionShape`."""
+class PretrainedConvolutionConfig(StudentConfig):
+    """Of a `Convolution`; its architecture is a `ConvolutionConfig`."""
 
     model_type = "finstill_convolution"
 
@@ -30,15 +30,17 @@ class Convolution(Student):
     alone.
     """
 
-    config_class = ConvolutionConfig
+    config_class = PretrainedConvolutionConfig
 
-    def __init__(self, config: ConvolutionConfig):
+    def __init__(self, config: PretrainedConvolutionConfig):
         super().__init__(config)
-        shape = ConvolutionShape(**config.shape)
-        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, shape.embedding_width)
-        self.banks = nn.ModuleList(nn.Conv1d(shape.embedding_width, shape.filters, width) for width in shape.widths)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.head = nn.Linear(shape.filters * len(shape.widths), len(config.id2label or ()))
+        architecture = ConvolutionConfig(**config.architecture)
+        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, architecture.embedding_width)
+        self.banks = nn.ModuleList(
+            nn.Conv1d(architecture.embedding_width, architecture.filters, width) for width in architecture.widths
+        )
+        self.dropout = nn.Dropout(architecture.dropout)
+        self.head = nn.Linear(architecture.filters * len(architecture.widths), len(config.id2label or ()))
         self.post_init()
 
     def forward(

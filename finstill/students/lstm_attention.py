@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finstill.config.architectures import LstmAttentionShape
+from finstill.config.architectures import LstmAttentionConfig
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 
 
-class LstmAttentionConfig(StudentConfig):
-    """Of an `LstmAttention`; its shape is a `LstmAttentionShape`."""
+class PretrainedLstmAttentionConfig(StudentConfig):
+    """Of an `LstmAttention`; its architecture is a `LstmAttentionConfig`."""
 
     model_type = "finstill_lstm_attention"
 
@@ -91,19 +91,19 @@ class AdditiveAttention(nn.Module):
 class LstmAttention(Student):
     """Embedding, LSTM layers, additive attention pooling, a linear head."""
 
-    config_class = LstmAttentionConfig
+    config_class = PretrainedLstmAttentionConfig
 
-    def __init__(self, config: LstmAttentionConfig):
+    def __init__(self, config: PretrainedLstmAttentionConfig):
         super().__init__(config)
-        shape = LstmAttentionShape(**config.shape)
-        width = 2 * shape.hidden_width
-        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, shape.embedding_width)
+        architecture = LstmAttentionConfig(**config.architecture)
+        width = 2 * architecture.hidden_width
+        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, architecture.embedding_width)
         self.layers = nn.ModuleList(
-            BidirectionalLayer(shape.embedding_width if i == 0 else width, shape.hidden_width)
-            for i in range(shape.layers)
+            BidirectionalLayer(architecture.embedding_width if i == 0 else width, architecture.hidden_width)
+            for i in range(architecture.layers)
         )
         self.attention = AdditiveAttention(width)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = nn.Dropout(architecture.dropout)
         self.head = nn.Linear(width, len(config.id2label or ()))
         self.post_init()
 
@@ -193,12 +193,12 @@ def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[
     """
     threads = torch.get_num_threads()
 
-    def elsewhere() -> Any:
+    def in_the_thread() -> Any:
         torch.set_num_threads(threads)  # OpenMP counts them for each thread that asks.
         return second()
 
     with ThreadPoolExecutor(1, "lstm-direction") as thread:
-        other = thread.submit(elsewhere)
+        other = thread.submit(in_the_thread)
         return first(), other.result()
 
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finstill.config.architectures import StaticShape
+from finstill.config.architectures import StaticConfig
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 
 
-class StaticConfig(StudentConfig):
-    """Of a `Static`; its shape is a `StaticShape`."""
+class PretrainedStaticConfig(StudentConfig):
+    """Of a `Static`; its architecture is a `StaticConfig`."""
 
     model_type = "finstill_static"
 
@@ -30,17 +30,19 @@ class Static(Student):
     row's; all scores start at 0, which is the plain mean.
     """
 
-    config_class = StaticConfig
+    config_class = PretrainedStaticConfig
 
-    def __init__(self, config: StaticConfig):
+    def __init__(self, config: PretrainedStaticConfig):
         super().__init__(config)
-        shape = StaticShape(**config.shape)
-        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, shape.embedding_width)
+        architecture = StaticConfig(**config.architecture)
+        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, architecture.embedding_width)
         self.scores = nn.Embedding(config.known_tokens, 1)
         nn.init.zeros_(self.scores.weight)
-        self.dropout = nn.Dropout(shape.dropout)
-        self.hidden = nn.Linear(shape.embedding_width, shape.hidden_width) if shape.hidden_width else None
-        self.head = nn.Linear(shape.hidden_width or shape.embedding_width, len(config.id2label or ()))
+        self.dropout = nn.Dropout(architecture.dropout)
+        self.hidden = (
+            nn.Linear(architecture.embedding_width, architecture.hidden_width) if architecture.hidden_width else None
+        )
+        self.head = nn.Linear(architecture.hidden_width or architecture.embedding_width, len(config.id2label or ()))
         self.post_init()
 
     def forward(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import BertForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finstill.config.architectures import Shape, TransformerShape
+from finstill.config.architectures import BaseConfig, TransformerConfig
 from finstill.errors import InputError
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
@@ -21,8 +21,8 @@ from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
 
-class TransformerConfig(StudentConfig):
-    """Of a `Transformer`; its shape is a `TransformerShape`, and the other sizes are its teacher's.
+class PretrainedTransformerConfig(StudentConfig):
+    """Of a `Transformer`; its architecture is a `TransformerConfig`, and the other sizes are its teacher's.
 
     Attributes:
         width: of a token's state.
@@ -58,34 +58,36 @@ class Transformer(Student):
     is new, since the teacher's classes need not be the task's.
     """
 
-    config_class = TransformerConfig
+    config_class = PretrainedTransformerConfig
 
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: PretrainedTransformerConfig):
         super().__init__(config)
-        shape = TransformerShape(**config.shape)
+        architecture = TransformerConfig(**config.architecture)
         self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, config.width)
         self.positions = nn.Parameter(torch.zeros(config.longest, config.width))
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = nn.Dropout(architecture.dropout)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 config.width,
                 config.heads,
                 config.inner_width,
-                shape.dropout,
+                architecture.dropout,
                 activation="gelu",
                 layer_norm_eps=config.epsilon,
                 batch_first=True,
             )
-            for _ in shape.layers
+            for _ in architecture.layers
         )
         self.pooler = nn.Linear(config.width, config.width)
         self.head = nn.Linear(config.width, len(config.id2label or ()))
         self.post_init()
 
     @classmethod
-    def from_shape(cls, shape: Shape, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel) -> Self:
-        assert isinstance(shape, TransformerShape)
+    def from_architecture(
+        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
+    ) -> Self:
+        assert isinstance(architecture, TransformerConfig)
         if not isinstance(teacher, BertForSequenceClassification) or teacher.config.hidden_act != "gelu":
             raise InputError(
                 f"a transformer student starts from the layers of a BERT with gelu, and the teacher is a "
@@ -94,14 +96,14 @@ class Transformer(Student):
                 remedy="Choose another student for this teacher",
             )
         bert, sizes = teacher.bert, teacher.config
-        if absent := [layer for layer in shape.layers if not 0 <= layer < sizes.num_hidden_layers]:
+        if absent := [layer for layer in architecture.layers if not 0 <= layer < sizes.num_hidden_layers]:
             raise InputError(
                 f"the teacher has no layer {absent[0]}: it has {sizes.num_hidden_layers}, and the first is 0",
-                where="shape.layers",
+                where="architecture.layers",
             )
         student = cls(
             cls.configuration(
-                shape,
+                architecture,
                 labels,
                 vocabulary,
                 width=sizes.hidden_size,
@@ -117,7 +119,7 @@ class Transformer(Student):
         both = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
         student.positions.data.copy_(both.detach())
         student.norm.load_state_dict(embeddings.LayerNorm.state_dict())
-        for layer, position in zip(student.layers, shape.layers, strict=True):
+        for layer, position in zip(student.layers, architecture.layers, strict=True):
             layer.load_state_dict(_layer_weights(bert.encoder.layer[position]))
         assert bert.pooler is not None
         student.pooler.load_state_dict(bert.pooler.dense.state_dict())

@@ -51,7 +51,7 @@ class Vocabulary:
         if unknown is None:
             raise InputError(
                 "the tokenizer has no token for what is unknown, so a student must know all its tokens",
-                where="shape.vocabulary",
+                where="architecture.vocabulary",
                 remedy="Leave out `vocabulary: corpus`",
             )
         counts = np.bincount(np.concatenate([np.asarray(row) for row in rows]), minlength=size)

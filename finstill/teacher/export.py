@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finstill.config.settings import rename_old_keys
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
@@ -39,7 +40,7 @@ class TeacherGraph:
         max_length: tokens a text is cut at.
         precision: of the graph that labels, `float32` or `int8`.
         source, revision: where its checkpoint came from.
-        seen: data sets it was trained on.
+        trained_on: data sets it was trained on.
         parameters: number of weights.
     """
 
@@ -50,7 +51,7 @@ class TeacherGraph:
     precision: str
     source: str
     revision: str | None
-    seen: tuple[str, ...]
+    trained_on: tuple[str, ...]
     parameters: int
 
     @property
@@ -66,7 +67,9 @@ class TeacherGraph:
     @classmethod
     def read(cls, folder: Path) -> TeacherGraph:
         values = read_json(folder / DESCRIPTION_FILE)
-        return cls(**{**values, "folder": folder, "labels": tuple(values["labels"]), "seen": tuple(values["seen"])})
+        rename_old_keys(values, cls.__name__)
+        lists = {name: tuple(values[name]) for name in ("labels", "trained_on")}
+        return cls(**{**values, "folder": folder, **lists})
 
 
 def read_teachers(first: Path, ensemble: Path) -> list[TeacherGraph]:
@@ -92,7 +95,7 @@ def export_teacher(
     source: str,
     precision: str = "float32",
     revision: str | None = None,
-    seen: Sequence[str] = (),
+    trained_on: Sequence[str] = (),
 ) -> TeacherGraph:
     """Export the classifier in `checkpoint` to the folder `folder`, whole or not at all.
 
@@ -101,7 +104,7 @@ def export_teacher(
     Args:
         max_length: texts are cut at this many tokens.
         precision: `float32`, or `int8` to label with the quantised graph; the float32 one is kept beside it.
-        source, revision, seen: where the checkpoint came from and what it was trained on, for people.
+        source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
 
     Raises:
         InputError: see `load_classifier` and `read_tokenizer`; or the model reads fewer tokens than `max_length`, or
@@ -134,7 +137,7 @@ def export_teacher(
         labels=labels,
     )
     graph = TeacherGraph(
-        folder, fingerprint, labels, max_length, precision, source, revision, tuple(seen), model.num_parameters()
+        folder, fingerprint, labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
     )
     description = {**asdict(graph), "folder": None}
     existing = folder / DESCRIPTION_FILE

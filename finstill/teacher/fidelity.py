@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, divergence
+from finstill.metrics import agreement, kl_to_teacher
 
 LEAST_AGREEMENT = 0.99
-LARGEST_DIVERGENCE = 0.01
+LARGEST_KL = 0.01
 LARGEST_BATCH_DEPENDENCE = 1e-4
 
 ROWS_ALONE = 128
@@ -26,7 +26,7 @@ class Fidelity:
     Attributes:
         rows: texts compared.
         agreement: share of rows with the same most likely class.
-        divergence: mean KL from the float32 probabilities, in nats.
+        kl_to_float32: mean KL from the float32 probabilities, in nats.
         batch_dependence: the largest distance of a logit in a batch from that of its text alone. Products of integers
             are exact, but a float before them that rounds the other way in another batch moves an activation by a
             level.
@@ -34,14 +34,14 @@ class Fidelity:
 
     rows: int
     agreement: float
-    divergence: float
+    kl_to_float32: float
     batch_dependence: float
 
     @property
     def holds(self) -> bool:
         return (
             self.agreement >= LEAST_AGREEMENT
-            and self.divergence < LARGEST_DIVERGENCE
+            and self.kl_to_float32 < LARGEST_KL
             and self.batch_dependence <= LARGEST_BATCH_DEPENDENCE
         )
 
@@ -57,4 +57,4 @@ def int8_fidelity(int8: Path, float32: Path, rows: Sequence[Sequence[int]], toke
     ours, exact = quantised.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
     alone = np.concatenate([quantised.batch_logits([row]) for row in rows[:ROWS_ALONE]])
     dependence = float(np.abs(ours[:ROWS_ALONE] - alone).max())
-    return Fidelity(len(rows), agreement(ours, exact), divergence(ours, exact), dependence)
+    return Fidelity(len(rows), agreement(ours, exact), kl_to_teacher(ours, exact), dependence)

@@ -18,7 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
-from finstill.config.architectures import Shape
+from finstill.config.architectures import BaseConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
@@ -204,7 +204,9 @@ class TrainedStudent:
     def read(cls, folder: Path) -> TrainedStudent:
         values = read_json(folder / TRAINING_FILE)
         return cls(
-            folder, Recipe(**values["recipe"]), *(values[k] for k in ("inputs", "history", "rows", "parameters"))
+            folder,
+            Recipe.from_stored(values["recipe"]),
+            *(values[k] for k in ("inputs", "history", "rows", "parameters")),
         )
 
 
@@ -238,9 +240,9 @@ def train_student(
         InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
     """
     teacher = load_classifier(teacher_checkpoint)
-    # Before rows without a label are left out, so that a twin knows the same words.
+    # Before rows without a label are left out, so that a label-only baseline knows the same words.
     tokenizer = read_tokenizer(teacher_checkpoint)
-    vocabulary = _vocabulary(recipe.shape, train, tokenizer, len(word_embeddings(teacher)))
+    vocabulary = _vocabulary(recipe.architecture, train, tokenizer, len(word_embeddings(teacher)))
     if recipe.alpha == 0:
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
     inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, tokenizer, teacher)
@@ -252,7 +254,7 @@ def train_student(
     train = train.with_labelled_repeated(recipe.labelled_repeats)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
-    student = STUDENTS[recipe.student].from_shape(recipe.shape, labels, vocabulary, teacher)
+    student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, teacher)
     del teacher  # A large one need not stay in memory while its student is trained.
     callbacks = [early_stopping(recipe.patience), *callbacks]
     if "tensorboard" in report_to:
@@ -283,10 +285,10 @@ def train_student(
     return trained
 
 
-def _vocabulary(shape: Shape, train: TrainingRows, tokenizer: Tokenizer, size: int) -> Vocabulary:
-    if shape.vocabulary == "full":
+def _vocabulary(architecture: BaseConfig, train: TrainingRows, tokenizer: Tokenizer, size: int) -> Vocabulary:
+    if architecture.vocabulary == "full":
         return Vocabulary.full(size)
-    return Vocabulary.of_corpus(train.input_ids, size, tokenizer, at_most=shape.vocabulary_size)
+    return Vocabulary.of_corpus(train.input_ids, size, tokenizer, at_most=architecture.vocabulary_size)
 
 
 def _inputs_digest(
@@ -300,13 +302,13 @@ def _inputs_digest(
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
-        recipe.model_dump_json(),
+        recipe.canonical,
         versions,
         *labels,
         vocabulary.token_ids.tobytes(),
         tokenizer_identity(tokenizer),
     ]
-    if recipe.shape.starts_from_teacher:
+    if recipe.architecture.starts_from_teacher:
         # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.
         parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in sorted(teacher.state_dict().items())]
     return digest(*parts, *train.content(), *validation.content())

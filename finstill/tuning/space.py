@@ -28,10 +28,12 @@ def suggest(trial: Trial, base: Recipe) -> Recipe:
         "start": trial.suggest_float("temperature", 1.0, 10.0, log=True),
         "end": 1.0,
     }
-    width = next((name for name in _WIDTHS if name in settings["shape"]), None)
+    width = next((name for name in _WIDTHS if name in settings["architecture"]), None)
     if width is not None:
-        own = settings["shape"][width]
-        settings["shape"][width] = trial.suggest_categorical(width, [max(1, own // 2), own, own * 3 // 2, own * 2])
+        own = settings["architecture"][width]
+        settings["architecture"][width] = trial.suggest_categorical(
+            width, [max(1, own // 2), own, own * 3 // 2, own * 2]
+        )
     for name in type(base).model_fields:
         # Every choice by name that is not the architecture is one of the loss.
         if name != "student" and (choices := _choices(type(base), name)):

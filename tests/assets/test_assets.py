@@ -23,7 +23,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus, tokens
 from assets.evaluation import evaluation
-from assets.other_origin import other_origin
+from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
 from assets.scores import scores
 from assets.students import student, student_package, students
@@ -50,7 +50,7 @@ BEFORE = [
     teacher_onnx,
     teacher_ensemble,
     teacher_logits,
-    other_origin,
+    out_of_domain,
 ]
 PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion, scores]
@@ -105,7 +105,7 @@ class Deployment:
         )
 
     def make_all(self) -> ExecuteInProcessResult:
-        names = ["small", "small-direct"]
+        names = ["small", "small-baseline"]
         self.instance.add_dynamic_partitions(str(students.name), names)
         self.make(BEFORE)
         for name in names:
@@ -138,7 +138,7 @@ def test_from_a_corpus_to_a_champion(deployment: Deployment) -> None:
     assert [row["name"] for row in map(dict, _rows(deployment.metadata("comparison")["table"]))] == [
         "teacher",
         "small",
-        "small-direct",
+        "small-baseline",
     ]
     assert deployment.metadata("champion")["promoted"] is True
     home = deployment.resource.workspace
@@ -177,9 +177,9 @@ def test_augmented_texts_reach_the_teacher_once_and_the_distilled_student_alone(
     assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 120 + kept
     rows = {
         name: TrainedStudent.read(deployment.resource.workspace.student(name)).rows
-        for name in ("small", "small-direct")
+        for name in ("small", "small-baseline")
     }
-    assert rows["small"] - rows["small-direct"] == kept
+    assert rows["small"] - rows["small-baseline"] == kept
     deployment.make(BEFORE)
     assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
 
@@ -283,18 +283,20 @@ def test_a_test_text_among_the_augmented_ones_blocks_the_teacher_pass(
     assert not workspace.teacher_logits.exists()
 
 
-def test_an_other_origin_is_measured_beside_the_test_split(deployment: Deployment, tiny_checkpoint: Path) -> None:
-    section = "other_origin: {path: tweets.csv, text: tweet, label: mood, name: tweets, label_names: {up: positive}}\n"
+def test_an_out_of_domain_corpus_is_measured_beside_the_test_split(
+    deployment: Deployment, tiny_checkpoint: Path
+) -> None:
+    section = "out_of_domain: {path: tweets.csv, text: tweet, label: mood, name: tweets, label_names: {up: positive}}\n"
     deployment.write_profile(tiny_checkpoint, sections=section)
     (deployment.root / "tweets.csv").write_text("tweet,mood\nTo the moon,up\nIt sinks,negative\nA day,neutral\n")
     deployment.make_all()
-    assert deployment.metadata("other_origin")["rows_reached_by_the_teacher"] == 3
+    assert deployment.metadata("out_of_domain")["rows_reached_by_the_teacher"] == 3
     shown = [dict(row) for row in _rows(deployment.metadata("comparison")["table"])]
-    assert all(0 <= row["macro_f1_elsewhere"] <= 1 for row in shown)
+    assert all(0 <= row["macro_f1_out_of_domain"] <= 1 for row in shown)
     assert "macro-F1 on tweets" in (deployment.resource.workspace.comparison / "report.html").read_text()
     deployment.write_profile(tiny_checkpoint)
-    deployment.make([other_origin])
-    assert not deployment.resource.workspace.other_origin.root.exists()
+    deployment.make([out_of_domain])
+    assert not deployment.resource.workspace.out_of_domain.root.exists()
 
 
 def test_what_tuning_finds_is_a_student_like_any_other(deployment: Deployment, tiny_checkpoint: Path) -> None:
@@ -319,7 +321,7 @@ def test_a_tuning_of_a_recipe_that_is_not_there_is_said(deployment: Deployment, 
     result = deployment.make([tuning], raising=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert (
-        "there is no recipe 'smal'; there are ['small', 'small-direct']"
+        "there is no recipe 'smal'; there are ['small', 'small-baseline']"
         in failure.step_failure_data.error.cause.message
     )
 
@@ -453,7 +455,8 @@ def test_a_partition_without_a_recipe_is_said(deployment: Deployment) -> None:
     result = deployment.make([student], partition="gone", raising=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert (
-        "there is no recipe 'gone'; it names ['small', 'small-direct']" in failure.step_failure_data.error.cause.message
+        "there is no recipe 'gone'; it names ['small', 'small-baseline']"
+        in failure.step_failure_data.error.cause.message
     )
 
 

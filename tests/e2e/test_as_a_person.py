@@ -170,9 +170,11 @@ def test_a_student_added_from_the_launchpad_trains_and_the_teacher_is_not_run_ag
 ) -> None:
     def recipe(config: str) -> str:
         config = re.sub(
-            r"shape: .*", "shape: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}", config
+            r"architecture: .*",
+            "architecture: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}",
+            config,
         )
-        config = re.sub(r"epochs: .*", "epochs: 2", config).replace("twin: true", "twin: false")
+        config = re.sub(r"epochs: .*", "epochs: 2", config).replace("baseline: true", "baseline: false")
         return config.replace("    config:\n", "    config:\n      name: added\n", 1)
 
     run = launch(page, watch, "add_recipe", recipe)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(300)
 
 BASE = Recipe.model_validate(
-    {"student": "static", "shape": {"embedding": "random", "embedding_width": 8, "hidden_width": 8}, "epochs": 2}
+    {"student": "static", "architecture": {"embedding": "random", "embedding_width": 8, "hidden_width": 8}, "epochs": 2}
 )
 
 

@@ -49,7 +49,7 @@ FALLING = [{"epoch": i, "validation_loss": 1 / i} for i in range(1, 11)]
     [
         (POOR, evaluation(0.74, 1.0), LEARNED, ("0.740", "fine-tune")),
         (POOR, TEACHER, replace(LEARNED, rows=1500), ("1,500 texts", "augmentation.variants_per_text")),
-        (POOR, TEACHER, replace(LEARNED, history=RISING), ("0.500 to 0.900", "shape.dropout")),
+        (POOR, TEACHER, replace(LEARNED, history=RISING), ("0.500 to 0.900", "architecture.dropout")),
         (POOR, TEACHER, replace(LEARNED, history=FALLING), ("last of 10 epochs", "raise epochs")),
         (POOR, TEACHER, replace(LEARNED, recipe=Recipe(epochs=10, alpha=0.3)), ("80.0% at alpha 0.3", "raise alpha")),
         (evaluation(0.7, 0.8, 0.2, sure=0.9), TEACHER, LEARNED, ("0.200", "too sure: raise alpha")),

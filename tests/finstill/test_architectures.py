@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from finstill.inference.parity import graph_parity
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import divergence
+from finstill.metrics import kl_to_teacher
 from finstill.teacher.checkpoint import longest_text
 from finstill.teacher.export import export_graph
 from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, int8_fidelity
@@ -122,8 +122,8 @@ def test_the_int8_graph_lies_near_float32(teacher: Teacher, rows: list[list[int]
     fidelity = int8_fidelity(teacher.int8, teacher.float32, rows, TOKEN_BUDGET)
     logits = OnnxClassifier(teacher.float32).logits(rows, TOKEN_BUDGET)
     # What another text's answer would cost in a text's place.
-    apart = divergence(np.roll(logits, 1, axis=0), logits)
-    assert 0 < fidelity.divergence < 0.05 * apart
+    apart = kl_to_teacher(np.roll(logits, 1, axis=0), logits)
+    assert 0 < fidelity.kl_to_float32 < 0.05 * apart
 
 
 def test_no_batch_moves_a_texts_int8_logits(teacher: Teacher, rows: list[list[int]]) -> None:

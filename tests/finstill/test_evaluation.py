@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
 
 from finstill import metrics
-from finstill.config.architectures import LstmAttentionShape
+from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import Budgets, CorpusSource, Profile, Teacher
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
@@ -30,7 +30,7 @@ from finstill.metrics import (
     agreement,
     calibration_error,
     distinct_cells,
-    divergence,
+    kl_to_teacher,
     macro_f1,
     macro_f1_of_cells,
     mcnemar,
@@ -69,12 +69,12 @@ class TestMetrics:
         logits = np.log(np.array([[0.8, 0.1, 0.1]] * 4, dtype=np.float32))
         assert calibration_error(np.array([0, 0, 1, 2]), logits) == pytest.approx(0.3, abs=1e-6)
 
-    def test_divergence_is_from_teacher_to_student(self) -> None:
+    def test_kl_to_teacher_is_from_teacher_to_student(self) -> None:
         teacher = np.log(np.array([[0.75, 0.25]], np.float32))
         student = np.log(np.array([[0.5, 0.5]], np.float32))
         expected = 0.75 * np.log(1.5) + 0.25 * np.log(0.5)
-        assert divergence(student, teacher) == pytest.approx(expected, abs=1e-6)
-        assert divergence(teacher, teacher) == pytest.approx(0, abs=1e-9)
+        assert kl_to_teacher(student, teacher) == pytest.approx(expected, abs=1e-6)
+        assert kl_to_teacher(teacher, teacher) == pytest.approx(0, abs=1e-9)
 
     def test_agreement(self) -> None:
         assert agreement(one_hot([0, 1, 2, 2]), one_hot([0, 1, 1, 2])) == 0.75
@@ -183,8 +183,8 @@ class Bench:
         self.packages: dict[str, Package] = {}
 
     def add(self, name: str, **settings: object) -> None:
-        shape = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1)
-        recipe = Recipe(shape=shape, batch_size=16, learning_rate=0.01, **settings)  # type: ignore[arg-type]
+        architecture = LstmAttentionConfig(embedding="random", embedding_width=16, hidden_width=16, layers=1)
+        recipe = Recipe(architecture=architecture, batch_size=16, learning_rate=0.01, **settings)  # type: ignore[arg-type]
         folder = self.root / name
         trained = train_student(
             recipe, self.rows(160), self.rows(40, seed=1), LABELS, self.checkpoint, folder / "checkpoint", stage=name
@@ -217,7 +217,7 @@ def bench(teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path_factory: pytest
     made = Bench(tmp_path_factory.mktemp("bench"), teacher, tiny_checkpoint, random_rows)
     made.add("poor", epochs=1, alpha=0.7, seed=3)
     made.add("good", epochs=8, alpha=0.7)
-    made.add("good-direct", epochs=8, alpha=0.0)
+    made.add("good-baseline", epochs=8, alpha=0.0)
     return made
 
 
@@ -247,10 +247,10 @@ def test_unlabelled_test_rows_count_for_fidelity_alone(bench: Bench) -> None:
     assert result.student.agreement == bench.students["good"].student.agreement
 
 
-def test_each_distilled_student_is_set_against_its_own_twin(bench: Bench) -> None:
+def test_each_distilled_student_is_set_against_its_own_baseline(bench: Bench) -> None:
     comparison = compare(bench.students, bench.recipes)
-    assert [row["name"] for row in comparison.table()] == ["teacher", "poor", "good", "good-direct"]
-    assert [(verdict.student, verdict.twin) for verdict in comparison.verdicts] == [("good", "good-direct")]
+    assert [row["name"] for row in comparison.table()] == ["teacher", "poor", "good", "good-baseline"]
+    assert [(verdict.student, verdict.baseline) for verdict in comparison.verdicts] == [("good", "good-baseline")]
     assert comparison.table()[0]["times_faster"] == 1
 
 
@@ -266,28 +266,28 @@ def test_a_verdict_says_plainly_what_was_shown(bench: Bench, low: float, high: f
 def test_recipes_that_differ_in_their_seed_alone_are_compared_as_one(bench: Bench) -> None:
     recipes = dict(bench.recipes)
     students = dict(bench.students)
-    for name, source, seed in (("good-2", "good", 2), ("good-direct-2", "good-direct", 3)):
+    for name, source, seed in (("good-2", "good", 2), ("good-baseline-2", "good-baseline", 3)):
         recipes[name] = recipes[source].model_copy(update={"seed": seed})
         students[name] = students[source]
     comparison = compare(students, recipes)
     (verdict,) = comparison.verdicts
-    assert (verdict.student, verdict.twin) == ("good (2 seeds)", "good-direct (2 seeds)")
-    poor, good, direct = comparison.standings
-    assert (poor["seeds"], good["seeds"], direct["seeds"]) == (1, 2, 2)
+    assert (verdict.student, verdict.baseline) == ("good (2 seeds)", "good-baseline (2 seeds)")
+    poor, good, baseline = comparison.leaderboard
+    assert (poor["seeds"], good["seeds"], baseline["seeds"]) == (1, 2, 2)
     assert poor["macro_f1_deviation"] is None
     assert good["macro_f1_deviation"] == pytest.approx(0)
     assert good["macro_f1"] == pytest.approx(students["good"].student.quality["macro_f1"])  # type: ignore[index]
     assert "points of macro-F1" in poor["against_the_best"]
     assert poor["against_the_best"].startswith("-")
-    others = {good["against_the_best"], direct["against_the_best"]} - {"the best"}
+    others = {good["against_the_best"], baseline["against_the_best"]} - {"the best"}
     assert all(words.startswith("no difference shown") for words in others)
 
 
 def test_students_of_different_teachers_are_not_compared(bench: Bench) -> None:
     other = bench.students["good"]
     stranger = replace(other, teacher=replace(other.teacher, digest="another"))
-    with pytest.raises(ValueError, match="'good-direct' was evaluated on other data or another teacher"):
-        compare({"good": other, "good-direct": stranger}, bench.recipes)
+    with pytest.raises(ValueError, match="'good-baseline' was evaluated on other data or another teacher"):
+        compare({"good": other, "good-baseline": stranger}, bench.recipes)
 
 
 def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
         name="<script>alert(1)</script>",
         task=SENTIMENT,
         corpus=CorpusSource(path="x.csv"),
-        teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("financial_phrasebank",)),
+        teacher=Teacher(checkpoint="ProsusAI/finbert", trained_on=("financial_phrasebank",)),
         recipes=Path("recipes.yaml"),
     )
     mistakes = worst_mistakes(bench.students, bench.packages, bench.recipes, bench.texts)
@@ -306,7 +306,7 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
     )
     page = report.read_text(encoding="utf-8")
     assert "Worst mistakes of poor" in page
-    assert "twin said" not in page.split("Worst mistakes of poor")[1].split("<h2>")[0]
+    assert "baseline said" not in page.split("Worst mistakes of poor")[1].split("<h2>")[0]
     assert "<script>" not in page
     assert "<li>&lt;b&gt;</li>" in page
     assert "financial_phrasebank" in page
@@ -315,19 +315,19 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
     assert "https://" not in page
 
 
-def test_figures_on_texts_that_the_teacher_has_seen_are_marked(bench: Bench, tmp_path: Path) -> None:
-    """The teacher has seen the other origin; only its own figure there bears the mark."""
-    there = TrainingRows(bench.test.input_ids[:60], bench.test.labels[:60], bench.test.teacher_logits[:60])  # type: ignore[index]
+def test_contaminated_figures_are_marked(bench: Bench, tmp_path: Path) -> None:
+    """The teacher was trained on the out-of-domain texts; only its own figure on them bears the mark."""
+    further = TrainingRows(bench.test.input_ids[:60], bench.test.labels[:60], bench.test.teacher_logits[:60])  # type: ignore[index]
     measured = evaluate_student(
-        bench.packages["good"], bench.teacher, bench.test, 512, bench.root / "elsewhere", ("tweets", there)
+        bench.packages["good"], bench.teacher, bench.test, 512, bench.root / "out_of_domain", ("tweets", further)
     )
-    assert StudentEvaluation.read(bench.root / "elsewhere").student == measured.student
-    student, teacher = measured.student.elsewhere, measured.teacher.elsewhere
+    assert StudentEvaluation.read(bench.root / "out_of_domain").student == measured.student
+    student, teacher = measured.student.out_of_domain, measured.teacher.out_of_domain
     assert student is not None
     assert teacher is not None
     assert (student.name, student.rows, teacher.agreement) == ("tweets", 60, 1.0)
     comparison = compare({"good": measured}, bench.recipes)
-    assert [row["macro_f1_elsewhere"] for row in comparison.table()] == [
+    assert [row["macro_f1_out_of_domain"] for row in comparison.table()] == [
         teacher.quality["macro_f1"],
         student.quality["macro_f1"],
     ]
@@ -335,8 +335,8 @@ def test_figures_on_texts_that_the_teacher_has_seen_are_marked(bench: Bench, tmp
         name="mine",
         task=SENTIMENT,
         corpus=CorpusSource(path="x.csv", name="phrasebank"),
-        other_origin=CorpusSource(path="y.csv", label="tone", name="tweets"),
-        teacher=Teacher(checkpoint="ProsusAI/finbert", seen=("Tweets",)),
+        out_of_domain=CorpusSource(path="y.csv", label="tone", name="tweets"),
+        teacher=Teacher(checkpoint="ProsusAI/finbert", trained_on=("Tweets",)),
         recipes=Path("recipes.yaml"),
     )
     page = write_report(comparison, {}, {}, profile, {}, {}, tmp_path / "comparison").read_text(encoding="utf-8")
@@ -366,9 +366,9 @@ def test_worst_mistakes_are_those_a_student_is_surest_of(bench: Bench) -> None:
 
 def test_the_twins_word_stands_beside(bench: Bench) -> None:
     """The good student's mistakes are few; the poor one's evaluation in its place has some."""
-    students = {"good": bench.students["poor"], "good-direct": bench.students["good-direct"]}
+    students = {"good": bench.students["poor"], "good-baseline": bench.students["good-baseline"]}
     found = worst_mistakes(students, bench.packages, bench.recipes, bench.texts)["good"]
-    assert all(set(mistake.said) == {"student", "teacher", "twin"} for mistake in found)
+    assert all(set(mistake.said) == {"student", "teacher", "baseline"} for mistake in found)
     assert found
 
 
@@ -379,7 +379,7 @@ class TestChampion:
         assert better.promoted
         assert better.champion == "good"
         assert Package.read(bench.root / "champion" / "previous").name == "poor"
-        unproved = bench.choose("good-direct")
+        unproved = bench.choose("good-baseline")
         assert not unproved.promoted
         assert unproved.champion == "good"
         assert "not shown to be better" in unproved.reason

@@ -92,7 +92,7 @@ class TestInt8:
         assert classifier.batch_logits(rows) == pytest.approx(alone, abs=1e-5)
 
     @pytest.mark.parametrize(
-        ("student", "shape"),
+        ("student", "architecture"),
         [
             ("convolution", {"embedding_width": 16, "filters": 24, "widths": [2, 3]}),
             ("transformer", {"layers": [0, 1]}),
@@ -100,9 +100,9 @@ class TestInt8:
         ],
     )
     def test_every_students_graph_is_proved(
-        self, make_package: Callable[..., Package], student: str, shape: dict
+        self, make_package: Callable[..., Package], student: str, architecture: dict
     ) -> None:
-        recipe = Recipe.model_validate({"student": student, "shape": shape})
+        recipe = Recipe.model_validate({"student": student, "architecture": architecture})
         package = make_package(student, recipe=recipe)
         assert package.measured["int8"]["batch_dependence"] < 1e-5
         assert package.graph_of("int8").stat().st_size < 0.4 * package.graph.stat().st_size

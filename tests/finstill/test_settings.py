@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finstill.config.architectures import LstmAttentionShape, StaticShape
+from finstill.config.architectures import LstmAttentionConfig, StaticConfig
 from finstill.config.profile import read_profile
 from finstill.config.recipe import Recipe, read_recipes
 from finstill.errors import InputError
@@ -19,7 +19,7 @@ corpus:
   label_names: {0: no_risk, 1: risk}
 teacher:
   checkpoint: ProsusAI/finbert
-  seen: [financial_phrasebank]
+  trained_on: [financial_phrasebank]
 recipes: recipes.yaml
 """
 
@@ -76,14 +76,14 @@ def test_a_missing_profile_is_said(tmp_path: Path) -> None:
         ("a: {}\nb:\n  alfa: 0.7\n", r"line 3: unknown key 'b\.alfa'; did you mean 'alpha'"),
         ("a:\n  alpha: 1.5\n", r"line 2: 'a\.alpha': .*less than or equal to 1.*1\.5"),
         ("a:\n  temperature: {start: 0}\n", r"line 2: 'a\.temperature\.start': .*greater than 0"),
-        ("a:\n  shape: {layers: three}\n", r"line 2: 'a\.shape\.layers': .*valid integer.*three"),
+        ("a:\n  architecture: {layers: three}\n", r"line 2: 'a\.architecture\.layers': .*valid integer.*three"),
         ("a:\n  student: transformer_xl\n", r"line 2: 'a\.student': .*lstm_attention"),
-        ("a:\n  student: static\n  shape: {layers: 2}\n", r"line 3: unknown key 'a\.shape\.layers'"),
+        ("a:\n  student: static\n  architecture: {layers: 2}\n", r"line 3: unknown key 'a\.architecture\.layers'"),
         (
-            "a:\n  student: convolution\n  shape: {filtres: 2}\n",
-            r"unknown key 'a\.shape\.filtres'; did you mean 'filters'",
+            "a:\n  student: convolution\n  architecture: {filtres: 2}\n",
+            r"unknown key 'a\.architecture\.filtres'; did you mean 'filters'",
         ),
-        ("a:\n  shape: {vocabulary_size: 900}\n", r"line 2: 'a\.shape': .*say vocabulary: corpus too"),
+        ("a:\n  architecture: {vocabulary_size: 900}\n", r"line 2: 'a\.architecture': .*say vocabulary: corpus too"),
         ("a:\n  soft_loss: kd\n", r"line 2: 'a\.soft_loss': .*'standardised_kl'.*'kd'"),
         ("a|b: {}\n", r"'a\|b' cannot name a recipe"),
         ("{}\n", r"names no recipe"),
@@ -97,21 +97,21 @@ def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path, conten
 def test_a_twin_is_the_same_recipe_with_alpha_zero(tmp_path: Path) -> None:
     recipes = read_recipes(write(tmp_path, "a: &a {alpha: 0.7, epochs: 3}\nb:\n  <<: *a\n  alpha: 0\nc: {alpha: 0}\n"))
     assert list(recipes) == ["a", "b", "c"]
-    assert recipes["b"].is_twin_of(recipes["a"])
-    assert not recipes["c"].is_twin_of(recipes["a"])
-    assert not recipes["a"].is_twin_of(recipes["b"])
+    assert recipes["b"].is_baseline_of(recipes["a"])
+    assert not recipes["c"].is_baseline_of(recipes["a"])
+    assert not recipes["a"].is_baseline_of(recipes["b"])
 
 
-def test_a_shape_is_its_students_own() -> None:
-    assert isinstance(Recipe(student="static").shape, StaticShape)
-    read = Recipe.model_validate_json(Recipe(student="static", shape={"hidden_width": 0}).model_dump_json())
-    assert read.shape == StaticShape(hidden_width=0)
-    with pytest.raises(ValueError, match="LstmAttentionShape is not the shape of this student"):
-        Recipe(student="static", shape=LstmAttentionShape())
+def test_an_architecture_is_its_students_own() -> None:
+    assert isinstance(Recipe(student="static").architecture, StaticConfig)
+    read = Recipe.model_validate_json(Recipe(student="static", architecture={"hidden_width": 0}).model_dump_json())
+    assert read.architecture == StaticConfig(hidden_width=0)
+    with pytest.raises(ValueError, match="LstmAttentionConfig is not of this student's architecture"):
+        Recipe(student="static", architecture=LstmAttentionConfig())
 
 
 def test_defaults_are_the_designs() -> None:
     recipe = Recipe()
     assert (recipe.alpha, recipe.soft_loss) == (0.7, "kl")
-    assert recipe.shape == LstmAttentionShape(layers=3, hidden_width=128)
+    assert recipe.architecture == LstmAttentionConfig(layers=3, hidden_width=128)
     assert (recipe.temperature.schedule, recipe.temperature.start, recipe.temperature.end) == ("linear", 5, 1)

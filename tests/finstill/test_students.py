@@ -16,13 +16,13 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedModel
 
 from finstill.config.architectures import (
-    SHAPES,
-    ConvolutionShape,
-    LstmAttentionShape,
-    Shape,
-    StaticShape,
+    ARCHITECTURES,
+    BaseConfig,
+    ConvolutionConfig,
+    LstmAttentionConfig,
+    StaticConfig,
     StudentName,
-    TransformerShape,
+    TransformerConfig,
 )
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
@@ -39,11 +39,11 @@ from finstill.teacher.checkpoint import load_classifier
 LABELS = ("negative", "neutral", "positive")
 VOCABULARY = 30522
 UNKNOWN = 100
-SMALL: dict[str, Shape] = {
-    "lstm_attention": LstmAttentionShape(embedding="random", embedding_width=12, hidden_width=8, layers=3),
-    "convolution": ConvolutionShape(embedding="teacher", embedding_width=12, filters=6, widths=(2, 3, 5)),
-    "transformer": TransformerShape(layers=(1,)),
-    "static": StaticShape(embedding="teacher", embedding_width=40, hidden_width=8),
+SMALL: dict[str, BaseConfig] = {
+    "lstm_attention": LstmAttentionConfig(embedding="random", embedding_width=12, hidden_width=8, layers=3),
+    "convolution": ConvolutionConfig(embedding="teacher", embedding_width=12, filters=6, widths=(2, 3, 5)),
+    "transformer": TransformerConfig(layers=(1,)),
+    "static": StaticConfig(embedding="teacher", embedding_width=40, hidden_width=8),
 }
 TRIMMED = Vocabulary(np.array([3, 5, 9, 20, 50, UNKNOWN]), VOCABULARY, UNKNOWN)
 VOCABULARIES = {"full": Vocabulary.full(VOCABULARY), "trimmed": TRIMMED}
@@ -64,7 +64,7 @@ def build(teacher: PreTrainedModel) -> Callable[..., Student]:
 
     def make(name: str, vocabulary: str = "full", seed: int = 0) -> Student:
         torch.manual_seed(seed)
-        student = STUDENTS[name].from_shape(SMALL[name], LABELS, VOCABULARIES[vocabulary], teacher).eval()
+        student = STUDENTS[name].from_architecture(SMALL[name], LABELS, VOCABULARIES[vocabulary], teacher).eval()
         for weight in student.parameters():
             weight.data += 0.1 * torch.randn_like(weight)
         return student
@@ -82,8 +82,8 @@ def built(
     return student, OnnxClassifier(path)
 
 
-def test_every_student_has_a_shape_and_a_name_that_recipes_know() -> None:
-    assert list(STUDENTS) == list(SHAPES) == list(get_args(StudentName)) == list(SMALL)
+def test_every_student_has_an_architecture_and_a_name_that_recipes_know() -> None:
+    assert list(STUDENTS) == list(ARCHITECTURES) == list(get_args(StudentName)) == list(SMALL)
     for student in STUDENTS.values():
         assert issubclass(student.config_class, StudentConfig)  # type: ignore[arg-type]
 
@@ -150,8 +150,8 @@ def test_the_teachers_embeddings_keep_what_is_near_to_what(make_checkpoint: Call
     teacher = load_classifier(make_checkpoint())
     embeddings = teacher.get_input_embeddings().weight.data
     embeddings[201:203] = embeddings[200] + 0.0002 * torch.randn(2, 32, generator=torch.manual_seed(0))
-    shape = SMALL["lstm_attention"].model_copy(update={"embedding": "teacher", "embedding_width": width})
-    student = LstmAttention.from_shape(shape, LABELS, Vocabulary.full(VOCABULARY), teacher)
+    architecture = SMALL["lstm_attention"].model_copy(update={"embedding": "teacher", "embedding_width": width})
+    student = LstmAttention.from_architecture(architecture, LABELS, Vocabulary.full(VOCABULARY), teacher)
     start = student.embedding.vectors.weight.detach().numpy()
     distances = np.linalg.norm(start - start[200], axis=1)
     assert set(np.argsort(distances)[:3]) == {200, 201, 202}
@@ -160,15 +160,15 @@ def test_the_teachers_embeddings_keep_what_is_near_to_what(make_checkpoint: Call
 
 def test_a_trimmed_student_starts_from_the_same_vectors_as_a_full_one(teacher: PreTrainedModel) -> None:
     full, trimmed = (
-        STUDENTS["static"].from_shape(SMALL["static"], LABELS, each, teacher) for each in VOCABULARIES.values()
+        STUDENTS["static"].from_architecture(SMALL["static"], LABELS, each, teacher) for each in VOCABULARIES.values()
     )
     row = torch.from_numpy(TRIMMED.token_ids)[None]
     assert torch.equal(full.embedding(row), trimmed.embedding(row))
 
 
 def test_a_transformer_of_all_its_teachers_layers_and_head_is_its_teacher(teacher: PreTrainedModel) -> None:
-    shape = TransformerShape(layers=(0, 1))
-    student = Transformer.from_shape(shape, LABELS, Vocabulary.full(VOCABULARY), teacher).eval()
+    architecture = TransformerConfig(layers=(0, 1))
+    student = Transformer.from_architecture(architecture, LABELS, Vocabulary.full(VOCABULARY), teacher).eval()
     student.head.load_state_dict(teacher.classifier.state_dict())  # type: ignore[union-attr, arg-type]
     input_ids, mask = map(torch.from_numpy, pad([[101, 5, 6, 7, 102], [101, 9, 102]]))
     with torch.inference_mode():
@@ -178,19 +178,21 @@ def test_a_transformer_of_all_its_teachers_layers_and_head_is_its_teacher(teache
 
 def test_a_transformer_starts_from_the_layers_chosen(make_checkpoint: Callable[..., Path]) -> None:
     teacher = load_classifier(make_checkpoint(num_hidden_layers=4))
-    student = Transformer.from_shape(TransformerShape(layers=(1, 3)), LABELS, TRIMMED, teacher)
+    student = Transformer.from_architecture(TransformerConfig(layers=(1, 3)), LABELS, TRIMMED, teacher)
     for layer, position in zip(student.layers, (1, 3), strict=True):
         theirs = teacher.bert.encoder.layer[position].output.dense.weight
         assert torch.equal(layer.linear2.weight, theirs)
 
 
 def test_a_layer_the_teacher_does_not_have_is_said(teacher: PreTrainedModel) -> None:
-    with pytest.raises(InputError, match=r"shape\.layers: the teacher has no layer 2: it has 2, and the first is 0"):
-        Transformer.from_shape(TransformerShape(layers=(0, 2)), LABELS, TRIMMED, teacher)
+    with pytest.raises(
+        InputError, match=r"architecture\.layers: the teacher has no layer 2: it has 2, and the first is 0"
+    ):
+        Transformer.from_architecture(TransformerConfig(layers=(0, 2)), LABELS, TRIMMED, teacher)
 
 
 def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: PreTrainedModel) -> None:
-    student = STUDENTS["static"].from_shape(SMALL["static"], LABELS, VOCABULARIES["full"], teacher).eval()
+    student = STUDENTS["static"].from_architecture(SMALL["static"], LABELS, VOCABULARIES["full"], teacher).eval()
     row = torch.tensor([[5, 6, 7, 8]])
     assert student(row, output_attentions=True).attentions[0].tolist() == [[0.25] * 4]
 

@@ -37,7 +37,7 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> TeacherGraph:
     folder = tmp_path_factory.mktemp("teacher") / "onnx"
-    return export_teacher(tiny_checkpoint, folder, max_length=64, source="test", seen=["phrasebank"])
+    return export_teacher(tiny_checkpoint, folder, max_length=64, source="test", trained_on=["phrasebank"])
 
 
 def token_ids(teacher: TeacherGraph, texts: list[str]) -> list[list[int]]:
@@ -69,12 +69,12 @@ def test_a_texts_logits_do_not_depend_on_its_batch(teacher: TeacherGraph) -> Non
 def test_labels_and_what_was_seen_travel_with_the_graph(teacher: TeacherGraph) -> None:
     assert TeacherGraph.read(teacher.folder) == teacher
     assert teacher.labels == ("positive", "negative", "neutral")
-    assert teacher.seen == ("phrasebank",)
+    assert teacher.trained_on == ("phrasebank",)
 
 
 def test_a_teacher_that_stands_there_already_is_kept(teacher: TeacherGraph, tiny_checkpoint: Path) -> None:
     before = teacher.graph.stat().st_mtime_ns
-    again = export_teacher(tiny_checkpoint, teacher.folder, max_length=64, source="test", seen=["phrasebank"])
+    again = export_teacher(tiny_checkpoint, teacher.folder, max_length=64, source="test", trained_on=["phrasebank"])
     assert again.fingerprint == teacher.fingerprint
     assert teacher.graph.stat().st_mtime_ns == before
 
@@ -89,7 +89,7 @@ def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_besi
     exported = OnnxClassifier(quantised.float32_graph).logits(texts, 64)
     assert graph_parity(exported, load_classifier(tiny_checkpoint), texts).holds
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
-    assert int8_fidelity(quantised.graph, quantised.float32_graph, rows, 256).divergence < 0.05
+    assert int8_fidelity(quantised.graph, quantised.float32_graph, rows, 256).kl_to_float32 < 0.05
 
 
 def test_an_int8_graph_of_another_teacher_is_refused(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from finstill.config.architectures import ConvolutionShape, LstmAttentionShape, StaticShape, TransformerShape
+from finstill.config.architectures import ConvolutionConfig, LstmAttentionConfig, StaticConfig, TransformerConfig
 from finstill.config.recipe import Recipe
 from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
@@ -27,23 +27,23 @@ from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.soft_losses import SOFT_LOSSES
 
 LABELS = ("negative", "neutral", "positive")
-SMALL = LstmAttentionShape(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
+SMALL = LstmAttentionConfig(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
 TRAINING = {"epochs": 4, "batch_size": 16, "learning_rate": 0.01}
-RECIPE = Recipe(shape=SMALL, **TRAINING)
+RECIPE = Recipe(architecture=SMALL, **TRAINING)
 OTHER_KINDS = {
     "convolution": Recipe(
         student="convolution",
-        shape=ConvolutionShape(embedding_width=16, filters=16, vocabulary="corpus"),
+        architecture=ConvolutionConfig(embedding_width=16, filters=16, vocabulary="corpus"),
         **TRAINING,
     ),
     "transformer": Recipe(
         student="transformer",
-        shape=TransformerShape(layers=(1,), vocabulary="corpus"),
+        architecture=TransformerConfig(layers=(1,), vocabulary="corpus"),
         **TRAINING,
     ),
     "static": Recipe(
         student="static",
-        shape=StaticShape(embedding_width=16, hidden_width=16, vocabulary="corpus", vocabulary_size=40),
+        architecture=StaticConfig(embedding_width=16, hidden_width=16, vocabulary="corpus", vocabulary_size=40),
         **{**TRAINING, "learning_rate": 0.05},
     ),
 }
@@ -84,8 +84,8 @@ def test_a_directly_trained_twin_reads_labelled_rows_and_no_teacher(
 ) -> None:
     rows = learnable_rows(160, unlabelled=60)
     misleading = TrainingRows(rows.input_ids, rows.labels, -rows.teacher_logits)  # type: ignore[operator]
-    twin = RECIPE.model_copy(update={"alpha": 0.0, "epochs": 6})
-    student = train(twin, rows=misleading)
+    baseline = RECIPE.model_copy(update={"alpha": 0.0, "epochs": 6})
+    student = train(baseline, rows=misleading)
     assert student.rows == 100
     assert max(epoch["macro_f1"] for epoch in student.history) > 0.9
     assert "agreement" not in student.history[0]
@@ -107,7 +107,7 @@ def test_the_same_seed_gives_the_same_student_and_another_seed_another(train: Tr
 
 def test_a_student_is_the_same_whatever_the_number_of_threads(train: Train) -> None:
     # Of a size at which the sums of a product come out otherwise on two threads.
-    recipe = RECIPE.model_copy(update={"shape": LstmAttentionShape(layers=2), "epochs": 1})
+    recipe = RECIPE.model_copy(update={"architecture": LstmAttentionConfig(layers=2), "epochs": 1})
     students = []
     usual = torch.get_num_threads()
     try:
@@ -253,8 +253,8 @@ def test_a_twin_knows_the_words_of_rows_that_it_does_not_read(
     rows = learnable_rows(160, unlabelled=120)
     recipe = OTHER_KINDS["convolution"].model_copy(update={"epochs": 1})
     student = weights(train(recipe, rows=rows, name="a"))
-    twin = weights(train(recipe.model_copy(update={"alpha": 0.0}), rows=rows, name="b"))
-    assert torch.equal(student["embedding.positions"], twin["embedding.positions"])
+    baseline = weights(train(recipe.model_copy(update={"alpha": 0.0}), rows=rows, name="b"))
+    assert torch.equal(student["embedding.positions"], baseline["embedding.positions"])
 
 
 def test_a_loss_that_is_not_a_number_stops_training_and_names_step_and_row(

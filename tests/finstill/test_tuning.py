@@ -8,7 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from finstill.config.architectures import LstmAttentionShape, StaticShape
+from finstill.config.architectures import LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
 from finstill.errors import InputError
 from finstill.training.rows import TrainingRows
@@ -17,8 +17,8 @@ from finstill.tuning.search import Search, search
 from finstill.tuning.space import suggest
 
 LABELS = ("negative", "neutral", "positive")
-SHAPE = LstmAttentionShape(embedding="random", embedding_width=8, hidden_width=8, layers=1)
-BASE = Recipe(shape=SHAPE, epochs=3, batch_size=32, learning_rate=0.01)
+ARCHITECTURE = LstmAttentionConfig(embedding="random", embedding_width=8, hidden_width=8, layers=1)
+BASE = Recipe(architecture=ARCHITECTURE, epochs=3, batch_size=32, learning_rate=0.01)
 
 Run = Callable[..., Search]
 
@@ -40,7 +40,7 @@ def test_the_best_trials_recipe_is_one_to_train_a_student_by(run: Run, tmp_path:
     assert found.recipe.alpha == best["alpha"]
     assert found.recipe.learning_rate == best["learning_rate"]
     assert found.recipe.temperature.start == best["temperature"]
-    assert found.recipe.shape.hidden_width == best["hidden_width"]
+    assert found.recipe.architecture.hidden_width == best["hidden_width"]
     assert (found.recipe.epochs, found.recipe.seed, found.recipe.student) == (3, BASE.seed, BASE.student)
     assert not (tmp_path / "trial").exists()
 
@@ -84,12 +84,12 @@ def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     recipes = [suggest(study.ask(), BASE) for _ in range(50)]
     assert all(0.3 <= recipe.alpha <= 1 and 0.002 <= recipe.learning_rate <= 0.05 for recipe in recipes)
-    assert {recipe.shape.hidden_width for recipe in recipes} == {4, 8, 12, 16}
+    assert {recipe.architecture.hidden_width for recipe in recipes} == {4, 8, 12, 16}
     assert {recipe.temperature.schedule for recipe in recipes} >= {"constant", "linear"}
     assert {recipe.soft_loss for recipe in recipes} >= {"kl", "mse", "dkd", "dist", "standardised_kl"}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     static = [suggest(study.ask(), Recipe(student="static")) for _ in range(5)]
-    assert all(isinstance(recipe.shape, StaticShape) for recipe in static)
+    assert all(isinstance(recipe.architecture, StaticConfig) for recipe in static)
 
 
 def test_a_recipe_without_a_teacher_is_not_tuned(run: Run) -> None:

@@ -16,7 +16,7 @@ def test_bad_rows_of_either_corpus_are_set_aside_and_a_champion_is_made(house: H
     house.add("second.csv", range(40, 60), "no comma\nhalf,marvellous\n")
     aside = "on_bad_rows: set_aside, bad_rows_at_most: 0.02"
     profile = (house.root / "mine.yaml").read_text().replace("label: tone}", f"label: tone, {aside}}}")
-    other = f"other_origin: {{path: sent_train.csv, known: twitter_financial_news, {aside}}}\n"
+    other = f"out_of_domain: {{path: sent_train.csv, known: twitter_financial_news, {aside}}}\n"
     (house.root / "mine.yaml").write_text(profile + other)
     house.instance.add_dynamic_partitions("students", ["small"])
     for job, partition in (("label", None), ("distil", "small"), ("decide", None)):
@@ -24,13 +24,13 @@ def test_bad_rows_of_either_corpus_are_set_aside_and_a_champion_is_made(house: H
         assert result.success, [step_failure(event) for event in result.all_events if event.is_step_failure]
     found = {
         asset: [json.loads(line) for line in Path(house.metadata(asset)["bad_rows"]).read_text().splitlines()]
-        for asset in ("corpus", "other_origin")
+        for asset in ("corpus", "out_of_domain")
     }
     assert [(bad["file"], bad["row"], bad["content"]) for bad in found["corpus"]] == [
         ("second.csv", 61, '["no comma"]'),
         ("second.csv", 62, "half"),
     ]
-    assert [(bad["file"], bad["row"], bad["reason"]) for bad in found["other_origin"]] == [
+    assert [(bad["file"], bad["row"], bad["reason"]) for bad in found["out_of_domain"]] == [
         ("sent_train.csv", 241, "1 fields, 2 were expected"),
     ]
     assert house.metadata("champion")["champion"] == "small"

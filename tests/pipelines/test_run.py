@@ -19,16 +19,16 @@ corpus: {path: headlines.csv, text: headline, label: verdict}
 teacher:
   checkpoint: ProsusAI/finbert
   max_length: 64
-  seen: [financial_phrasebank]
+  trained_on: [financial_phrasebank]
 recipes: recipes.yaml
 report_to: [tensorboard]
 """
 
 RECIPES = """\
 tiny: &tiny
-  shape: {embedding: teacher, embedding_width: 16, hidden_width: 16, layers: 1}
+  architecture: {embedding: teacher, embedding_width: 16, hidden_width: 16, layers: 1}
   epochs: 2
-tiny-direct:
+tiny-baseline:
   <<: *tiny
   alpha: 0
 """
@@ -61,9 +61,9 @@ def test_a_corpus_of_ones_own_and_finbert_need_one_file(folder: Path) -> None:
     first = run(folder)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Texts that reached the teacher: 75 of 75" in first.stdout
-    for row in ("teacher", "tiny", "tiny-direct"):
+    for row in ("teacher", "tiny", "tiny-baseline"):
         assert re.search(rf"│ {row} +│ +\d\.\d{{3}} │", first.stdout), first.stdout
-    assert re.search(r"tiny-direct: [+-]\d+\.\d points of macro-F1", first.stdout)
+    assert re.search(r"tiny-baseline: [+-]\d+\.\d points of macro-F1", first.stdout)
     report = re.search(r"^Report: (.*)$", first.stdout, re.MULTILINE)
     assert report
     assert "financial_phrasebank" in Path(report[1]).read_text()

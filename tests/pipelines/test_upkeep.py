@@ -148,22 +148,22 @@ class TestNewRecipe:
         failures = [event for event in result.all_events if event.is_step_failure]
         return result.success, failures[0].step_failure_data.error.cause.message if failures else ""
 
-    def test_it_joins_the_file_with_its_twin_and_is_a_partition_at_once(self, house: House) -> None:
+    def test_it_joins_the_file_with_its_baseline_and_is_a_partition_at_once(self, house: House) -> None:
         before = house.recipes.read_text()
-        ok, _ = self.add(house, name="wide", shape={"hidden_width": 16, "layers": 1}, epochs=3)
+        ok, _ = self.add(house, name="wide", architecture={"hidden_width": 16, "layers": 1}, epochs=3)
         assert ok
         assert house.recipes.read_text().startswith(before.rstrip())
         recipes = read_recipes(house.recipes)
-        assert recipes["wide"].shape.hidden_width == 16
-        assert recipes["wide-direct"].is_twin_of(recipes["wide"])
-        assert house.instance.get_dynamic_partitions(str(students.name)) == ["wide", "wide-direct"]
+        assert recipes["wide"].architecture.hidden_width == 16
+        assert recipes["wide-baseline"].is_baseline_of(recipes["wide"])
+        assert house.instance.get_dynamic_partitions(str(students.name)) == ["wide", "wide-baseline"]
 
     def test_what_is_wrong_is_said_and_the_file_stays(self, house: House) -> None:
         before = house.recipes.read_text()
         for config, words in (
             ({"name": "small"}, "there is a recipe 'small' already"),
             ({"name": "a|b"}, "'a|b' cannot name a recipe"),
-            ({"name": "wide", "shape": {"hiden_width": 3}}, "did you mean 'hidden_width'?"),
+            ({"name": "wide", "architecture": {"hiden_width": 3}}, "did you mean 'hidden_width'?"),
             ({"name": "wide", "alpha": 2.0}, "alpha"),
         ):
             ok, said = self.add(house, **config)

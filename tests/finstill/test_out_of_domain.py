@@ -1,4 +1,4 @@
-"""A corpus of another origin: every row is for measuring, and none is a text that was learned from."""
+"""An out-of-domain corpus: every row is for measuring, and none is a text that was learned from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from finstill.config.profile import ProfileFile, read_profile
 from finstill.config.settings import read_settings
 from finstill.corpus.build import build_corpus, write_corpus
-from finstill.corpus.other_origin import build_other_origin
+from finstill.corpus.out_of_domain import build_out_of_domain
 from finstill.corpus.sources import Row
 from finstill.errors import InputError
 
@@ -31,7 +31,7 @@ def other(*rows: tuple[str, str | None]) -> list[Row]:
 
 def test_labels_are_mapped_by_name_and_every_row_is_a_test_row(corpus: Path) -> None:
     rows = other(("$AAPL to the moon", "Bullish"), ("Sales fell", "bearish"), ("It is Tuesday", None))
-    table, report = build_other_origin(rows, LABELS, {"Bullish": "positive", "Bearish": "negative"}, corpus)
+    table, report = build_out_of_domain(rows, LABELS, {"Bullish": "positive", "Bearish": "negative"}, corpus)
     assert {(row["text"], row["label"], row["split"]) for row in table.to_pylist()} == {
         ("$AAPL to the moon", "positive", "test"),
         ("Sales fell", "negative", "test"),
@@ -41,21 +41,21 @@ def test_labels_are_mapped_by_name_and_every_row_is_a_test_row(corpus: Path) -> 
 
 def test_texts_near_those_that_were_learned_from_are_left_out(corpus: Path) -> None:
     rows = other((LEARNED.upper(), "positive"), (LEARNED.replace("8.7", "8.9"), "positive"), ("Up it goes", "positive"))
-    table, report = build_other_origin(rows, LABELS, {}, corpus)
+    table, report = build_out_of_domain(rows, LABELS, {}, corpus)
     assert table["text"].to_pylist() == ["Up it goes"]
     assert dict(report.reasons) == {"near-duplicate of a train text": 2}
 
 
 def test_an_origin_without_a_usable_text_is_said(corpus: Path) -> None:
-    with pytest.raises(InputError, match="no text of the other origin is usable"):
-        build_other_origin(other((LEARNED, "positive"), ("It is Tuesday", None)), LABELS, {}, corpus)
+    with pytest.raises(InputError, match="no out-of-domain text is usable"):
+        build_out_of_domain(other((LEARNED, "positive"), ("It is Tuesday", None)), LABELS, {}, corpus)
 
 
 PROFILE = """\
 task: sentiment
 corpus: {path: a.csv, name: PhraseBank}
-teacher: {checkpoint: embedded, seen: [phrasebank]}
-other_origin: {path: b.csv, label: tone, name: tweets}
+teacher: {checkpoint: embedded, trained_on: [phrasebank]}
+out_of_domain: {path: b.csv, label: tone, name: tweets}
 recipes: r.yaml
 """
 
@@ -63,13 +63,13 @@ recipes: r.yaml
 def test_a_profile_knows_what_its_teacher_has_seen(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(PROFILE)
     profile = read_profile(tmp_path / "mine.yaml")
-    assert profile.other_origin is not None
-    assert profile.other_origin.path == str(tmp_path / "b.csv")
-    assert profile.seen_by_teacher(profile.corpus)
-    assert not profile.seen_by_teacher(profile.other_origin)
+    assert profile.out_of_domain is not None
+    assert profile.out_of_domain.path == str(tmp_path / "b.csv")
+    assert profile.is_contaminated(profile.corpus)
+    assert not profile.is_contaminated(profile.out_of_domain)
 
 
-def test_an_other_origin_needs_labels_and_a_name(tmp_path: Path) -> None:
+def test_an_out_of_domain_corpus_needs_labels_and_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(PROFILE.replace(", name: tweets", ""))
-    with pytest.raises(InputError, match=r"line 4: 'other_origin': it needs a 'label'.*and a 'name'"):
+    with pytest.raises(InputError, match=r"line 4: 'out_of_domain': it needs a 'label'.*and a 'name'"):
         read_settings(tmp_path / "mine.yaml", ProfileFile)

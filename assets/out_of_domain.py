@@ -1,4 +1,4 @@
-"""Texts of another origin: what a student is worth where it never learned."""
+"""Out-of-domain texts: what a student is worth where it never learned."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from assets.teacher_logits import label_table
     pool="teacher",
 )
 @retries_where_it_can_help
-def other_origin(profile: ProfileResource) -> MaterializeResult:
+def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     """A second labelled corpus, with what the teacher says of it: students are measured on it, and none learns from it.
 
     Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
     """
     from finstill.corpus.build import BadRows, write_bad_rows, write_corpus
-    from finstill.corpus.other_origin import build_other_origin
+    from finstill.corpus.out_of_domain import build_out_of_domain
     from finstill.corpus.sources import read_rows
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.corpus.tokens import tokenize_corpus
     from finstill.files import digest
 
     settings, workspace = profile.profile(), profile.workspace
-    source, made = settings.other_origin, workspace.other_origin
+    source, made = settings.out_of_domain, workspace.out_of_domain
     if source is None:
         shutil.rmtree(made.root, ignore_errors=True)
         return MaterializeResult(metadata={"texts": 0}, data_version=DataVersion("none"))
-    texts, report = build_other_origin(
+    texts, report = build_out_of_domain(
         read_rows(source), settings.task.labels, source.label_names, workspace.corpus, BadRows.of(source)
     )
     write_corpus(texts, made.corpus)
@@ -54,7 +54,7 @@ def other_origin(profile: ProfileResource) -> MaterializeResult:
         metadata={
             "name": source.name,
             "texts": report.kept,
-            "seen_by_the_teacher": settings.seen_by_teacher(source),
+            "contaminated": settings.is_contaminated(source),
             "texts_by_label": table([{"label": label, "texts": count} for label, count in sorted(counts.items())]),
             "dropped_or_merged": table([{"reason": why, "rows": rows} for why, rows in report.reasons.items()]),
             "rows_reached_by_the_teacher": labelling.labelled,

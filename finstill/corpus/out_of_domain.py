@@ -1,4 +1,4 @@
-"""Texts of another origin: labelled as the corpus is, and not learned from."""
+"""An out-of-domain corpus: labelled as the corpus is, and not learned from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from finstill.corpus.sources import Row
 from finstill.errors import InputError
 
 
-def build_other_origin(
+def build_out_of_domain(
     rows: Iterable[Row],
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
@@ -48,8 +48,8 @@ def build_other_origin(
                 report.count("near-duplicate of a train text", entry.source, entry.text)
     if not entries:
         raise InputError(
-            f"no text of the other origin is usable ({report.read:,} rows read; {dict(report.reasons)})",
-            where="other_origin",
+            f"no out-of-domain text is usable ({report.read:,} rows read; {dict(report.reasons)})",
+            where="out_of_domain",
             remedy="Check the text and label columns in the profile",
         )
     for entry in entries.values():
