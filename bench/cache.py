@@ -37,22 +37,6 @@ NEW_SHARE = 0.01
 ROUNDS = 3
 REPEATS = 3
 
-GRAPH = """
-<ir_version: 8, opset_import: ["" : 17]>
-mean_embedding (int64[B, T] input_ids, int64[B, T] attention_mask) => (float[B, 3] logits)
-<int64[1] tokens = {1}, int64[1] width = {2}>
-{
-    embedded = Gather(embedding, input_ids)
-    mask = Cast<to = 1>(attention_mask)
-    mask_column = Unsqueeze(mask, width)
-    masked = Mul(embedded, mask_column)
-    total = ReduceSum<keepdims = 0>(masked, tokens)
-    count = ReduceSum<keepdims = 1>(mask, tokens)
-    logits = Div(total, count)
-}
-"""
-"""A teacher whose logits are the mean of its tokens' embeddings."""
-
 Result = TypeVar("Result")
 
 Measurement = tuple[float, float, int]
@@ -127,13 +111,9 @@ def measure_pass(folder: Path, rows: int) -> tuple[float, float]:
     Returns:
         Texts a second, and GiB above what the process held with its teacher loaded.
     """
-    import onnx
-    from onnx import numpy_helper, parser
+    from tiny_teacher import write_tiny_teacher
 
-    model = parser.parse_model(GRAPH)
-    embedding = np.random.default_rng(2).standard_normal((30_000, len(LABELS))).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(embedding, "embedding"))
-    onnx.save(model, folder / "model.onnx")
+    write_tiny_teacher(folder / "model.onnx", 30_000, len(LABELS), seed=2)
     random = np.random.default_rng(3)
     with pq.ParquetWriter(folder / "tokens.parquet", TOKENS_SCHEMA) as writer:
         for start in range(0, rows, 8192):

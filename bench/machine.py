@@ -12,7 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import polars as pl
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from joblib import cpu_count
 
@@ -34,12 +36,17 @@ def read_arguments(description: str | None) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_shared(name: str) -> pl.DataFrame:
+def read_shared(name: str) -> pa.Table:
     """Return the shared data set `name`; a machine that lacks it cannot run the benchmark."""
     path = SHARED_DATA / f"{name}.parquet"
     if not path.is_file():
         raise SystemExit(f"This benchmark needs ../shared/data/{path.name} beside the repository, and it is not there.")
-    return pl.read_parquet(path)
+    return pq.read_table(path)
+
+
+def draw_rows(table: pa.Table, rows: int) -> pa.Table:
+    """Return `rows` rows of a table, always the same ones."""
+    return table.take(np.random.default_rng(0).choice(table.num_rows, rows, replace=False))
 
 
 def take_turns(rivals: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:

@@ -22,8 +22,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from machine import describe_machine, read_arguments, read_shared, report
@@ -96,15 +96,15 @@ def make_teacher(folder: Path) -> TeacherGraph:
     return export_teacher(folder / "checkpoint", folder / "onnx", max_length=MAX_LENGTH, source="embedded")
 
 
-def tokens_by_night(headlines: pl.DataFrame, teacher: TeacherGraph, texts_a_night: int | None) -> Iterator[pa.Table]:
+def tokens_by_night(headlines: pa.Table, teacher: TeacherGraph, texts_a_night: int | None) -> Iterator[pa.Table]:
     """Yield the token table of each night's arrivals, repeated headlines included.
 
     The nights share the dates in order, as many to each.
     """
     tokenizer = load_tokenizer(teacher.folder, MAX_LENGTH)
-    for dates in np.array_split(headlines["date"].unique().sort().to_numpy(), NIGHTS):
-        night = headlines.filter(pl.col("date").is_between(dates[0], dates[-1]))
-        texts = [normalise(text) for text in night["text"].to_list()[:texts_a_night]]
+    for dates in np.array_split(sorted(headlines["date"].unique().to_pylist()), NIGHTS):
+        night = headlines.filter(pc.field("date").isin(dates.tolist()))
+        texts = [normalise(text) for text in night["text"].to_pylist()[:texts_a_night]]
         yield tokenize(pa.array(map(text_key, texts), pa.binary(KEY_BYTES)), texts, tokenizer)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
@@ -14,8 +13,8 @@ import onnxruntime
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches, pad
 
-if TYPE_CHECKING:
-    pass
+GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
+"""How the graphs of a teacher and of a student are called, by precision."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
 

@@ -8,7 +8,6 @@ product of integers is exact, so a token's result depends on that token alone.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from onnxscript.rewriter.ort_fusions.shape_optimization import rules as shape_ru
 from onnxscript.rewriter.pattern import MatchResult, RewriteRuleClassBase, RewriteRuleSet
 
 from finstill.errors import InputError
+from finstill.quiet import errors_alone
 
 ZERO_POINT = 128
 """Activations are uint8 around this: int8 ones are several times slower on AVX2."""
@@ -149,10 +149,7 @@ def _is_matrix(value: Any) -> bool:
 def fuse(model: ir.Model) -> ir.Model:
     """Return `model` with one attention node a layer, and its last layer computed for the token that the head reads."""
     # The optimiser tells of each node that it leaves as it is; what matters, that the graph is right, is proved after.
-    optimiser_log = logging.getLogger("onnxscript")
-    level = optimiser_log.level
-    optimiser_log.setLevel(logging.ERROR)
-    try:
+    with errors_alone("onnxscript"):
         passes.ShapeInferencePass()(model)
         optimize(model)
         shape_rules.apply_to_model(model)
@@ -162,8 +159,6 @@ def fuse(model: ir.Model) -> ir.Model:
         for fuse_more in (fuse_mha2, fuse_mha_scale, replace_sdpa_by_mha):
             fuse_more(model)
         optimize(model)
-    finally:
-        optimiser_log.setLevel(level)
     keep_first_token(model)
     return model
 

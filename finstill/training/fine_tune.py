@@ -29,6 +29,8 @@ from finstill.training.rows import TrainingRows
 FINE_TUNING_FILE = "fine_tuning.json"
 STAGE = "teacher_checkpoint"
 
+HISTORY_FILE = "history.json"
+
 logger = logging.getLogger(__name__)
 
 
@@ -159,11 +161,11 @@ def _train_once(model: PreTrainedModel, trainer: Trainer, finished: Path, stage:
     if finished.is_dir():
         logger.info("%s: finished before", stage)
         load_model(model, finished / "model.safetensors")
-        return read_json(finished / "history.json")
+        return read_json(finished / HISTORY_FILE)
     history = run_training(trainer, stage)
     with whole_folder(finished) as unfinished:
         save_model(model, str(unfinished / "model.safetensors"))
-        write_json(unfinished / "history.json", history)
+        write_json(unfinished / HISTORY_FILE, history)
     return history
 
 
