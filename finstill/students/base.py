@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import onnx
 from torch import nn
@@ -25,6 +25,9 @@ class StudentConfig(PretrainedConfig):
         known_tokens: how many of them have a vector of their own; all where it is not given.
     """
 
+    # Students that an older version saved call it their shape.
+    attribute_map: ClassVar[dict[str, str]] = {"shape": "architecture"}
+
     def __init__(
         self,
         architecture: dict[str, Any] | None = None,
@@ -32,10 +35,8 @@ class StudentConfig(PretrainedConfig):
         known_tokens: int | None = None,
         **kwargs: Any,
     ):
-        # So an older version called it in the students that it saved.
-        shape = kwargs.pop("shape", None)
         super().__init__(**kwargs)
-        self.architecture = architecture or shape or {}
+        self.architecture = architecture or {}
         self.vocab_size = vocab_size
         self.known_tokens = known_tokens or vocab_size
 
