@@ -8,8 +8,10 @@ from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
+    AssetExecutionContext,
     AssetMaterialization,
     AssetRecordsFilter,
+    Config,
     DagsterInstance,
     DataVersion,
     MaterializeResult,
@@ -22,12 +24,16 @@ from dagster import (
     asset,
     asset_check,
 )
+from pydantic import Field
 
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 
 FILES_SHOWN = 50
+
+INPUTS_TAG = "finstill/inputs"
+"""What the profile's inputs were when the corpus was read, see `ProfileResource.inputs`."""
 
 CORPUS_COLUMNS = TableSchema(
     [
@@ -70,6 +76,15 @@ TOKENS_LINEAGE = TableColumnLineage(
 )
 
 
+class CorpusConfig(Config):
+    """What to take in before the corpus is read."""
+
+    dropped: list[str] = Field(
+        default=[],
+        description="Files of FINSTILL_DROP to copy into the corpus's folder, as the sensor dropped_files lists them.",
+    )
+
+
 @asset(
     group_name="corpus",
     kinds={"python", "parquet"},
@@ -78,16 +93,22 @@ TOKENS_LINEAGE = TableColumnLineage(
     metadata={"dagster/column_schema": CORPUS_COLUMNS},
 )
 @retries_where_it_can_help
-def corpus(profile: ProfileResource) -> MaterializeResult:
+def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: ProfileResource) -> MaterializeResult:
     """The texts of the profile's source: normalised, each once, with its label where it has one, in a split for good.
 
     A text's split follows from the text alone, so it never moves as the corpus grows. What was dropped or merged is
     counted by reason, with examples.
     """
+    from finstill.corpus.arrivals import take
     from finstill.corpus.build import read_corpus, write_bad_rows, write_corpus
     from finstill.files import digest
 
     settings, path = profile.profile(), profile.workspace.corpus
+    if config.dropped:
+        copies = take(profile.drop, config.dropped, settings.corpus)
+        context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in copies)}")
+    # Noted before the source is read: what arrives meanwhile is new for the next night.
+    inputs = profile.inputs()
     texts, report = read_corpus(settings.corpus, settings.task.labels)
     write_corpus(texts, path)
     write_bad_rows(report.set_aside, profile.workspace.bad_rows)
@@ -121,6 +142,7 @@ def corpus(profile: ProfileResource) -> MaterializeResult:
             "sample": table(sample),
         },
         data_version=DataVersion(digest(path)),
+        tags={INPUTS_TAG: inputs},
     )
 
 

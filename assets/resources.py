@@ -15,6 +15,8 @@ from finstill.files import read_json
 TUNED = "tuned"
 """The name of the recipe that tuning finds."""
 
+TUNED_FILE = "recipe.json"
+
 
 class ProfileResource(ConfigurableResource):
     """The profile, read anew in each step, so that an edit counts from the next run on."""
@@ -23,6 +25,7 @@ class ProfileResource(ConfigurableResource):
     home: str = Field(description="The folder that holds all profiles' artefacts.")
     cache: str = Field(description="Folder or object-store URL of the soft labels, shared by all profiles.")
     study: str = Field("", description="SQLAlchemy URL of the tuning's database; without one, an SQLite file.")
+    drop: str = Field("", description="Folder or object-store URL where files for the corpus arrive; empty for none.")
 
     def profile(self) -> Profile:
         return read_profile(Path(self.path))
@@ -32,10 +35,27 @@ class ProfileResource(ConfigurableResource):
 
         A recipe of that name in the file goes first: so a find can be written down and kept.
         """
-        found = self.workspace.tuning / "recipe.json"
+        found = self.workspace.tuning / TUNED_FILE
         tuned = {TUNED: Recipe.from_stored(read_json(found))} if found.is_file() else {}
         recipes = read_recipes(self.profile().recipes)
         return recipes | {name: recipe for name, recipe in tuned.items() if name not in recipes}
+
+    def inputs(self) -> str:
+        """Return a digest of all that students are made from, without reading a text or a weight.
+
+        Raises:
+            InputError: a source does not exist.
+            UnreachableError: the hub does not answer.
+        """
+        import finstill
+        from finstill.corpus.state import files_state, source_state
+        from finstill.files import digest
+
+        settings = self.profile()
+        sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
+        teachers = [Path(each.checkpoint) for each in (settings.teacher, *settings.teacher.ensemble)]
+        folders = [files_state(folder.rglob("*")) for folder in teachers if folder.is_dir()]
+        return digest(finstill.__version__, Path(self.path), settings.recipes, *map(source_state, sources), *folders)
 
     @property
     def workspace(self) -> Workspace:

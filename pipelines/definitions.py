@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from dagster import (
+    AssetSpec,
     Definitions,
+    FreshnessPolicy,
     load_asset_checks_from_modules,
     load_assets_from_modules,
     map_asset_specs,
@@ -23,15 +27,13 @@ import assets.teacher
 import assets.teacher_logits
 import assets.tuning
 from assets.resources import ProfileResource
-from pipelines.automation import automation, looked_after
-from pipelines.deployment import cache_root, home, profile_path, study
-from pipelines.jobs import decide, distil, label, tune
-from pipelines.new_recipe import add_recipe
-from pipelines.nightly import nightly_redistillation
-from pipelines.retention import retention, weekly_retention
-from pipelines.schedules import nightly
-from pipelines.sensors import dropped_files, failure_webhook, new_recipes
-from pipelines.summary import NIGHT
+from pipelines.deployment import cache_root, drop, home, profile_path, study
+from pipelines.jobs import decide, distil, label, nightly_redistillation, tune
+from pipelines.nights.summary import NIGHT
+from pipelines.operations.new_recipe import add_recipe
+from pipelines.operations.retention import retention
+from pipelines.schedules import nightly, weekly_retention
+from pipelines.sensors import continue_night, dropped_files, failure_webhook, new_recipes
 
 # A run loads these once, and forks each step's process from there: torch and transformers take longer to import than
 # most steps take. The threads that stand before the fork are OpenBLAS's and jemalloc's, which both know of forks.
@@ -61,14 +63,27 @@ STAGES = [
     assets.page,
 ]
 
+READ_BY_PEOPLE = {assets.comparison.comparison.key, assets.champion.champion.key}
+
+# A corpus that does not grow for a week is a source that has run dry, and someone should know.
+FRESHNESS = FreshnessPolicy.time_window(fail_window=timedelta(days=7), warn_window=timedelta(days=3))
+
+
+def with_freshness(spec: AssetSpec) -> AssetSpec:
+    """Return an asset's spec, with the freshness policy where people read it."""
+    return spec.replace_attributes(freshness_policy=FRESHNESS) if spec.key in READ_BY_PEOPLE else spec
+
+
 defs = Definitions(
-    assets=[*map_asset_specs(looked_after, load_assets_from_modules(STAGES)), NIGHT],  # type: ignore[arg-type]
+    assets=[*map_asset_specs(with_freshness, load_assets_from_modules(STAGES)), NIGHT],  # type: ignore[arg-type]
     asset_checks=load_asset_checks_from_modules(STAGES),
-    jobs=[label, tune, distil, decide, nightly_redistillation, add_recipe, retention],
+    jobs=[label, nightly_redistillation, tune, distil, decide, add_recipe, retention],
     schedules=[nightly, weekly_retention],
-    sensors=[new_recipes, dropped_files, failure_webhook, automation],
+    sensors=[continue_night, new_recipes, dropped_files, failure_webhook],
     resources={
-        "profile": ProfileResource(path=str(profile_path()), home=str(home()), cache=cache_root(), study=study())
+        "profile": ProfileResource(
+            path=str(profile_path()), home=str(home()), cache=cache_root(), study=study(), drop=drop()
+        )
     },
     # One step at a time: each uses all cores, and two that share them take longer than one after the other.
     executor=multiprocess_executor.configured(

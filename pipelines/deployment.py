@@ -4,8 +4,8 @@ FINSTILL_PROFILE is the name of a built-in profile or the path of a profile's YA
 FINSTILL_HOME is the folder of all artefacts, `.finstill` by default.
 FINSTILL_CACHE is the folder or object-store URL of the soft labels, `cache` in FINSTILL_HOME by default.
 FINSTILL_STUDY is the database of tuning's studies, an SQLite file beside the artefacts by default.
-FINSTILL_NIGHTLY is the cron expression of the nightly run, `0 2 * * *` by default, in the time zone FINSTILL_TIMEZONE,
-an IANA name, `UTC` by default.
+FINSTILL_NIGHTLY is the cron expression of the nights, in the time zone FINSTILL_TIMEZONE, an IANA name, `UTC` by
+default. Where it is set the schedule is on by default; where it is not, it is `0 2 * * *` and off.
 FINSTILL_DROP is the folder or object-store URL where new files for the corpus arrive; by default there is none.
 FINSTILL_WEBHOOK is the URL that failures are posted to; by default there is none.
 """
@@ -55,8 +55,8 @@ def study() -> str:
     return EnvVar("FINSTILL_STUDY") if "FINSTILL_STUDY" in os.environ else ""
 
 
-def nightly_cron() -> str:
-    return os.environ.get("FINSTILL_NIGHTLY") or "0 2 * * *"
+def nightly_cron() -> str | None:
+    return os.environ.get("FINSTILL_NIGHTLY") or None
 
 
 def time_zone() -> str:
@@ -75,8 +75,8 @@ def time_zone() -> str:
     return name
 
 
-def drop() -> str | None:
-    return os.environ.get("FINSTILL_DROP") or None
+def drop() -> str:
+    return os.environ.get("FINSTILL_DROP", "")
 
 
 def webhook() -> str | None:

@@ -1,17 +1,39 @@
-"""Running a job in this process: as `make demo` does stage by stage, and a night's run."""
+"""Running a job in this process, as `make demo` does stage by stage: torch is imported once for all of them.
+
+Each is an ordinary run all the same: it knows the code location that it came from, so that it stands in the UI's
+timeline and can be executed again from there.
+"""
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from dagster import (
-    DagsterEvent,
     DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRunStatus,
-    ExecuteInProcessResult,
+    JobExecutionResult,
+    in_process_executor,
 )
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from dagster._core.definitions.repository_definition import SINGLETON_REPOSITORY_NAME
+from dagster._core.execution.api import execute_run
+from dagster._core.execution.execute_in_process import merge_run_tags
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from pipelines.failures import step_failure
+
+MODULE = "pipelines.definitions"
+LOCATION = "finstill"
+"""The code location's name in `workspace.yaml`, `pyproject.toml` and `deploy/`."""
 
 
 class RunFailedError(Exception):
@@ -19,67 +41,51 @@ class RunFailedError(Exception):
 
     Attributes:
         stage: the step that failed, or the check that did not pass.
-        partition: of the run, where it has one.
         cause: what that step or check said.
     """
 
     def __init__(self, job: str, partition: str | None, stage: str, cause: str):
         super().__init__(f"{job} {partition}: {stage}: {cause}" if partition else f"{job}: {stage}: {cause}")
         self.stage = stage
-        self.partition = partition
         self.cause = cause
 
 
 def execute(
     job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
-) -> ExecuteInProcessResult:
-    """Run a job of the code location in this process, so that torch is imported once for many.
+) -> JobExecutionResult:
+    """Run a job of the code location in this process, one step after the other.
 
     Raises:
         RunFailedError: a step failed, or a blocking check did not pass.
-        DagsterExecutionInterruptedError: it was cancelled, and whoever started it is to stop too.
+        DagsterExecutionInterruptedError: it was cancelled.
     """
     from pipelines.definitions import defs
 
-    result = defs.resolve_job_def(job).execute_in_process(
-        instance=instance,
-        partition_key=partition,
-        raise_on_error=False,
-        tags=dict(tags),
+    definition = defs.resolve_job_def(job).with_executor_def(in_process_executor)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(
+            executable_path=sys.executable, module_name=MODULE, working_directory=str(Path(__file__).parents[1])
+        ),
+        LOCATION,
+    )
+    repository = ReconstructableRepository.for_module(MODULE, "defs", str(Path(__file__).parents[1]))
+    run = instance.create_run_for_job(
+        definition,
         # Dagster's own console log repeats every event; the stages' progress is what a person follows.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags=merge_run_tags(definition, partition, tags, None, instance, None),
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
+        job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
     )
-    # Dagster takes the interrupt for the inner run's, and calls that cancelled or its step failed, whichever is
-    # interrupted first. Who started it is to stop too.
-    if result.dagster_run.status == DagsterRunStatus.CANCELED or any(map(_was_interrupted, result.all_events)):
-        if result.dagster_run.status != DagsterRunStatus.CANCELED:
-            instance.report_run_canceled(result.dagster_run, "The run that this one belonged to was cancelled.")
+    result = execute_run(InMemoryJob(definition), run, instance)
+    if result.dagster_run.status == DagsterRunStatus.CANCELED:
         raise DagsterExecutionInterruptedError
     if not result.success:
         raise RunFailedError(job, partition, *_failure(result))
     return result
 
 
-OWN_ERROR = re.compile(r"^finstill(\.\w+)+: ")
-"""How Dagster writes the class of an error that Finstill raised for a person to read."""
-
-
-def step_failure(event: DagsterEvent) -> tuple[str, str]:
-    """Return the step of a failure event, and why it failed: what Finstill's own error says, else the first cause."""
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
-        error = error.cause
-    # Dagster prefixes the class name, which a person need not read where the message says it all.
-    message = re.sub(r"^dagster\.\S*Failure: ", "", OWN_ERROR.sub("", error.message.strip())) if error else ""
-    return str(event.step_key), message
-
-
-def _was_interrupted(event: DagsterEvent) -> bool:
-    error = event.step_failure_data.error if event.is_step_failure else None
-    return error is not None and DagsterExecutionInterruptedError.__name__ in error.to_string()
-
-
-def _failure(result: ExecuteInProcessResult) -> tuple[str, str]:
+def _failure(result: JobExecutionResult) -> tuple[str, str]:
     """Return the step or check that failed, and why."""
     for event in result.all_events:
         if event.is_step_failure:

@@ -1,4 +1,4 @@
-"""What is said of a failed run to people who are not looking at the UI."""
+"""Why a run failed, as it is said to people: in a night's summary, on a terminal and to the webhook."""
 
 from __future__ import annotations
 
@@ -8,15 +8,27 @@ import re
 import urllib.request
 from collections.abc import Mapping
 
-from dagster import RunFailureSensorContext
+from dagster import DagsterEvent, RunFailureSensorContext
 
 from finstill.errors import UnreachableError
-from pipelines.execution import step_failure
 
 TIMEOUT_SECONDS = 10
 
+OWN_ERROR = re.compile(r"^finstill(\.\w+)+: ")
+"""How Dagster writes the class of an error that Finstill raised for a person to read."""
+
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 6
+
+
+def step_failure(event: DagsterEvent) -> tuple[str, str]:
+    """Return the step of a failure event, and why it failed: what Finstill's own error says, else the first cause."""
+    error = event.step_failure_data.error
+    while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
+        error = error.cause
+    # Dagster prefixes the class name, which a person need not read where the message says it all.
+    message = re.sub(r"^dagster\.\S*Failure: ", "", OWN_ERROR.sub("", error.message.strip())) if error else ""
+    return str(event.step_key), message
 
 
 def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:
@@ -26,11 +38,6 @@ def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:
     cause = context.failure_event.message or "" if context.failure_event else ""
     if failures := context.get_step_failure_events():
         stage, cause = step_failure(failures[0])
-        # A night's stage says itself which stage of which student failed.
-        said = failures[0].step_failure_data.user_failure_data
-        if said is not None:
-            metadata = {name: str(value.value) for name, value in said.metadata.items()}
-            stage, partition = metadata.get("stage", stage), metadata.get("partition", partition)
     first_line = without_secrets(cause.strip().partition("\n")[0])
     of = f" of {partition}" if partition else ""
     return {

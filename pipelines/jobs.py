@@ -14,10 +14,19 @@ from assets.students import student
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 
+LABELLED = AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus)
+
 label = define_asset_job(
     "label",
-    AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus),
+    LABELLED,
     description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
+)
+
+nightly_redistillation = define_asset_job(
+    "nightly_redistillation",
+    LABELLED,
+    description="Begins a night: does what label does. When it has ended, the sensor continue_night starts a run of "
+    "distil for each student whose inputs changed, then decide, and writes the asset night.",
 )
 
 tune = define_asset_job(

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterExecutionInterruptedError, DagsterInstance, ExecuteInProcessResult
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, JobExecutionResult
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from assets.resources import ProfileResource
 from assets.students import students
+from finstill.config.workspace import Workspace
 from finstill.errors import InputError
 from finstill.files import read_json
 from finstill.progress import progress_to
@@ -60,7 +61,7 @@ def main() -> int:
     return 0
 
 
-def run_all_stages() -> tuple[ExecuteInProcessResult, ExecuteInProcessResult]:
+def run_all_stages() -> tuple[JobExecutionResult, JobExecutionResult]:
     """Materialize every stage and return the results of the first job and the last."""
     from pipelines.definitions import defs
 
@@ -79,7 +80,7 @@ def run_all_stages() -> tuple[ExecuteInProcessResult, ExecuteInProcessResult]:
 
 def stage(
     job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
-) -> ExecuteInProcessResult:
+) -> JobExecutionResult:
     """Run a job under its own headline.
 
     Raises:
@@ -89,10 +90,12 @@ def stage(
     return execute(job, instance, tags, partition)
 
 
-def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteInProcessResult) -> None:
+def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecutionResult) -> None:
     """Print the table, the verdicts, and where to look next."""
-    comparison = home() / profile.stem / "comparison"
-    outcome = read_json(comparison / "comparison.json")
+    from finstill.evaluation.report import REPORT_FILE, TABLE_FILE
+
+    comparison = Workspace(home() / profile.stem).comparison
+    outcome = read_json(comparison / TABLE_FILE)
     table = Table("classifier", title=f"{profile.stem}, on the test split; speed on one thread")
     columns = {key: column for key, column in COLUMNS.items() if any(row[key] is not None for row in outcome["table"])}
     for title, _ in columns.values():
@@ -110,7 +113,7 @@ def print_outcome(profile: Path, label: ExecuteInProcessResult, decide: ExecuteI
     logits = _metadata(label, "teacher_logits")
     reached, rows = logits["rows_reached_by_the_teacher"], logits["texts"]
     console.print(f"Texts that reached the teacher: {reached:,} of {rows:,}; the others were in the cache.")
-    console.print(f"\nReport: {comparison / 'report.html'}", soft_wrap=True)
+    console.print(f"\nReport: {comparison / REPORT_FILE}", soft_wrap=True)
     command = f"make dev PROFILE={os.path.relpath(profile)}" if profile.stem != "embedded" else "make dev"
     console.print(f"In the Dagster UI: {command}, then http://127.0.0.1:3000/runs/{decide.run_id}", soft_wrap=True)
 
@@ -120,7 +123,7 @@ def progress_on_terminal() -> AbstractContextManager[None]:
     return progress_to(RichHandler(console=console, show_path=False, show_level=False, omit_repeated_times=False))
 
 
-def _metadata(result: ExecuteInProcessResult, asset: str) -> dict[str, Any]:
+def _metadata(result: JobExecutionResult, asset: str) -> dict[str, Any]:
     """Return the values that an asset's materialization in this run recorded."""
     (event,) = [
         event

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from dagster import DagsterInstance, DagsterRunStatus, RunRequest, RunsFilter, ScheduleEvaluationContext, SkipReason
+from dagster import DefaultScheduleStatus, RunRequest, ScheduleEvaluationContext, SkipReason
 from dagster import schedule as schedule_by_cron
 
 from assets.resources import ProfileResource
 from pipelines.deployment import nightly_cron, time_zone
-from pipelines.nightly import INPUTS_TAG, inputs_state, nightly_redistillation
-
-IN_PROGRESS = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
+from pipelines.jobs import nightly_redistillation
+from pipelines.nights.conductor import Night, why_a_night
+from pipelines.nights.summary import WHY_TAG
+from pipelines.operations.retention import retention
 
 
 @schedule_by_cron(
-    cron_schedule=nightly_cron(),
+    cron_schedule=nightly_cron() or "0 2 * * *",
     execution_timezone=time_zone(),
     job=nightly_redistillation,
-    description="Runs nightly_redistillation where the corpus's source, the profile or the recipes changed since the "
-    "last night that succeeded.",
+    default_status=DefaultScheduleStatus.RUNNING if nightly_cron() else DefaultScheduleStatus.STOPPED,
+    description="Begins a night where something that a student is made from has changed; otherwise its tick says that "
+    "nothing is new. It is on by default where FINSTILL_NIGHTLY is set.",
 )
 def nightly(context: ScheduleEvaluationContext, profile: ProfileResource) -> RunRequest | SkipReason:
-    """Ask for a night, or say why there is none."""
-    if going_on := night_in_progress(context.instance):
-        return SkipReason(f"the night {going_on[:8]} is still going on")
-    last = context.instance.get_runs(
-        RunsFilter(job_name=nightly_redistillation.name, statuses=[DagsterRunStatus.SUCCESS]), limit=1
-    )
-    if last and last[0].tags.get(INPUTS_TAG) == inputs_state(profile):
-        return SkipReason(
-            f"nothing is new: the corpus's source, the profile and the recipes are as the night "
-            f"{last[0].run_id[:8]} found them"
-        )
+    """Begin a night, or say why there is none."""
+    night = Night.latest(context.instance)
+    if night is not None and night.outcome(context.instance) is None:
+        return SkipReason(f"{night} is still going on")
+    why = why_a_night(context.instance, context.repository_def.asset_graph, profile)
+    return RunRequest(tags={WHY_TAG: why}) if why else SkipReason("nothing is new: no input of any student changed")
+
+
+@schedule_by_cron(
+    cron_schedule="0 5 * * 0",
+    execution_timezone=time_zone(),
+    job=retention,
+    description="Runs retention on Sundays at five, with the ages that are its defaults.",
+)
+def weekly_retention() -> RunRequest:
+    """Ask for the run."""
     return RunRequest()
-
-
-def night_in_progress(instance: DagsterInstance) -> str | None:
-    """Return the id of a night that is waiting or going on."""
-    runs = instance.get_runs(RunsFilter(job_name=nightly_redistillation.name, statuses=IN_PROGRESS), limit=1)
-    return runs[0].run_id if runs else None

@@ -16,12 +16,26 @@ from dagster import (
     sensor,
 )
 
+from assets.corpus import CorpusConfig, corpus
 from assets.resources import ProfileResource
 from assets.students import students
-from pipelines.deployment import drop, webhook
+from pipelines.deployment import webhook
 from pipelines.failures import describe_failure, post
-from pipelines.nightly import Arrivals, nightly_redistillation, take_dropped_files
-from pipelines.schedules import night_in_progress
+from pipelines.jobs import decide, distil, nightly_redistillation
+from pipelines.nights.conductor import Night, next_step
+
+
+@sensor(
+    jobs=[distil, decide],
+    description="Goes on with the night that was begun last: a run for each student whose inputs changed, then the "
+    "comparison and the champion, then the summary. Its ticks say what it waits for.",
+    minimum_interval_seconds=10,
+    default_status=DefaultSensorStatus.RUNNING,
+)
+def continue_night(context: SensorEvaluationContext, profile: ProfileResource) -> SensorResult | SkipReason:
+    """Ask for the next runs of a night, or tell that it is over."""
+    assert context.repository_def is not None
+    return next_step(context.instance, context.repository_def.asset_graph, profile.recipes())
 
 
 @sensor(
@@ -41,26 +55,26 @@ def new_recipes(context: SensorEvaluationContext, profile: ProfileResource) -> S
 @sensor(
     # By name: handed the job itself, Dagster 1.13 copies the sensor and warns of its own beta parameter.
     job_name=nightly_redistillation.name,
-    description="Starts a night when files have arrived in FINSTILL_DROP: each file once, and none that is still being "
+    description="Begins a night when files have arrived in FINSTILL_DROP: each file once, and none that is still being "
     "written.",
     minimum_interval_seconds=30,
 )
-def dropped_files(context: SensorEvaluationContext) -> SensorResult | SkipReason:
+def dropped_files(context: SensorEvaluationContext, profile: ProfileResource) -> SensorResult | SkipReason:
     """Ask for a night with the files that have come to rest."""
     from finstill.corpus.arrivals import watch
 
-    folder = drop()
-    if folder is None:
+    if not profile.drop:
         return SkipReason("FINSTILL_DROP names no folder or object-store URL to watch")
-    if going_on := night_in_progress(context.instance):
-        return SkipReason(f"the night {going_on[:8]} is still going on; what arrives meanwhile waits for its end")
+    night = Night.latest(context.instance)
+    if night is not None and night.outcome(context.instance) is None:
+        return SkipReason(f"{night} is still going on; what arrives meanwhile waits for its end")
     seen = json.loads(context.cursor) if context.cursor else {"waiting": {}, "taken": {}}
-    watched = watch(folder, seen["waiting"], seen["taken"])
+    watched = watch(profile.drop, seen["waiting"], seen["taken"])
     cursor = json.dumps({"waiting": watched.waiting, "taken": {**watched.taken, **watched.ready}})
     if not watched.ready:
         waiting = f"{len(watched.waiting)} files may still be being written" if watched.waiting else "nothing arrived"
         return SensorResult(skip_reason=f"{waiting}; {len(watched.taken)} files were taken before", cursor=cursor)
-    config = RunConfig(ops={take_dropped_files.name: Arrivals(files=list(watched.ready))})
+    config = RunConfig(ops={corpus.key.to_python_identifier(): CorpusConfig(dropped=list(watched.ready))})
     return SensorResult(
         run_requests=[RunRequest(run_key=json.dumps(watched.ready, sort_keys=True), run_config=config)], cursor=cursor
     )

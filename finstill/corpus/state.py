@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from finstill.config.profile import CorpusSource
@@ -21,15 +22,16 @@ def source_state(source: CorpusSource) -> str:
         UnreachableError: the hub does not answer.
     """
     if source.hub is None:
-        return _files_state(list(dict.fromkeys(file.path for file in source_files(source))))
+        return files_state(file.path for file in source_files(source))
     folder = Path(source.hub)
     if folder.is_dir():
-        return _files_state(sorted(file for file in folder.rglob("*") if file.is_file()))
+        return files_state(folder.rglob("*"))
     return digest(source.hub, source.hub_config or "", _hub_commit(source.hub, source.hub_revision))
 
 
-def _files_state(files: list[Path]) -> str:
-    statuses = [(file, file.stat()) for file in files]
+def files_state(files: Iterable[Path]) -> str:
+    """Return a digest of the files' paths, sizes and times of change; folders among them are passed over."""
+    statuses = [(file, file.stat()) for file in sorted({file for file in files if file.is_file()})]
     return digest(*(f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in statuses))
 
 

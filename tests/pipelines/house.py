@@ -12,11 +12,13 @@ from tests.tiny_corpus import RECIPES, csv_rows
 
 
 class Folder:
-    """What a user has: a profile, recipes and a folder of texts."""
+    """What a user has: a profile, recipes and a folder of texts. What is there already is left as it is."""
 
     def __init__(self, root: Path, checkpoint: Path):
         self.root = root
         self.corpus, self.recipes = root / "texts", root / "recipes.yaml"
+        if self.corpus.exists():
+            return
         self.corpus.mkdir()
         self.recipes.write_text(RECIPES)
         self.write_profile(checkpoint)
@@ -39,11 +41,14 @@ class House(Folder):
         super().__init__(root, checkpoint)
         self.instance = instance
 
-    def run(self, job: str, config: dict | None = None, partition: str | None = None) -> ExecuteInProcessResult:
+    def run(
+        self, job: str, config: dict | None = None, partition: str | None = None, tags: dict[str, str] | None = None
+    ) -> ExecuteInProcessResult:
         return pipelines.definitions.defs.resolve_job_def(job).execute_in_process(
             instance=self.instance,
             raise_on_error=False,
             partition_key=partition,
+            tags=tags,
             run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}, **(config or {})},
         )
 

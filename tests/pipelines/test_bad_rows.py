@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipelines.execution import step_failure
+from pipelines.failures import step_failure
 from tests.pipelines.house import House
 from tests.published_data_sets import twitter_financial_news
 

@@ -14,7 +14,7 @@ from finstill.config.profile import CorpusSource
 from finstill.config.task import SENTIMENT
 from finstill.corpus.build import read_corpus
 from finstill.serving import StudentClassifier
-from pipelines.execution import step_failure
+from pipelines.failures import step_failure
 from tests.pipelines.house import House
 from tests.published_checkpoints import trained_finbert
 from tests.published_data_sets import PUBLISHED

@@ -12,7 +12,7 @@ import torch
 
 from finstill.serving import StudentClassifier
 from finstill.teacher.checkpoint import class_names, load_classifier
-from pipelines.execution import step_failure
+from pipelines.failures import step_failure
 from tests.pipelines.house import House
 from tests.published_checkpoints import (
     NAMELESS,

@@ -12,7 +12,6 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 from dagster import build_run_status_sensor_context
 
-import pipelines.definitions
 from assets.retries import can_pass
 from assets.students import students
 from finstill.cache.cache import SoftLabelCache, teachers
@@ -20,7 +19,7 @@ from finstill.cache.upkeep import summarise
 from finstill.config.recipe import read_recipes
 from finstill.errors import InputError, UnreachableError
 from pipelines.failures import describe_failure, post, without_secrets
-from pipelines.retention import remove_leftovers, remove_runs, remove_students
+from pipelines.operations.retention import remove_leftovers, remove_runs, remove_students
 from tests.pipelines.house import House
 
 
@@ -174,29 +173,10 @@ class TestNewRecipe:
         assert house.instance.get_dynamic_partitions(str(students.name)) == []
 
     def test_each_setting_of_the_launchpad_is_explained(self) -> None:
-        from pipelines.new_recipe import NewRecipe
-        from pipelines.nightly import Arrivals, Night
-        from pipelines.retention import Ages
+        from assets.corpus import CorpusConfig
+        from pipelines.operations.new_recipe import NewRecipe
+        from pipelines.operations.retention import Ages
 
-        for model in (NewRecipe, Arrivals, Night, Ages):
+        for model in (NewRecipe, CorpusConfig, Ages):
             for name, setting in model.model_fields.items():
                 assert setting.description, f"{model.__name__}.{name}"
-
-
-def test_declarative_automation_asks_for_what_changed_alone(house: House) -> None:
-    from dagster import evaluate_automation_conditions
-
-    house.run("label")
-    defs = pipelines.definitions.defs
-    asked = evaluate_automation_conditions(defs, house.instance)
-    house.instance.add_dynamic_partitions(str(students.name), ["small"])
-    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
-    (key,) = [key for key in defs.resolve_asset_graph().get_all_asset_keys() if key.to_user_string() == "student"]
-    assert asked.get_requested_partitions(key) == {"small"}
-    house.run("distil", partition="small")
-    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
-    assert not asked.get_requested_partitions(key)
-    # Made again, with nothing changed: nothing follows.
-    house.run("label")
-    asked = evaluate_automation_conditions(defs, house.instance, cursor=asked.cursor)
-    assert not asked.get_requested_partitions(key)

@@ -19,7 +19,6 @@ from dagster import (
     in_process_executor,
     job,
     op,
-    schedule,
 )
 from pydantic import Field
 
@@ -27,7 +26,6 @@ from assets.resources import ProfileResource
 from assets.students import students
 from finstill.config.workspace import Workspace
 from finstill.files import TEMPORARY_PREFIX
-from pipelines.deployment import time_zone
 
 DAY_SECONDS = 86_400
 RUNS_A_PAGE = 100
@@ -83,16 +81,6 @@ def retention() -> None:
     """Removes old runs and their logs, students that no recipe names, and what killed runs left; compacts the cache."""
     remove_by_age()
     compact_cache()
-
-
-@schedule(
-    cron_schedule="0 5 * * 0",
-    execution_timezone=time_zone(),
-    job=retention,
-    description="Runs retention on Sundays at five, with the ages that are its defaults.",
-)
-def weekly_retention() -> dict:
-    return {}
 
 
 def remove_runs(instance: DagsterInstance, before: float) -> int:

@@ -47,7 +47,8 @@ class NewRecipe(Config):
     )
     seed: int = Field(default=_default("seed"), description="The same recipe, data and seed give the same student.")
     baseline: bool = Field(
-        default=True, description="Also add its label-only baseline, <name>-baseline, which shows what distilling pays."
+        default=True,
+        description="Also add its label-only baseline, <name>-baseline, which shows what distilling pays.",
     )
 
 
@@ -61,7 +62,9 @@ def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: Profil
     name, baseline = settings.pop("name"), settings.pop("baseline")
     start, end = settings.pop("first_temperature"), settings.pop("last_temperature")
     settings["temperature"] = {"schedule": "linear", "start": start, "end": end}
-    recipes = {name: settings} | ({f"{name}-baseline": {**settings, "alpha": 0.0}} if baseline and config.alpha > 0 else {})
+    recipes = {name: settings}
+    if baseline and config.alpha > 0:
+        recipes[f"{name}-baseline"] = {**settings, "alpha": 0.0}
     path = profile.profile().recipes
     add_recipes(path, recipes)
     context.instance.add_dynamic_partitions(str(students.name), list(recipes))

@@ -20,12 +20,11 @@ from dagster import (
 
 from assets.corpus import corpus
 from assets.metadata import OWNERS
-from pipelines.execution import step_failure
+from pipelines.failures import step_failure
+from pipelines.jobs import decide, distil, nightly_redistillation
 
 NIGHT_TAG = "finstill/night"
 WHY_TAG = "finstill/why"
-
-GOING_ON = [DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 
 @dataclass(frozen=True)
@@ -48,33 +47,42 @@ class StageRun:
     def partition(self) -> str | None:
         return self.run.tags.get("dagster/partition")
 
+    @property
+    def ending(self) -> str:
+        """How it ended where it did not succeed: `failed` or `cancelled`."""
+        if not self.stage:
+            return ""
+        return "cancelled" if self.run.status == DagsterRunStatus.CANCELED else "failed"
+
 
 @dataclass(frozen=True)
 class Summary:
     """A night in Markdown and in numbers.
 
     Attributes:
+        night: its id.
         text: Markdown.
-        outcome: `promoted` or `kept`, and `failed` where a student did.
+        outcome: `promoted` or `kept`; `failed` where a run did; `cancelled` where the labelling was.
         figures: what Dagster plots over the nights.
-        failures: the runs that failed.
     """
 
+    night: str
     text: str
     outcome: str
     figures: dict[str, float | int]
-    failures: list[StageRun]
 
     def materialization(self) -> AssetMaterialization:
         """Return the event that puts this on the page of the asset `night`."""
         metadata = {"summary": MetadataValue.md(self.text), **self.figures}
-        return AssetMaterialization(NIGHT.key, metadata=metadata, description=self.outcome)
+        return AssetMaterialization(
+            NIGHT.key, metadata=metadata, description=self.outcome, tags={NIGHT_TAG: self.night}
+        )
 
 
 NIGHT = AssetSpec(
     "night",
     description="What each night did: texts that were new, students that were retrained and why, and who is in "
-    "service. Written by the job nightly_redistillation.",
+    "service. Written by the sensor continue_night when the last run of a night has ended.",
     group_name="evaluation",
     kinds={"markdown"},
     owners=OWNERS,
@@ -89,44 +97,41 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
     latest: dict[tuple[str, str | None], StageRun] = {}
     for each in runs:
         latest.setdefault((each.run.job_name, each.partition), each)
-    label, decide = (latest[name, None].metadata for name in ("label", "decide"))
-    distilled = {str(partition): run for (job, partition), run in latest.items() if job == "distil"}
-    failures = [run for run in distilled.values() if run.stage]
-    logits, champion = label["teacher_logits"], decide["champion"]
-    rows, reached = logits["dagster/row_count"], logits["rows_reached_by_the_teacher"]
-    figures = {
-        "texts": rows,
-        "rows_reached_by_the_teacher": reached,
-        "students_retrained": len(distilled) - len(failures),
-        "students_failed": len(failures),
-        "promoted": int(champion["promoted"]),
-    }
-    before = _rows_before(instance)
-    grown = "" if before is None else f", {rows - before:+,}" if rows != before else ", as many as before"
-    hit = "" if reached else ": all were in the cache"
-    lines = [
-        f"**Corpus.** {rows:,} texts{grown}.",
-        f"**Teacher.** {reached:,} texts reached it{hit}.",
-        "**Students.**\n" + "\n".join(f"- {line}" for line in _students(distilled, recipes)),
-        f"**In service.** `{champion['champion']}`: {champion['reason']}.",
-    ]
-    if verdicts := decide["comparison"].get("verdicts"):
-        lines.append(f"**Twins.**\n{verdicts}")
+    failures = [run for run in latest.values() if run.stage]
+    distilled = {str(partition): run for (job, partition), run in latest.items() if job == distil.name}
+    lines: list[str] = []
+    figures: dict[str, float | int] = {}
+
+    first = latest[nightly_redistillation.name, None]
+    if logits := first.metadata.get("teacher_logits"):
+        rows, reached = logits["dagster/row_count"], logits["rows_reached_by_the_teacher"]
+        before = _rows_before(instance)
+        grown = "" if before is None else f", {rows - before:+,}" if rows != before else ", as many as before"
+        hit = "" if reached else ": all were in the cache"
+        lines += [f"**Corpus.** {rows:,} texts{grown}.", f"**Teacher.** {reached:,} texts reached it{hit}."]
+        figures |= {"texts": rows, "rows_reached_by_the_teacher": reached}
+    if first.stage:
+        lines.append(f"**Labelling {first.ending}** at {first.stage}: {first.cause}")
+    else:
+        lines.append("**Students.**\n" + "\n".join(f"- {line}" for line in _students(distilled, recipes)))
+        failed = sum(bool(run.stage) for run in distilled.values())
+        figures |= {"students_retrained": len(distilled) - failed, "students_failed": failed}
+
+    decided = latest.get((decide.name, None))
+    promoted = False
+    if decided is not None:
+        if champion := decided.metadata.get("champion"):
+            promoted = bool(champion["promoted"])
+            lines.append(f"**In service.** `{champion['champion']}`: {champion['reason']}.")
+        if decided.stage:
+            lines.append(f"**The comparison {decided.ending}** at {decided.stage}: {decided.cause}")
+        if verdicts := decided.metadata.get("comparison", {}).get("verdicts"):
+            lines.append(f"**What the teacher's word is worth.**\n{verdicts}")
+    figures["promoted"] = int(promoted)
     if warnings := [warning for run in latest.values() for warning in run.warnings]:
         lines.append("**Checks to look at.**\n" + "\n".join(f"- {warning}" for warning in warnings))
-    outcome = "failed" if failures else "promoted" if champion["promoted"] else "kept"
-    return Summary("\n\n".join(lines), outcome, figures, failures)
-
-
-def close_orphans(instance: DagsterInstance, night: str) -> None:
-    """Mark the runs of earlier nights as failed that still count as going on: their process was killed."""
-    for run in instance.get_runs(RunsFilter(statuses=GOING_ON)):
-        started_by = run.tags.get(NIGHT_TAG)
-        if started_by in (None, night):
-            continue
-        parents = instance.get_runs(RunsFilter(statuses=GOING_ON, run_ids=[str(started_by)]))
-        if not parents:
-            instance.report_run_failed(run, "The night that this run belonged to is over: its process was ended.")
+    outcome = first.ending or ("failed" if failures else "promoted" if promoted else "kept")
+    return Summary(night, "\n\n".join(lines), outcome, figures)
 
 
 def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[str]:
@@ -138,7 +143,7 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
         done = distilled[name]
         why = done.run.tags.get(WHY_TAG, "asked for")
         if done.stage:
-            lines.append(f"`{name}` **failed** at {done.stage} ({why}): {done.cause.splitlines()[0]}")
+            lines.append(f"`{name}` **{done.ending}** at {done.stage} ({why}): {done.cause.splitlines()[0]}")
             continue
         measured = done.metadata["evaluation"]
         quality = f"macro-F1 {measured['macro_f1']:.3f}, " if "macro_f1" in measured else ""
@@ -170,13 +175,15 @@ def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
             metadata[made.asset_key.to_user_string()] = {name: value.value for name, value in made.metadata.items()}
         elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
-            # What distilling pays is said under the twins.
+            # What distilling pays is said with the verdicts.
             if not check.passed and check.check_name != "distilling_pays":
                 where = run.tags.get("dagster/partition")
                 of = f"{check.asset_key.to_user_string()} of `{where}`" if where else check.asset_key.to_user_string()
                 warnings.append(f"{check.check_name} ({of}): {check.description}")
         elif not stage:
             stage, cause = step_failure(event)
+    if run.status == DagsterRunStatus.CANCELED:
+        cause = "somebody cancelled the run"
     if not stage and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
-        stage, cause = run.job_name, warnings[0] if warnings else f"the run is {run.status.value.lower()}"
+        stage, cause = run.job_name, cause or (warnings[0] if warnings else "its process ended")
     return StageRun(run, metadata, warnings, stage, cause)

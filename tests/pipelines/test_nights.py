@@ -1,0 +1,248 @@
+"""Nights on a real Dagster instance: what they take, retrain, decide and say, and that nothing runs twice.
+
+A daemon evaluates the sensor and starts the runs that it asks for; here the test does both, in one process, so that it
+can stop wherever a daemon could be killed. The real one runs in tests/e2e.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from dagster import RunRequest, SensorResult, SkipReason, build_sensor_context
+
+from pipelines.nights.summary import NIGHT, NIGHT_TAG
+from pipelines.sensors import dropped_files
+from tests.pipelines.conducting import RUN_KEY, conduct, going_on, jobs_run, look, night, outcome, start, tick
+from tests.pipelines.house import House
+from tests.tiny_corpus import csv_rows
+
+
+def test_a_night_is_asked_for_where_nothing_was_read_yet(house: House) -> None:
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert asked.tags["finstill/why"] == "the corpus was never read"
+
+
+def test_three_nights_first_nothing_new_and_new_texts(lived_in_house: House) -> None:
+    house = lived_in_house
+    summary = house.metadata("night")["summary"]
+    assert outcome(house) == "promoted"
+    assert "120 texts reached it" in summary
+    assert "`small` was made again (new)" in summary
+    assert "it is the first champion" in summary
+    (of_night,) = {run.tags.get(NIGHT_TAG) for run in house.instance.get_runs()}
+    assert of_night is not None
+
+    skipped = tick(house)
+    assert isinstance(skipped, SkipReason)
+    assert "nothing is new" in str(skipped.skip_message)
+    over = look(house)
+    assert isinstance(over, SkipReason)
+    assert "is over: promoted" in str(over.skip_message)
+
+    before = jobs_run(house)
+    house.add("second.csv", range(40, 42))
+    assert isinstance(tick(house), RunRequest)
+    summary = night(house)
+    assert "126 texts, +6." in summary
+    assert "6 texts reached it" in summary
+    assert "`small` was made again (corpus changed)" in summary
+    assert house.metadata("night")["rows_reached_by_the_teacher"] == 6
+    assert jobs_run(house) - before == {
+        ("nightly_redistillation", None): 1,
+        ("distil", "small"): 1,
+        ("distil", "small-baseline"): 1,
+        ("decide", None): 1,
+    }
+
+
+def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
+    house = lived_in_house
+    house.recipes.write_text(house.recipes.read_text() + "another:\n  <<: *small\n  seed: 5\n")
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    summary = night(house)
+    assert "0 texts reached it: all were in the cache" in summary
+    assert "`another` was made again (new)" in summary
+    assert "`small` is kept" in summary
+    house.recipes.write_text(house.recipes.read_text().replace("seed: 5", "seed: 6"))
+    summary = night(house)
+    assert "`another` was made again (the recipe changed)" in summary
+    assert "`small-baseline` is kept" in summary
+
+
+def test_a_student_that_fails_does_not_keep_the_others_from_it_and_is_tried_again_the_next_night(
+    labelled_house: House,
+) -> None:
+    house = labelled_house
+    folder = house.profile.workspace.student("small").parent
+    folder.parent.mkdir(parents=True)
+    # Where its folder should be is a file: the training cannot write.
+    folder.write_text("")
+    summary = conduct(house)
+    assert outcome(house) == "failed"
+    assert "`small` **failed** at student (new)" in summary
+    assert "`small-baseline` was made again" in summary
+    assert house.metadata("champion")["champion"] == "small-baseline"
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert "failed" in asked.tags["finstill/why"]
+    folder.unlink()
+    summary = night(house)
+    assert "`small` was made again (new)" in summary
+    assert "`small-baseline` is kept" in summary
+    assert isinstance(tick(house), SkipReason)
+
+
+def test_a_broken_corpus_ends_the_night_with_file_and_row_and_leaves_the_champion(lived_in_house: House) -> None:
+    house = lived_in_house
+    before = jobs_run(house)
+    house.add("second.csv", range(40, 42), more="Shares were bullish,bullish\n")
+    summary = night(house)
+    assert outcome(house) == "failed"
+    assert "**Labelling failed** at corpus: second.csv, row 7: the label 'bullish'" in summary
+    assert jobs_run(house) - before == {("nightly_redistillation", None): 1}
+    assert (house.profile.workspace.champion / "current" / "model.onnx").is_file()
+
+
+def test_a_daemon_that_is_killed_anywhere_asks_for_nothing_twice(labelled_house: House) -> None:
+    """Each evaluation happens twice, and the runs of the first are started late or not at all before the second."""
+    house = labelled_house
+    look(house)
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    first, second = asked.run_requests or []
+    start(house, first)
+    # Killed here: the second was never started. It is asked for again, the first is not.
+    again = look(house)
+    assert isinstance(again, SensorResult)
+    assert [request.run_key for request in again.run_requests or []] == [second.run_key]
+    start(house, second)
+    start(house, second)
+    for _ in range(2):
+        decide = look(house)
+        assert isinstance(decide, SensorResult)
+    (request,) = decide.run_requests or []
+    start(house, request)
+    start(house, request)
+    conduct(house)
+    assert jobs_run(house) == {
+        ("nightly_redistillation", None): 1,
+        ("distil", "small"): 1,
+        ("distil", "small-baseline"): 1,
+        ("decide", None): 1,
+    }
+    told = house.instance.fetch_materializations(NIGHT.key, limit=10).records
+    assert len(told) == 1
+
+
+def test_the_comparison_waits_for_a_student_that_somebody_else_trains(labelled_house: House) -> None:
+    house = labelled_house
+    house.instance.add_dynamic_partitions("students", ["small"])
+    by_hand = going_on(house, "distil", "small")
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    (request,) = asked.run_requests or []
+    assert request.partition_key == "small-baseline"
+    start(house, request)
+    waits = look(house)
+    assert isinstance(waits, SkipReason)
+    assert "waits for students: small" in str(waits.skip_message)
+
+    run = house.instance.get_run_by_id(by_hand)
+    assert run is not None
+    house.instance.report_run_failed(run)
+    house.instance.add_run_tags(by_hand, {"dagster/will_retry": "true"})
+    assert isinstance(look(house), SkipReason), "Dagster is about to start it again"
+    house.instance.add_run_tags(by_hand, {"dagster/auto_retry_run_id": "another"})
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    assert [request.partition_key for request in asked.run_requests or []] == ["small"], (
+        "it is stale, and of this night"
+    )
+
+
+def test_a_cancelled_student_keeps_nobody_waiting(labelled_house: House) -> None:
+    house = labelled_house
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    first, second = asked.run_requests or []
+    cancelled = going_on(house, "distil", first.partition_key, **first.tags, **{RUN_KEY: str(first.run_key)})
+    start(house, second)
+    assert isinstance(look(house), SkipReason)
+    run = house.instance.get_run_by_id(cancelled)
+    assert run is not None
+    house.instance.report_run_canceled(run)
+    summary = conduct(house)
+    assert f"`{first.partition_key}` **cancelled**" in summary
+    assert f"`{second.partition_key}` was made again" in summary
+
+
+def test_a_changed_teacher_begins_a_night(house: House, tiny_checkpoint: Path) -> None:
+    own = house.root / "teacher"
+    shutil.copytree(tiny_checkpoint, own)
+    house.write_profile(own)
+    night(house)
+    assert isinstance(tick(house), SkipReason)
+    configuration = own / "config.json"
+    configuration.write_text(configuration.read_text().replace('"hidden_act": "gelu"', '"hidden_act": "relu"'))
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    summary = night(house)
+    assert "120 texts reached it" in summary
+
+
+class TestDroppedFiles:
+    @pytest.fixture(autouse=True)
+    def _drop(self, lived_in_house: House) -> None:
+        self.house = lived_in_house
+        self.drop = Path(self.house.profile.drop)
+        self.drop.mkdir()
+        self.cursor: str | None = None
+
+    def look(self) -> list[str]:
+        """Look once, and return the files that a night was asked to take."""
+        result = dropped_files(
+            build_sensor_context(instance=self.house.instance, cursor=self.cursor), profile=self.house.profile
+        )
+        self.cursor = result.cursor
+        requests = result.run_requests or []
+        return [name for each in requests for name in each.run_config["ops"]["corpus"]["config"]["dropped"]]
+
+    def test_each_file_is_taken_once_and_none_that_is_still_being_written(self) -> None:
+        (self.drop / "a.csv").write_text("body,tone\n")
+        (self.drop / ".hidden.csv").write_text("body,tone\n")
+        (self.drop / "a.csv.part").write_text("body,tone\n")
+        assert self.look() == []
+        with (self.drop / "a.csv").open("a") as file:
+            file.write(csv_rows(range(50, 51)))
+        assert self.look() == [], "it grew since the last look"
+        (self.drop / "b.csv").write_text("body,tone\n")
+        assert self.look() == ["a.csv"]
+        assert self.look() == ["b.csv"]
+        assert self.look() == []
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(60, 61)))
+        assert self.look() == []
+        assert self.look() == ["a.csv"], "other content under the same name is another file"
+        (self.drop / "a.csv").unlink()
+        self.look()
+        assert json.loads(str(self.cursor))["taken"].keys() == {"b.csv"}
+
+    def test_what_is_taken_joins_the_corpus_of_the_same_night_once(self) -> None:
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(50, 52)))
+        config = {"ops": {"corpus": {"config": {"dropped": ["a.csv"]}}}}
+        assert "126 texts" in night(self.house, config)
+        assert isinstance(tick(self.house), SkipReason), "the schedule finds nothing new after it"
+        night(self.house, config)
+        assert len(list(self.house.corpus.iterdir())) == 2
+
+    def test_a_night_that_is_going_on_is_waited_for(self) -> None:
+        going_on(self.house, "nightly_redistillation")
+        waits = dropped_files(build_sensor_context(instance=self.house.instance), profile=self.house.profile)
+        assert isinstance(waits, SkipReason)
+        assert "still going on" in str(waits.skip_message)
+        assert "still going on" in str(tick(self.house).skip_message)  # type: ignore[union-attr]
+        assert "waits for its texts" in str(look(self.house).skip_message)  # type: ignore[union-attr]
