@@ -22,21 +22,22 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import polars as pl
-from machine import Seconds, describe_machine, read_arguments, read_shared, report, take_turns
+import pyarrow as pa
+import pyarrow.compute as pc
+from machine import Seconds, describe_machine, draw_rows, read_arguments, read_shared, report, take_turns
 from packaging.requirements import Requirement
 from teacher import random_teacher
 from tokenizers import Tokenizer
 
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
-from finstill.corpus.tokenizer import load_tokenizer
-from finstill.inference.session import OnnxClassifier
+from finstill.corpus.tokenizer import TOKENIZER_FILE, load_tokenizer
+from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.packaging.build import build_package
 from finstill.packaging.card import Provenance
 from finstill.quiet import quiet_transformers
 from finstill.serving import StudentClassifier
-from finstill.serving.package import GRAPH_FILES, TOKENIZER_FILE, Package
+from finstill.serving.package import Package
 from finstill.students.registry import STUDENTS
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
@@ -105,8 +106,8 @@ def main() -> None:
             packages[PACKAGE_NAMES.get(student, student)] = make_package(
                 student, teacher, tokenizer, phrasebank, folder
             )
-        sample = phrasebank["text"].sample(texts, seed=0).to_list()
-        figures = compare(teacher, tokenizer, packages, sample, few, rounds, blocks)
+        chosen = draw_rows(phrasebank, texts)["text"].to_pylist()
+        figures = compare(teacher, tokenizer, packages, chosen, few, rounds, blocks)
     figures["base_installation_mb"] = base_installation_mb()
     report(figures, GOALS, describe_machine("onnxruntime", "tokenizers", "numpy"), arguments.json)
 
@@ -120,14 +121,14 @@ def make_teacher(folder: Path) -> TeacherGraph:
 
 
 def make_package(
-    student: str, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pl.DataFrame, folder: Path
+    student: str, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pa.Table, folder: Path
 ) -> Package:
     """Return a student of the default size that knows its corpus's words, trained from labels for an epoch."""
     rows = {}
     for split in ("train", "validation", "test"):
-        part = phrasebank.filter(pl.col("split") == split)
-        labels = np.array([SENTIMENT.labels.index(label) for label in part["label"]], np.int64)
-        rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_list()), labels)
+        part = phrasebank.filter(pc.field("split") == split)
+        labels = np.array([SENTIMENT.labels.index(label) for label in part["label"].to_pylist()], np.int64)
+        rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_pylist()), labels)
     architecture = {"vocabulary": "corpus", "vocabulary_size": WORDS}
     recipe = Recipe.model_validate({"student": student, "architecture": architecture, "alpha": 0, "epochs": 1})
     trained = train_student(

@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from joblib import cpu_count
 from machine import (
     MATMUL_SIZE,
     describe_machine,
+    draw_rows,
     matmul,
     read_arguments,
     read_shared,
@@ -88,8 +89,8 @@ def main() -> None:
     phrasebank, headlines = read_shared("financial_phrasebank"), read_shared("business_headlines")
     size, rounds, epochs = (48, 3, 1) if arguments.quick else (192, 5, 4)
     texts = {
-        "phrasebank": phrasebank["text"].sample(size, seed=0).to_list(),
-        "headlines": headlines["text"].sample(size, seed=0).to_list(),
+        "phrasebank": draw_rows(phrasebank, size)["text"].to_pylist(),
+        "headlines": draw_rows(headlines, size)["text"].to_pylist(),
     }
     encoder = resolve_checkpoint("embedded")
     tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
@@ -106,7 +107,7 @@ def main() -> None:
 
         print("Training a teacher for the int8 graph's fidelity", flush=True)
         trained = make_graphs(train_teacher(phrasebank, tokenizer, encoder, epochs, folder / "trained"), folder)
-        rows = token_ids(tokenizer, phrasebank.filter(pl.col("split") == "test")["text"].to_list())
+        rows = token_ids(tokenizer, phrasebank.filter(pc.field("split") == "test")["text"].to_pylist())
         float32, int8 = (OnnxClassifier(trained[name]).logits(rows, TOKEN_BUDGET) for name in ("float32", "int8"))
         figures["int8_agreement"] = agreement(int8, float32)
         figures["int8_kl"] = kl_to_teacher(int8, float32)
@@ -290,14 +291,14 @@ def _covered(intervals: list[tuple[float, float]]) -> float:
 
 
 def train_teacher(
-    phrasebank: pl.DataFrame, tokenizer: Tokenizer, encoder: Checkpoint, epochs: int, folder: Path
+    phrasebank: pa.Table, tokenizer: Tokenizer, encoder: Checkpoint, epochs: int, folder: Path
 ) -> PreTrainedModel:
     """Return `encoder` fine-tuned on the train rows of `phrasebank`."""
 
     def rows(split: str) -> TrainingRows:
-        chosen = phrasebank.filter(pl.col("split") == split)
-        labels = np.array([LABELS.index(label) for label in chosen["label"]])
-        return TrainingRows(token_ids(tokenizer, chosen["text"].to_list()), labels)
+        chosen = phrasebank.filter(pc.field("split") == split)
+        labels = np.array([LABELS.index(label) for label in chosen["label"].to_pylist()])
+        return TrainingRows(token_ids(tokenizer, chosen["text"].to_pylist()), labels)
 
     fine_tune(encoder, FineTuning(epochs=epochs), rows("train"), rows("validation"), LABELS, folder, seed=0)
     return load_classifier(folder)

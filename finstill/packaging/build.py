@@ -13,16 +13,17 @@ import numpy as np
 import onnx
 
 from finstill.config.task import Task
+from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import agreement, calibration_error, kl_to_teacher, quality
 from finstill.packaging.calibration import fit_temperature
 from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
-from finstill.serving.package import GRAPH_FILES, PACKAGE_FILE, STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+from finstill.serving.package import PACKAGE_FILE, STUDENT_TOKEN_BUDGET, Package
 from finstill.students.registry import load_student
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows

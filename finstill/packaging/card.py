@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from finstill.config.profile import EMBEDDED, CorpusSource, Profile
+from finstill.config.recipe import dotted_settings
 from finstill.serving.package import Package
 from finstill.teacher.export import TeacherGraph
 
@@ -178,7 +179,7 @@ What is distilled from them may be bound by both.
 
 ## Recipe
 
-{_table(_flat(recipe))}
+{_table(dotted_settings(recipe))}
 """
 
 
@@ -190,14 +191,6 @@ def _calibration_limit(package: Package) -> str:
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-
-
-def _flat(values: dict[str, object], prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested settings as dotted names and values."""
-    flat: list[tuple[str, str]] = []
-    for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", str(value))]
-    return flat
 
 
 def _corpus_name(corpus: CorpusSource) -> str:

@@ -15,10 +15,11 @@ from tokenizers import Encoding, Tokenizer
 
 from finstill.corpus.long_texts import Window, mean_over_windows, read_windows
 from finstill.corpus.text import cleaned, normalise
+from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
-from finstill.serving.package import STUDENT_TOKEN_BUDGET, TOKENIZER_FILE, Package
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 
 TEXTS_PER_CHUNK = 8192
 """Texts in memory at a time."""

@@ -8,10 +8,9 @@ from typing import Any
 
 from finstill.errors import InputError
 from finstill.files import read_json
+from finstill.inference.session import GRAPH_FILES
 
-GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 PACKAGE_FILE = "package.json"
-TOKENIZER_FILE = "tokenizer.json"
 
 STUDENT_TOKEN_BUDGET = 1024
 """Tokens of a student's batch, padding included: an LSTM's steps gain little from more, and its states leave the

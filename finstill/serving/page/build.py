@@ -12,9 +12,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.files import read_json, whole_folder
-from finstill.serving.package import TOKENIZER_FILE, Package
+from finstill.serving.package import Package
 from finstill.serving.page.onnxruntime_web import FILES, VERSION
 
 PAGE_FILE = "index.html"
