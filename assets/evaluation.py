@@ -45,17 +45,20 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
     from finstill.serving.package import Package
-    from finstill.teacher.export import TeacherGraph, read_teachers
+    from finstill.teacher.export import TeacherGraph, read_teachers, require_answers_of
     from finstill.training.rows import training_rows
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
+    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    require_answers_of(teachers, workspace.teacher_logits)
     out_of_domain_rows = None
     if (source := settings.out_of_domain) is not None:
         other = workspace.out_of_domain
+        require_answers_of(teachers, other.teacher_logits)
         labelled = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
         out_of_domain_rows = str(source.name), labelled
-    teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    teacher, *further = teachers
     texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
 
     def rows_of(reader: TeacherGraph) -> list[list[int]]:

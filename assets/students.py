@@ -1,7 +1,5 @@
 """A student from recipe to evaluation: one partition a recipe."""
 
-from typing import TYPE_CHECKING, Any
-
 from dagster import (
     AssetExecutionContext,
     DataVersion,
@@ -18,9 +16,7 @@ from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.teacher import teacher_checkpoint, teacher_onnx
 from assets.teacher_logits import teacher_logits
-
-if TYPE_CHECKING:
-    pass
+from finstill.config.recipe import dotted_settings
 
 students = DynamicPartitionsDefinition(name="students")
 
@@ -38,6 +34,7 @@ RECIPE_TAG = "finstill/recipe"
 )
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
+    from finstill.corpus.provenance import require_tokens_of
     from finstill.errors import InputError
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
@@ -53,13 +50,15 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             where=settings.recipes,
             remedy="Write the recipe, or delete the partition",
         )
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint).folder
+    require_tokens_of(workspace.tokens, checkpoint, None, "Materialize tokens again")
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
     trained = train_student(
         recipes[name],
-        with_augmented(rows["train"], workspace.augmented, workspace.augmented_logits, settings.task),
+        with_augmented(rows["train"], workspace.augmented, workspace.teacher_logits, settings.task),
         rows["validation"],
         settings.task.labels,
-        Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json").folder,
+        checkpoint,
         workspace.student(name),
         stage=f"student {name}",
         report_to=settings.report_to,
@@ -68,7 +67,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     return MaterializeResult(
         metadata={
             "recipe": table(
-                [{"setting": key, "value": str(value)} for key, value in _flat(trained.recipe.model_dump())]
+                [{"setting": key, "value": value} for key, value in dotted_settings(trained.recipe.model_dump())]
             ),
             "rows_trained_on": trained.rows,
             "parameters": trained.parameters,
@@ -100,19 +99,22 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
     from finstill.files import digest
     from finstill.packaging.build import build_package
     from finstill.packaging.card import CARD_FILE, Provenance
-    from finstill.teacher.export import read_teachers
+    from finstill.teacher.export import read_teachers, require_answers_of
     from finstill.training.distil import TrainedStudent
     from finstill.training.rows import training_rows
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     trained = TrainedStudent.read(workspace.student(name))
+    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    trained.require_taught_by(workspace.teacher_logits)
+    require_answers_of(teachers, workspace.teacher_logits)
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
     built = build_package(
         trained.folder,
         name,
         trained.recipe.model_dump(mode="json"),
         settings.task,
-        read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble),
+        teachers,
         Provenance.of(settings, digest(workspace.corpus), {split: len(each) for split, each in rows.items()}),
         rows,
         workspace.package(name),
@@ -136,11 +138,3 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
         },
         data_version=DataVersion(package.digest),
     )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    """Return nested settings as dotted names and values."""
-    flat: list[tuple[str, object]] = []
-    for key, value in values.items():
-        flat += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return flat

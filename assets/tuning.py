@@ -5,7 +5,7 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 from assets.augmented_corpus import augmented_corpus
 from assets.corpus import corpus, tokens
 from assets.metadata import OWNERS, picture, table
-from assets.resources import TUNED, ProfileResource
+from assets.resources import TUNED, TUNED_FILE, ProfileResource
 from assets.students import students
 from assets.teacher import teacher_checkpoint
 from assets.teacher_logits import teacher_logits
@@ -24,6 +24,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
 
     A search that was cut off goes on. Where the profile asks for none, there is nothing to make.
     """
+    from finstill.corpus.provenance import require_tokens_of
     from finstill.errors import InputError
     from finstill.files import whole_folder, write_json
     from finstill.teacher.checkpoint import Checkpoint
@@ -38,13 +39,15 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         raise InputError(
             f"there is no recipe '{settings.tuning.recipe}'; there are {list(recipes)}", where="tuning.recipe"
         )
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint).folder
+    require_tokens_of(workspace.tokens, checkpoint, None, "Materialize tokens again")
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
     found = search(
         recipes[settings.tuning.recipe],
-        with_augmented(rows["train"], workspace.augmented, workspace.augmented_logits, settings.task),
+        with_augmented(rows["train"], workspace.augmented, workspace.teacher_logits, settings.task),
         rows["validation"],
         settings.task.labels,
-        Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json").folder,
+        checkpoint,
         workspace.root / "trial",
         storage=profile.study or f"sqlite:///{workspace.root / 'study.db'}",
         trials=settings.tuning.trials,
@@ -56,7 +59,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
     }
     recipe = found.recipe.model_dump(mode="json")
     with whole_folder(workspace.tuning) as unfinished:
-        write_json(unfinished / "recipe.json", recipe)
+        write_json(unfinished / TUNED_FILE, recipe)
         write_json(unfinished / "trials.json", found.trials)
         for name, png in plots.items():
             (unfinished / f"{name}.png").write_bytes(png)

@@ -21,6 +21,7 @@ from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
 from finstill.config.profile import Augmentation
 from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.provenance import TableProvenance, require_together
 from finstill.corpus.text import KEY_BYTES, normalise, text_key
 from finstill.corpus.tokens import TOKENS_SCHEMA, text_positions, tokenize
 from finstill.errors import InputError
@@ -79,10 +80,15 @@ def augment_corpus(
         embeddings: the teacher's word embeddings, float32, (vocabulary, width).
 
     Raises:
-        InputError: pieces are to be masked, and the tokenizer has no mask token.
+        InputError: pieces are to be masked, and the tokenizer has no mask token; or the tokens are not this
+            tokenizer's.
     """
+    said = TableProvenance.read(tokens)
+    provenance = TableProvenance.of_tokenizer(tokenizer, said.long)
+    require_together(tokens, said, path, provenance, "Materialize tokens again")
     report = AugmentationReport()
-    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, AUGMENTED_SCHEMA) as writer:
+    schema = provenance.of_schema(AUGMENTED_SCHEMA)
+    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         if settings.variants_per_text:
             for chunk in _chunks(corpus, tokens, tokenizer, embeddings, settings, report):
                 writer.write_table(chunk)

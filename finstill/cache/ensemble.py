@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 from scipy.special import log_softmax
 
 from finstill.config.task import Task, task_logits
+from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
 
@@ -27,16 +30,22 @@ def write_average_logits(tables: Sequence[Path], task: Task, path: Path) -> None
     A mean of log-probabilities is the logarithmic opinion pool (Hinton 2002, "Training Products of Experts by
     Minimizing Contrastive Divergence", compares it with the mean of probabilities).
 
+    The table says that the texts were read as the first teacher reads them, and names every teacher.
+
     Args:
-        tables: Parquet files as `write_corpus_logits` makes them, of the same texts in the same order.
+        tables: Parquet files as `write_logits` makes them, of the same texts in the same order.
 
     Raises:
-        InputError: a teacher's classes are not the task's.
+        InputError: a teacher's classes are not the task's, or a table does not say what made it.
         ValueError: the tables are not of the same texts.
     """
-    schema = pa.schema(
-        [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", pa.list_(pa.float32(), len(task.labels)))],
-        metadata={"labels": "\n".join(task.labels)},
+    first, *further = map(TableProvenance.read, tables)
+    teachers = itertools.chain(first.teachers, *(each.teachers for each in further))
+    schema = replace(first, teachers=tuple(teachers)).of_schema(
+        pa.schema(
+            [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", pa.list_(pa.float32(), len(task.labels)))],
+            metadata={"labels": "\n".join(task.labels)},
+        )
     )
     with ExitStack() as stack:
         files = [stack.enter_context(pq.ParquetFile(table)) for table in tables]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache
+from finstill.cache.joins import first_positions
+from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
 from finstill.inference.session import OnnxClassifier
@@ -85,19 +87,33 @@ def label_chunk(
     return pa.table({**columns, "n_tokens": chunk["n_tokens"], "truncated": chunk["truncated"]})
 
 
-def write_corpus_logits(tokens: Path, cache: SoftLabelCache, path: Path) -> None:
-    """Write a row of logits for each row of `tokens`, in their order, to the Parquet file `path`.
+def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path) -> None:
+    """Write a row of logits for each distinct key of token tables, in their order, to the Parquet file `path`.
 
-    Memory holds the keys (16 bytes a row) and `LOOKUP_ROWS` rows of logits.
+    The table says how the texts were read, as `tokens` do, and by which teacher. Memory holds the keys (some 100 bytes
+    a row, while equal ones are found) and `LOOKUP_ROWS` rows of logits.
+
+    Args:
+        tokens: Parquet files with the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`, read alike.
 
     Raises:
+        InputError: a table does not say how its texts were read, or they were not read alike.
         KeyError: a text has no row in the cache.
     """
-    keys = pq.read_table(tokens, columns=["key"])["key"]
+    read = TableProvenance.read(tokens[0])
+    for table in tokens[1:]:
+        require_together(table, TableProvenance.read(table), tokens[0], read, f"Materialize {made_by(table)} again")
+    keys = pa.chunked_array(
+        [chunk for table in tokens for chunk in pq.read_table(table, columns=["key"])["key"].chunks],
+        pa.binary(KEY_BYTES),
+    )
+    keys = keys.take(pa.array(first_positions(keys)))
     # Students find the class names beside the numbers, and need not ask the teacher.
-    schema = pa.schema(
-        [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", cache.schema.field("logits").type)],
-        metadata={"labels": "\n".join(cache.labels)},
+    schema = replace(read, teachers=(cache.fingerprint,)).of_schema(
+        pa.schema(
+            [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", cache.schema.field("logits").type)],
+            metadata={"labels": "\n".join(cache.labels)},
+        )
     )
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:
         for start in range(0, len(keys), LOOKUP_ROWS):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +13,10 @@ import pyarrow.parquet as pq
 from tokenizers import Encoding, Tokenizer
 
 from finstill.corpus.long_texts import Window, read_windows
+from finstill.corpus.provenance import LongTexts, TableProvenance, made_by
 from finstill.corpus.text import KEY_BYTES, text_key
 from finstill.corpus.tokenizer import unknown_id
+from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.progress import progress_logger
 
@@ -45,8 +46,6 @@ ROWS_PER_CHUNK = 8192
 EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
 NOTABLE_UNKNOWN_SHARE = 0.05
-
-LongTexts = Literal["cut", "windows"]
 
 logger = logging.getLogger(__name__)
 
@@ -155,11 +154,11 @@ def text_positions(keys: pa.ChunkedArray, text_keys: pa.ChunkedArray, path: Path
         path: of the token table.
 
     Raises:
-        ValueError: the table is not of this corpus.
+        InputError: the table is not of this corpus.
     """
     positions = pc.index_in(text_keys, keys.combine_chunks()).fill_null(-1).to_numpy().astype(np.int64)
     if not np.array_equal(np.unique(positions), np.arange(len(keys))) or (np.diff(positions) < 0).any():
-        raise ValueError(f"{path.name} is not of these texts: materialize it again")
+        raise InputError("it is not of these texts", where=path, remedy=f"Materialize {made_by(path)} again")
     return positions
 
 
@@ -181,14 +180,18 @@ def texts_read(corpus: Path, tokens: Path) -> pa.Table:
 def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTexts = "cut") -> TokensReport:
     """Tokenize the Parquet corpus `corpus` into `path`, a chunk of rows in memory at a time, in the corpus's order.
 
+    The table says by which tokenizer, up to which length and how long texts were read; see
+    `finstill.corpus.provenance`.
+
     Args:
         tokenizer, long: as `tokenize_windows` takes them.
     """
     report = TokensReport()
     unknown = unknown_id(tokenizer)
+    schema = TableProvenance.of_tokenizer(tokenizer, long).of_schema(CORPUS_TOKENS_SCHEMA)
     with pq.ParquetFile(corpus) as source, whole_file(path) as unfinished:
         advance = progress_logger(logger, "tokens", source.metadata.num_rows, "texts")
-        with pq.ParquetWriter(unfinished, CORPUS_TOKENS_SCHEMA) as writer:
+        with pq.ParquetWriter(unfinished, schema) as writer:
             for batch in source.iter_batches(ROWS_PER_CHUNK, columns=["key", "text"]):
                 texts = batch["text"].to_pylist()
                 table = tokenize_windows(batch["key"], texts, tokenizer, long)

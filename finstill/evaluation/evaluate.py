@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from finstill.config.settings import rename_old_keys
+from finstill.errors import InputError
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import read_json, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
@@ -119,7 +120,16 @@ def evaluate_student(
         out_of_domain: name and rows of an out-of-domain data set, all of them labelled, with the teacher's logits too.
         further: the other teachers of an ensemble, each with the test rows' token ids by its own tokenizer; `test` has
             the logits of all together.
+
+    Raises:
+        InputError: the package was made beside other teachers.
     """
+    if package.teacher != (fingerprint := ensemble_fingerprint([teacher, *(each for each, _ in further)])):
+        raise InputError(
+            f"it is of teacher {package.teacher}, and {teacher.folder} of teacher {fingerprint}",
+            where=package.folder,
+            remedy="Materialize student_package again",
+        )
     one_thread = OnnxClassifier(package.graph, threads=1)
     logits = test.over_texts(one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET))
     texts = test.whole_texts()

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finstill.config.settings import rename_old_keys
+from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.inference.session import GRAPH_FILES
+from finstill.quiet import errors_alone
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
 from finstill.teacher.fingerprint import configuration_identity, teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -20,7 +23,6 @@ from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 DESCRIPTION_FILE = "teacher.json"
 
 VARIANT = "fused-attention-3"
@@ -85,6 +87,18 @@ def ensemble_fingerprint(teachers: Sequence[TeacherGraph]) -> str:
     """Return what identifies the mean of the teachers' logits; of one alone, its own fingerprint."""
     first, *others = (teacher.fingerprint for teacher in teachers)
     return digest(first, *others) if others else first
+
+
+def require_answers_of(teachers: Sequence[TeacherGraph], teacher_logits: Path) -> None:
+    """Refuse a table of logits that these teachers did not give, or of texts that the first of them reads otherwise.
+
+    Raises:
+        InputError: names the table and the first teacher's folder, and what each says; or the table says nothing.
+    """
+    first, said = teachers[0], TableProvenance.read(teacher_logits)
+    tokenizer = tokenizer_identity(read_tokenizer(first.folder))
+    theirs = TableProvenance(tokenizer, first.max_length, said.long, tuple(each.fingerprint for each in teachers))
+    require_together(teacher_logits, said, first.folder, theirs, f"Materialize {made_by(teacher_logits)} again")
 
 
 def export_teacher(
@@ -182,21 +196,15 @@ def export_graph(model: PreTrainedModel, path: Path) -> None:
     axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     names = ["input_ids", "attention_mask"]
     # The exporter warns of its own internals on every call; what matters, that the graph is right, is proved after.
-    exporter_log = logging.getLogger("torch.onnx")
-    level = exporter_log.level
-    exporter_log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                Logits().eval(),
-                example,
-                path,
-                input_names=names,
-                output_names=["logits"],
-                dynamic_shapes=(axes, axes),
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        exporter_log.setLevel(level)
+    with errors_alone("torch.onnx"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            Logits().eval(),
+            example,
+            path,
+            input_names=names,
+            output_names=["logits"],
+            dynamic_shapes=(axes, axes),
+            external_data=False,
+            verbose=False,
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 import finstill
 from finstill.config.architectures import BaseConfig
 from finstill.config.recipe import Recipe
+from finstill.corpus.provenance import TableProvenance, require_together, says_nothing
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
@@ -191,6 +192,8 @@ class TrainedStudent:
         history: an entry an epoch: loss, temperature, validation figures.
         rows: texts it was trained on, each counted once.
         parameters: number of weights.
+        provenance: how the texts were read that it learned from, and by which teachers' logits, if any; None where that
+            is not known.
     """
 
     folder: Path
@@ -199,15 +202,31 @@ class TrainedStudent:
     history: list[dict[str, float]]
     rows: int
     parameters: int
+    provenance: TableProvenance | None = None
 
     @classmethod
     def read(cls, folder: Path) -> TrainedStudent:
         values = read_json(folder / TRAINING_FILE)
+        # An older version's says nothing of it.
+        provenance = values.get("provenance")
         return cls(
             folder,
             Recipe.from_stored(values["recipe"]),
             *(values[k] for k in ("inputs", "history", "rows", "parameters")),
+            TableProvenance.from_dict(provenance) if provenance else None,
         )
+
+    def require_taught_by(self, teacher_logits: Path) -> None:
+        """Refuse to measure the student beside logits of texts that it reads otherwise, or of teachers it did not hear.
+
+        Raises:
+            InputError: names both files, and what each says; or one of them says nothing.
+        """
+        file = self.folder / TRAINING_FILE
+        if self.provenance is None:
+            raise says_nothing(file, "student")
+        said = TableProvenance.read(teacher_logits)
+        require_together(file, self.provenance, teacher_logits, said, "Materialize student again")
 
 
 def train_student(
@@ -243,11 +262,16 @@ def train_student(
     # Before rows without a label are left out, so that a label-only baseline knows the same words.
     tokenizer = read_tokenizer(teacher_checkpoint)
     vocabulary = _vocabulary(recipe.architecture, train, tokenizer, len(word_embeddings(teacher)))
+    provenance = train.provenance
     if recipe.alpha == 0:
+        provenance = provenance and replace(provenance, teachers=())
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
     inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, tokenizer, teacher)
+    existing = read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     # The rest of the file may be another version's.
-    if (folder / TRAINING_FILE).is_file() and read_json(folder / TRAINING_FILE)["inputs"] == inputs:
+    if existing is not None and existing["inputs"] == inputs:
+        # Another teacher may give the same logits.
+        write_json(folder / TRAINING_FILE, {**existing, "provenance": provenance and asdict(provenance)})
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
         return TrainedStudent.read(folder)
     texts = len(train)
@@ -271,7 +295,7 @@ def train_student(
         report_to=[each for each in report_to if each != "tensorboard"],
     )
     history = run_training(trainer, stage)
-    trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters())
+    trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters(), provenance)
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)

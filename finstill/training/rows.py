@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finstill.cache.joins import first_positions
 from finstill.config.task import Task, task_logits
 from finstill.corpus.long_texts import mean_over_windows
+from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokens import text_positions
+from finstill.errors import InputError
 
 NO_LABEL = -100
 """Stands for the label of a row that has none: what torch's cross-entropy passes over."""
@@ -49,12 +52,14 @@ class TrainingRows:
         labels: int64, (rows,), `NO_LABEL` where a text has none.
         teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
         windows: which windows are of one text; None where each row is a text.
+        provenance: what made the tables that the rows come from; None where they come from none.
     """
 
     input_ids: list[list[int]]
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     windows: WindowsOfTexts | None = None
+    provenance: TableProvenance | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -75,7 +80,9 @@ class TrainingRows:
             return self
         first = np.flatnonzero(np.diff(self.windows.texts, prepend=-1))
         logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
-        return TrainingRows([self.input_ids[i] for i in first.tolist()], self.labels[first], logits)
+        return TrainingRows(
+            [self.input_ids[i] for i in first.tolist()], self.labels[first], logits, None, self.provenance
+        )
 
     def labelled(self) -> TrainingRows:
         """Return the rows that have a label."""
@@ -107,6 +114,7 @@ class TrainingRows:
             self.labels[positions],
             None if self.teacher_logits is None else self.teacher_logits[positions],
             None if self.windows is None else self.windows.at(positions),
+            self.provenance,
         )
 
 
@@ -118,44 +126,56 @@ def training_rows(
     Args:
         corpus: Parquet file of one row a text.
         tokens: Parquet file of one row a window of a text, in the corpus's order.
-        teacher_logits: Parquet file of a row for each of `tokens`, in their order.
+        teacher_logits: Parquet file with one row for each key of `tokens`, in whichever order; it may hold more.
         task: gives labels their numbers, and the teacher's classes their labels.
 
     Raises:
-        ValueError: the tables are not of the same corpus: one was made again and the others were not.
+        InputError: the tables do not belong together: one was made again and the others were not, by another tokenizer
+            or up to another length, or a text has no logits, or has them twice.
     """
+    provenance = TableProvenance.read(tokens)
     columns = pq.read_table(corpus, columns=["key", "label", "split"])
     ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
     texts = text_positions(columns["key"], ids["text_key"], tokens)
     labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
     logits = None
     if teacher_logits is not None:
-        table = pq.read_table(teacher_logits)
-        _require_same_rows(ids, table, teacher_logits)
-        logits = _task_logits(table, task)
+        said = TableProvenance.read(teacher_logits)
+        require_together(teacher_logits, said, tokens, provenance, f"Materialize {made_by(teacher_logits)} again")
+        provenance = said
+        logits = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
-    rows = TrainingRows(ids["input_ids"].to_pylist(), labels[texts], logits, windows)
+    rows = TrainingRows(ids["input_ids"].to_pylist(), labels[texts], logits, windows, provenance)
     splits = columns["split"].to_numpy()[texts]
     return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
 
 
-def with_augmented(train: TrainingRows, augmented: Path, augmented_logits: Path, task: Task) -> TrainingRows:
+def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, task: Task) -> TrainingRows:
     """Return the rows of `train` and, after them, those of the augmented corpus: rows without a label.
 
     Args:
         train: with teacher logits over the task's labels.
-        augmented, augmented_logits: Parquet files of one row a text, in the same order.
+        augmented: Parquet file of one row a text.
+        teacher_logits: Parquet file with one row for each key of `augmented`, in whichever order.
 
     Raises:
-        ValueError: the tables do not belong together: one was made again and the other was not.
+        InputError: the tables do not belong together; see `training_rows`.
     """
     assert train.teacher_logits is not None
-    texts, logits = pq.read_table(augmented, columns=["key", "input_ids"]), pq.read_table(augmented_logits)
-    _require_same_rows(texts, logits, augmented_logits)
+    said = TableProvenance.read(augmented)
+    require_together(
+        augmented,
+        said,
+        teacher_logits,
+        TableProvenance.read(teacher_logits),
+        "Materialize augmented_corpus and teacher_logits again",
+    )
+    texts = pq.read_table(augmented, columns=["key", "input_ids"])
     return TrainingRows(
         train.input_ids + texts["input_ids"].to_pylist(),
         np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
-        np.concatenate([train.teacher_logits, _task_logits(logits, task)]),
+        np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)]),
+        provenance=train.provenance,
     )
 
 
@@ -164,13 +184,29 @@ def read_teacher_labels(schema: pa.Schema) -> list[str]:
     return schema.metadata[b"labels"].decode().split("\n")
 
 
-def _task_logits(table: pa.Table, task: Task) -> np.ndarray:
-    """Return the logits of a table of teacher logits over the task's labels: float32, (rows, labels)."""
+def _logits_of(keys: pa.ChunkedArray, tokens: Path, teacher_logits: Path, task: Task) -> np.ndarray:
+    """Return the teacher's logits of `keys` over the task's labels: float32, (keys, labels).
+
+    Raises:
+        InputError: a key has no row in the table, or two.
+    """
+    table = pq.read_table(teacher_logits)
+    first = first_positions(table["key"])
+    if len(first) < len(table):
+        doubled = np.setdiff1d(np.arange(len(table)), first)[0]
+        raise _of_other_texts(f"the key {_hex(table['key'][doubled])} stands in it twice", teacher_logits)
+    positions = pc.index_in(keys, table["key"].combine_chunks())
+    if positions.null_count:
+        missing = keys.filter(pc.is_null(positions))[0]
+        raise _of_other_texts(f"it has no row for the key {_hex(missing)}, which stands in {tokens}", teacher_logits)
     teacher_labels = read_teacher_labels(table.schema)
-    flat = table["logits"].combine_chunks().flatten().to_numpy()
-    return task_logits(flat.reshape(len(table), len(teacher_labels)), task, teacher_labels)
+    flat = table["logits"].take(positions).combine_chunks().flatten().to_numpy()
+    return task_logits(flat.reshape(len(keys), len(teacher_labels)), task, teacher_labels)
 
 
-def _require_same_rows(texts: pa.Table, other: pa.Table, path: Path) -> None:
-    if not texts["key"].equals(other["key"]):
-        raise ValueError(f"{path.name} is not of these texts: materialize it again")
+def _of_other_texts(problem: str, teacher_logits: Path) -> InputError:
+    return InputError(problem, where=teacher_logits, remedy=f"Materialize {made_by(teacher_logits)} again")
+
+
+def _hex(key: pa.Scalar) -> str:
+    return key.as_py().hex()

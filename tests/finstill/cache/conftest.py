@@ -6,43 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from onnx import numpy_helper, parser
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from bench.tiny_teacher import write_tiny_teacher
 from finstill.cache.cache import SoftLabelCache
+from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.text import KEY_BYTES, normalise, text_key
-from finstill.corpus.tokens import tokenize
+from finstill.corpus.tokens import TOKENS_SCHEMA, tokenize
 
 LABELS = ("negative", "neutral", "positive")
-
-GRAPH = """
-<ir_version: 8, opset_import: ["" : 17]>
-mean_embedding (int64[B, T] input_ids, int64[B, T] attention_mask) => (float[B, 3] logits)
-<int64[1] tokens = {1}, int64[1] width = {2}>
-{
-    embedded = Gather(embedding, input_ids)
-    mask = Cast<to = 1>(attention_mask)
-    mask_column = Unsqueeze(mask, width)
-    masked = Mul(embedded, mask_column)
-    total = ReduceSum<keepdims = 0>(masked, tokens)
-    count = ReduceSum<keepdims = 1>(mask, tokens)
-    logits = Div(total, count)
-}
-"""
 
 
 @pytest.fixture(scope="session")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny teacher's ONNX file: a row's logits are the mean of its tokens' embeddings."""
-    model = parser.parse_model(GRAPH)
-    embedding = np.random.default_rng(5).standard_normal((256, 3)).astype(np.float32)
-    model.graph.initializer.append(numpy_helper.from_array(embedding, "embedding"))
     path = tmp_path_factory.mktemp("teacher") / "model.onnx"
-    onnx.save(model, path)
+    write_tiny_teacher(path, vocabulary=256, classes=len(LABELS), seed=5)
     return path
 
 
@@ -64,7 +46,8 @@ def write_tokens(byte_tokenizer: Tokenizer) -> Callable[[Path, Sequence[str]], p
     def write(path: Path, texts: Sequence[str]) -> pa.Table:
         normal = [normalise(text) for text in texts]
         keys = pa.array([text_key(text) for text in normal], pa.binary(KEY_BYTES))
-        table = tokenize(keys, normal, byte_tokenizer)
+        schema = TableProvenance.of_tokenizer(byte_tokenizer, "cut").of_schema(TOKENS_SCHEMA)
+        table = tokenize(keys, normal, byte_tokenizer).cast(schema)
         pq.write_table(table, path, row_group_size=50)
         return table
 

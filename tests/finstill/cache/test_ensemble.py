@@ -5,25 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy.special import log_softmax, softmax
 
 from finstill.cache.ensemble import write_average_logits
 from finstill.config.task import SENTIMENT
+from finstill.corpus.provenance import TableProvenance
 from finstill.errors import InputError
+from tests.tables import write_logits_table
 
 KEYS = [bytes([i]) * 16 for i in range(40)]
 
 
 def table(path: Path, logits: np.ndarray, labels: tuple[str, ...], keys: list[bytes] = KEYS) -> Path:
-    schema = pa.schema(
-        [pa.field("key", pa.binary(16)), pa.field("logits", pa.list_(pa.float32(), len(labels)))],
-        metadata={"labels": "\n".join(labels)},
-    )
-    pq.write_table(pa.table([keys, list(logits.astype(np.float32))], schema=schema), path)
-    return path
+    provenance = TableProvenance(f"tokenizer of {path.stem}", 64, "cut", (f"teacher {path.stem}",))
+    return write_logits_table(path, keys, logits, labels, provenance)
 
 
 def average(folder: Path, *tables: Path) -> np.ndarray:
@@ -44,6 +41,8 @@ def test_it_is_the_mean_of_log_probabilities_with_classes_matched_by_name(
     second = table(tmp_path / "b.parquet", other[:, [2, 0, 1]], ("Positive", "Negative", "Neutral"))
     expected = (log_softmax(one, axis=1) + log_softmax(other, axis=1)) / 2
     assert average(tmp_path, first, second) == pytest.approx(expected, abs=1e-6)
+    said = TableProvenance.read(tmp_path / "mean.parquet")
+    assert said == TableProvenance("tokenizer of a", 64, "cut", ("teacher a", "teacher b"))
 
 
 def test_a_constant_that_a_teacher_adds_to_its_logits_changes_nothing(tmp_path: Path) -> None:

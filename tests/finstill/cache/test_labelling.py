@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from finstill.cache import labelling
 from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import LabellingReport, label_texts, write_corpus_logits
+from finstill.cache.labelling import LabellingReport, label_texts, write_logits
+from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.text import normalise
 from finstill.inference.session import OnnxClassifier
 
@@ -155,18 +156,22 @@ def test_each_chunk_is_one_part(
     assert len(sizes) == -(-rows // 32)
 
 
-def test_the_corpus_gets_its_logits_in_its_order(
+def test_each_text_of_two_tables_gets_its_logits_once_in_their_order(
     cache: SoftLabelCache, graph: Path, write_tokens: WriteTokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labelling, "LOOKUP_ROWS", 3)
-    tokens = write_tokens(tmp_path / "tokens.parquet", [*SCRIPTS, *reversed(SCRIPTS)])
-    label_texts(tmp_path / "tokens.parquet", cache, partial(OnnxClassifier, graph), 512)
-    write_corpus_logits(tmp_path / "tokens.parquet", cache, tmp_path / "logits.parquet")
+    paths = [tmp_path / "tokens.parquet", tmp_path / "augmented.parquet"]
+    tokens = write_tokens(paths[0], [*SCRIPTS, *reversed(SCRIPTS)])
+    augmented = write_tokens(paths[1], ["one more", SCRIPTS[0]])
+    for path in paths:
+        label_texts(path, cache, partial(OnnxClassifier, graph), 512)
+    write_logits(paths, cache, tmp_path / "logits.parquet")
     written = pq.read_table(tmp_path / "logits.parquet")
-    assert written["key"].to_pylist() == tokens["key"].to_pylist()
+    assert written["key"].to_pylist() == [*tokens["key"].to_pylist()[: len(SCRIPTS)], augmented["key"][0].as_py()]
     assert written.schema.metadata[b"labels"] == b"negative\nneutral\npositive"
-    alone = [OnnxClassifier(graph).batch_logits([row])[0] for row in tokens["input_ids"].to_pylist()]
-    np.testing.assert_allclose(written["logits"].to_pylist(), alone, rtol=0, atol=1e-4)
+    assert TableProvenance.read(tmp_path / "logits.parquet").teachers == (cache.fingerprint,)
+    alone = [OnnxClassifier(graph).batch_logits([row])[0] for row in tokens["input_ids"].to_pylist()[: len(SCRIPTS)]]
+    np.testing.assert_allclose(written["logits"].to_pylist()[:-1], alone, rtol=0, atol=1e-4)
 
 
 def test_a_text_without_a_row_is_an_error_and_no_file(
@@ -174,5 +179,5 @@ def test_a_text_without_a_row_is_an_error_and_no_file(
 ) -> None:
     write_tokens(tmp_path / "tokens.parquet", SCRIPTS)
     with pytest.raises(KeyError):
-        write_corpus_logits(tmp_path / "tokens.parquet", cache, tmp_path / "logits.parquet")
+        write_logits([tmp_path / "tokens.parquet"], cache, tmp_path / "logits.parquet")
     assert not (tmp_path / "logits.parquet").exists()

@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner
 
 from finstill.cache.cache import DamagedPartError, SoftLabelCache, teachers
-from finstill.cache.labelling import label_texts, write_corpus_logits
+from finstill.cache.labelling import label_texts, write_logits
 from finstill.cache.upkeep import compact, prune, quarantine, statistics, verify
 from finstill.cli import app
 from finstill.errors import InputError
@@ -58,11 +58,11 @@ def test_a_teacher_pass_costs_new_texts_only(
     assert label_texts(tokens, cache, partial(OnnxClassifier, graph), 512).labelled == 90
     write_tokens(tokens, [f"headline {i}" for i in range(100)])
     assert label_texts(tokens, cache, partial(OnnxClassifier, graph), 512).labelled == 10
-    write_corpus_logits(tokens, cache, tmp_path / "remote.parquet")
+    write_logits([tokens], cache, tmp_path / "remote.parquet")
 
     local = SoftLabelCache(tmp_path / "local", FINGERPRINT, LABELS)
     label_texts(tokens, local, partial(OnnxClassifier, graph), 512)
-    write_corpus_logits(tokens, local, tmp_path / "local.parquet")
+    write_logits([tokens], local, tmp_path / "local.parquet")
     remote, here = (pa.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("remote", "local"))
     assert remote["key"].equals(here["key"])
     np.testing.assert_allclose(remote["logits"].to_pylist(), here["logits"].to_pylist(), rtol=0, atol=1e-4)
