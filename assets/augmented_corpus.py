@@ -50,7 +50,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
 
     settings, workspace = profile.profile(), profile.workspace
-    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
     report = augment_corpus(
         workspace.corpus,
         workspace.tokens,

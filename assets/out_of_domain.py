@@ -12,7 +12,7 @@ from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 from assets.teacher import teacher_ensemble, teacher_onnx
-from assets.teacher_logits import label_table
+from assets.teacher_logits import label_tables
 
 
 @asset(
@@ -35,6 +35,7 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.corpus.tokens import tokenize_corpus
     from finstill.files import digest
+    from finstill.teacher.export import TeacherGraph
 
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.out_of_domain, workspace.out_of_domain
@@ -46,9 +47,9 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     )
     write_corpus(texts, made.corpus)
     write_bad_rows(report.set_aside, made.bad_rows)
-    tokenizer = load_tokenizer(workspace.teacher_onnx, settings.teacher.max_length)
+    tokenizer = load_tokenizer(workspace.teacher_onnx, TeacherGraph.read(workspace.teacher_onnx).max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)
-    labelling, _ = label_table(profile, made.corpus, made.tokens, made.teacher_logits)
+    labelling, _ = label_tables(profile, {made.tokens: made.corpus}, made.teacher_logits)
     counts = Counter(texts["label"].to_pylist())
     return MaterializeResult(
         metadata={

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @retries_where_it_can_help
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
+    from finstill.corpus.provenance import require_tokens_of
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
     from finstill.teacher.checkpoint import (
@@ -42,6 +43,9 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     checkpoint = resolve_checkpoint(settings.teacher.checkpoint, settings.teacher.revision)
     metadata: dict[str, Any] = {"source": checkpoint.source, "revision": checkpoint.revision or "a folder has none"}
     if settings.teacher.fine_tune is not None:
+        require_tokens_of(
+            workspace.tokens, checkpoint.folder, settings.teacher.max_length, "Materialize tokens again"
+        )
         rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
         folder = workspace.teacher_checkpoint / "fine_tuned"
         tuned = fine_tune(
@@ -60,7 +64,7 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
             "training": picture("Training of the teacher", training_curves(tuned.history, "teacher")),
         }
     model = load_classifier(checkpoint.folder)
-    checkpoint.write(workspace.teacher_checkpoint / "checkpoint.json")
+    checkpoint.write(workspace.teacher_checkpoint)
     return MaterializeResult(
         metadata={
             **metadata,
@@ -84,7 +88,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     from finstill.teacher.export import export_teacher
 
     settings, workspace = profile.profile(), profile.workspace
-    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
     teacher = export_teacher(
         checkpoint.folder,
         workspace.teacher_onnx,
@@ -188,7 +192,7 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     from finstill.teacher.export import TeacherGraph
 
     workspace, settings = profile.workspace, profile.profile().teacher
-    checkpoint = Checkpoint.read(workspace.teacher_checkpoint / "checkpoint.json")
+    checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
     rows = pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
     classifier = OnnxClassifier(TeacherGraph.read(workspace.teacher_onnx).float32_graph)
     parity = graph_parity(classifier.logits(rows, settings.token_budget), load_classifier(checkpoint.folder), rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,39 +57,46 @@ LOGITS_LINEAGE = TableColumnLineage(
 @retries_where_it_can_help
 def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
+    import pyarrow.parquet as pq
+
     from finstill.files import digest
 
     workspace = profile.workspace
     started = time.monotonic()
-    of_corpus, cache = label_table(profile, workspace.corpus, workspace.tokens, workspace.teacher_logits)
-    of_augmented, _ = label_table(profile, workspace.augmented, workspace.augmented, workspace.augmented_logits)
+    tables = {workspace.tokens: workspace.corpus, workspace.augmented: workspace.augmented}
+    report, cache = label_tables(profile, tables, workspace.teacher_logits)
     seconds = time.monotonic() - started
-    report = of_corpus + of_augmented
     return MaterializeResult(
         metadata={
-            "dagster/row_count": of_corpus.rows,
+            "dagster/row_count": pq.read_metadata(workspace.teacher_logits).num_rows,
             "dagster/uri": workspace.teacher_logits.as_uri(),
             "texts": report.rows,
-            "texts_augmented": of_augmented.rows,
+            "texts_augmented": pq.read_metadata(workspace.augmented).num_rows,
             "rows_reached_by_the_teacher": report.labelled,
             "cache_hit_rate": report.hit_rate,
             **({"texts_per_second": report.labelled / seconds} if report.labelled else {}),
             "cache": cache.where,
         },
-        data_version=DataVersion(digest(workspace.teacher_logits, workspace.augmented_logits)),
+        data_version=DataVersion(digest(workspace.teacher_logits)),
     )
 
 
-def label_table(
-    profile: ProfileResource, texts: Path, tokens: Path, logits: Path
+def label_tables(
+    profile: ProfileResource, tables: Mapping[Path, Path], logits: Path
 ) -> tuple[LabellingReport, SoftLabelCache]:
-    """Write to `logits` what the teacher says of each row of the token table `tokens`, from the cache where it can.
+    """Write to `logits` what the teacher says of each row of token tables, from the cache where it can.
 
     An ensemble's teachers each read the same texts, and the windows of long ones as the first teacher's tokenizer cuts
     them, by their own tokenizer, and answer from their own cache; what is written is the mean.
 
+    Args:
+        tables: token tables, each with the table that its texts stand in.
+
     Returns:
         What reached the teachers, and the cache of the first.
+
+    Raises:
+        InputError: a table holds ids of another tokenizer or length than the teacher's; no text reaches it then.
     """
     from finstill.cache.ensemble import write_average_logits
     from finstill.corpus.build import write_corpus
@@ -99,26 +107,35 @@ def label_table(
     workspace = profile.workspace
     first, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     if not further:
-        return _label_by(profile, first, tokens, logits)
-    with tempfile.TemporaryDirectory(dir=workspace.root) as folder:
-        parts = [Path(folder) / f"logits-{number}.parquet" for number in range(1 + len(further))]
-        report, cache = _label_by(profile, first, tokens, parts[0])
-        read, own = Path(folder) / "texts.parquet", Path(folder) / "tokens.parquet"
-        write_corpus(texts_read(texts, tokens), read)
+        return _label_by(profile, first, list(tables), logits)
+    with tempfile.TemporaryDirectory(dir=workspace.root) as name:
+        folder = Path(name)
+        parts = [folder / f"logits-{number}.parquet" for number in range(1 + len(further))]
+        report, cache = _label_by(profile, first, list(tables), parts[0])
+        own = [folder / f"tokens-{number}.parquet" for number in range(len(tables))]
+        read = [folder / f"texts-{number}.parquet" for number in range(len(tables))]
+        for (ids, texts), path in zip(tables.items(), read, strict=True):
+            write_corpus(texts_read(texts, ids), path)
         for teacher, part in zip(further, parts[1:], strict=True):
-            tokenize_corpus(read, load_tokenizer(teacher.folder, teacher.max_length), own)
+            tokenizer = load_tokenizer(teacher.folder, teacher.max_length)
+            for texts, ids in zip(read, own, strict=True):
+                tokenize_corpus(texts, tokenizer, ids)
             report += _label_by(profile, teacher, own, part)[0]
         write_average_logits(parts, profile.profile().task, logits)
     return report, cache
 
 
 def _label_by(
-    profile: ProfileResource, teacher: TeacherGraph, tokens: Path, logits: Path
+    profile: ProfileResource, teacher: TeacherGraph, tables: Sequence[Path], logits: Path
 ) -> tuple[LabellingReport, SoftLabelCache]:
     from finstill.cache.cache import SoftLabelCache
-    from finstill.cache.labelling import label_texts, write_corpus_logits
+    from finstill.cache.labelling import LabellingReport, label_texts, write_logits
+    from finstill.corpus.provenance import made_by, require_tokens_of
     from finstill.inference.session import OnnxClassifier
 
+    for ids in tables:
+        remedy = f"Materialize {made_by(ids)} and teacher_onnx again"
+        require_tokens_of(ids, teacher.folder, teacher.max_length, remedy)
     settings = profile.profile().teacher
     about = {
         "source": teacher.source,
@@ -127,13 +144,15 @@ def _label_by(
         "precision": teacher.precision,
     }
     cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
-    report = label_texts(
-        tokens,
-        cache,
-        lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
-        settings.token_budget,
-    )
-    write_corpus_logits(tokens, cache, logits)
+    report = LabellingReport(0, 0)
+    for ids in tables:
+        report += label_texts(
+            ids,
+            cache,
+            lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
+            settings.token_budget,
+        )
+    write_logits(tables, cache, logits)
     return report, cache
 
 
@@ -141,22 +160,22 @@ def _label_by(
 def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
     """Each text of the corpus and of the augmented one, or each of its windows, has one row of finite logits."""
     import numpy as np
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     workspace = profile.workspace
-    texts, covered, finite = 0, True, True
-    pairs = ((workspace.tokens, workspace.teacher_logits), (workspace.augmented, workspace.augmented_logits))
-    for of_tokens, of_logits in pairs:
-        logits = pq.read_table(of_logits)
-        keys = pq.read_table(of_tokens, columns=["key"])["key"]
-        texts += len(keys)
-        covered &= logits["key"].equals(keys)
-        finite &= bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
+    logits = pq.read_table(workspace.teacher_logits)
+    finite = bool(np.isfinite(logits["logits"].combine_chunks().flatten().to_numpy()).all())
+    rows = [pq.read_table(table, columns=["key"]) for table in (workspace.tokens, workspace.augmented)]
+    keys = pa.concat_tables(rows)["key"]
+    once = len(logits["key"].unique()) == len(logits) == len(keys.unique())
+    covered = once and pc.all(pc.is_in(keys, logits["key"].combine_chunks()), min_count=0).as_py()
     corpus_keys = pq.read_table(workspace.corpus, columns=["key"])["key"]
     covered &= pq.read_table(workspace.tokens, columns=["text_key"])["text_key"].unique().equals(corpus_keys.unique())
     return AssetCheckResult(
         passed=covered and finite,
-        description=f"{texts:,} texts; rows of logits in the same order: {covered}; all finite: {finite}.",
+        description=f"{len(keys):,} texts; one row of logits for each: {covered}; all finite: {finite}.",
     )
 
 

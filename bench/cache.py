@@ -24,7 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_corpus_logits
+from finstill.cache.labelling import label_texts, write_logits
+from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.text import KEY_BYTES
 from finstill.corpus.tokens import TOKENS_SCHEMA
 from finstill.inference.session import OnnxClassifier
@@ -115,20 +116,21 @@ def measure_pass(folder: Path, rows: int) -> tuple[float, float]:
 
     write_tiny_teacher(folder / "model.onnx", 30_000, len(LABELS), seed=2)
     random = np.random.default_rng(3)
-    with pq.ParquetWriter(folder / "tokens.parquet", TOKENS_SCHEMA) as writer:
+    schema = TableProvenance(tokenizer="random ids", max_length=40, long="cut").of_schema(TOKENS_SCHEMA)
+    with pq.ParquetWriter(folder / "tokens.parquet", schema) as writer:
         for start in range(0, rows, 8192):
             lengths = random.integers(8, 40, min(8192, rows - start)).astype(np.int32)
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
             ids = pa.ListArray.from_arrays(offsets, random.integers(0, 30_000, offsets[-1], dtype=np.int32))
             columns = [random_keys(random, len(lengths)), ids, lengths, np.zeros(len(lengths), bool)]
-            writer.write_table(pa.table(columns, schema=TOKENS_SCHEMA))
+            writer.write_table(pa.table(columns, schema=schema))
     teacher = OnnxClassifier(folder / "model.onnx")
     teacher.batch_logits([[1, 2, 3]])
     before = peak_gib()
     cache = SoftLabelCache(folder / "pass", FINGERPRINT, LABELS)
     start_time = time.perf_counter()
     label_texts(folder / "tokens.parquet", cache, lambda: teacher, token_budget=4096)
-    write_corpus_logits(folder / "tokens.parquet", cache, folder / "logits.parquet")
+    write_logits([folder / "tokens.parquet"], cache, folder / "logits.parquet")
     return rows / (time.perf_counter() - start_time), peak_gib() - before
 
 

@@ -17,26 +17,28 @@ from typing import Any
 
 import numpy as np
 import onnx
-import polars as pl
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from joblib import Parallel, cpu_count, delayed
-from machine import describe_machine, read_arguments, read_shared, report, take_turns, times_faster
+from machine import describe_machine, draw_rows, read_arguments, read_shared, report, take_turns, times_faster
 
 from finstill.augment.build import augment_corpus
 from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_corpus_logits
+from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import ConvolutionConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.profile import Augmentation, CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.config.temperature import TemperatureSchedule
+from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation.significance import Difference
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import agreement, calibration_error, macro_f1
 from finstill.packaging.build import build_package
 from finstill.packaging.card import Provenance
@@ -156,7 +158,8 @@ def main() -> None:
         write_graphs(path)
         students.setdefault(name, []).append(path)
 
-    rows = training_rows(folder / "corpus.parquet", folder / "tokens.parquet", SENTIMENT, folder / "logits.parquet")
+    files = Workspace(folder)
+    rows = training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
     test = rows["test"]
     logits = {name: np.stack([predict(path, test) for path in paths]) for name, paths in students.items()}
     print_table(test, logits, students)
@@ -167,40 +170,41 @@ def main() -> None:
 
 def make_corpus(folder: Path, headlines: int) -> None:
     """Write PhraseBank with its own split, and `headlines` of the headlines as unlabelled train rows, and their ids."""
-    if (folder / "tokens.parquet").exists():
+    files = Workspace(folder)
+    if files.tokens.exists():
         return
-    columns = pl.col("text"), pl.col("label"), pl.col("split")
-    unlabelled = read_shared("business_headlines").sample(headlines, seed=0)
-    unlabelled = unlabelled.with_columns(label=pl.lit(None, pl.String), split=pl.lit("train"))
+    labelled = read_shared("financial_phrasebank").select(["text", "label", "split"])
+    texts = draw_rows(read_shared("business_headlines"), headlines)["text"]
+    columns = [texts, pa.nulls(headlines), pa.repeat("train", headlines)]
     source = folder / "source.parquet"
-    pl.concat([read_shared("financial_phrasebank").select(columns), unlabelled.select(columns)]).write_parquet(source)
+    unlabelled = pa.table(columns, names=labelled.column_names).cast(labelled.schema)
+    pq.write_table(pa.concat_tables([labelled, unlabelled]), source)
     rows = read_rows(CorpusSource(path=str(source), label="label", split="split"))
     corpus, _ = build_corpus(rows, SENTIMENT.labels, {})
-    pq.write_table(corpus, folder / "corpus.parquet")
+    pq.write_table(corpus, files.corpus)
     tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
-    tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
+    tokenize_corpus(files.corpus, tokenizer, files.tokens)
 
 
 def make_teacher(folder: Path, size: Size) -> TeacherGraph:
     """Fine-tune the teacher, make the augmented corpus from its embeddings, and label all texts."""
-    corpus, tokens, augmented = (folder / f"{name}.parquet" for name in ("corpus", "tokens", "augmented"))
-    encoder, checkpoint = resolve_checkpoint("embedded"), folder / "teacher"
-    rows = training_rows(corpus, tokens, SENTIMENT)
+    files, encoder, checkpoint = Workspace(folder), resolve_checkpoint("embedded"), folder / "teacher"
+    rows = training_rows(files.corpus, files.tokens, SENTIMENT)
     fine_tune(encoder, size.teacher, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
     teacher = export_teacher(checkpoint, folder / "onnx", max_length=MAX_LENGTH, source="embedded")
-    if not augmented.exists():
+    if not files.augmented.exists():
         augment_corpus(
-            corpus,
-            tokens,
+            files.corpus,
+            files.tokens,
             load_tokenizer(checkpoint, MAX_LENGTH),
             word_embeddings(load_classifier(checkpoint)),
             Augmentation(variants_per_text=size.variants),
-            augmented,
+            files.augmented,
         )
     cache = SoftLabelCache(folder / "cache", teacher.fingerprint, teacher.labels)
-    for texts, logits in ((tokens, "logits"), (augmented, "augmented_logits")):
+    for texts in (files.tokens, files.augmented):
         label_texts(texts, cache, partial(OnnxClassifier, teacher.graph), TEACHER_TOKEN_BUDGET)
-        write_corpus_logits(texts, cache, folder / f"{logits}.parquet")
+    write_logits([files.tokens, files.augmented], cache, files.teacher_logits)
     return teacher
 
 
@@ -208,10 +212,11 @@ def train(folder: Path, most_epochs: int, name: str, recipe: Recipe, transfer: f
     """Train one student from `transfer` text beside the labelled rows and return its folder."""
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
-    rows = training_rows(folder / "corpus.parquet", folder / "tokens.parquet", SENTIMENT, folder / "logits.parquet")
+    files = Workspace(folder)
+    rows = training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
     learned = rows["train"] if "headlines" in transfer else rows["train"].labelled()
     if "augmented" in transfer:
-        learned = with_augmented(learned, folder / "augmented.parquet", folder / "augmented_logits.parquet", SENTIMENT)
+        learned = with_augmented(learned, files.augmented, files.teacher_logits, SENTIMENT)
     # A folder of its own for each: its trainer keeps checkpoints beside it.
     student = folder / "students" / name.replace("/", " ") / str(seed) / "student"
     train_student(
@@ -229,12 +234,12 @@ def train(folder: Path, most_epochs: int, name: str, recipe: Recipe, transfer: f
 
 def write_graphs(student: Path) -> None:
     graph = load_student(student).onnx_graph()
-    onnx.save(graph, student / "float32.onnx")
-    onnx.save(quantize_student(graph), student / "int8.onnx")
+    onnx.save(graph, student / GRAPH_FILES["float32"])
+    onnx.save(quantize_student(graph), student / GRAPH_FILES["int8"])
 
 
 def predict(student: Path, rows: TrainingRows, precision: str = "float32") -> np.ndarray:
-    return OnnxClassifier(student / f"{precision}.onnx").logits(rows.input_ids, STUDENT_TOKEN_BUDGET)
+    return OnnxClassifier(student / GRAPH_FILES[precision]).logits(rows.input_ids, STUDENT_TOKEN_BUDGET)
 
 
 def print_table(test: TrainingRows, logits: dict[str, np.ndarray], students: dict[str, list[Path]]) -> None:
@@ -247,7 +252,7 @@ def print_table(test: TrainingRows, logits: dict[str, np.ndarray], students: dic
     for name, runs in logits.items():
         scores = [macro_f1(test.labels, run) for run in runs]
         rival = "lstm" if name in RECIPES else "64 units"
-        sizes = [(students[name][0] / f"{precision}.onnx").stat().st_size / 1e6 for precision in ("float32", "int8")]
+        sizes = [(students[name][0] / file).stat().st_size / 1e6 for file in GRAPH_FILES.values()]
         print(
             form.format(
                 name,
@@ -274,13 +279,13 @@ def measure(
     gain = Difference.between(test.labels, logits["lstm"], logits["lstm-baseline"])
     small = {}
     for name in RECIPES:
-        if max((path / "int8.onnx").stat().st_size for path in students[name]) < SMALL_MEGABYTES * 1e6:
+        if max((path / GRAPH_FILES["int8"]).stat().st_size for path in students[name]) < SMALL_MEGABYTES * 1e6:
             small[name] = share(np.stack([predict(path, test, "int8") for path in students[name]]))
     errors = {
         name: np.mean([calibration_error(test.labels, run) for run in logits[name]])
         for name in ("lstm", "lstm-baseline")
     }
-    static = OnnxClassifier(students["static"][0] / "float32.onnx")
+    static = OnnxClassifier(students["static"][0] / GRAPH_FILES["float32"])
     original = OnnxClassifier(teacher.graph)
     seconds = take_turns(
         {
@@ -309,8 +314,8 @@ def windows_over_whole(
 
     The texts are those of more than `WINDOW_TOKENS` tokens: data of this kind has none longer than a student reads.
     """
-    corpus = pl.read_parquet(folder / "corpus.parquet", columns=["text", "split"])
-    texts = corpus.filter(pl.col("split") == "test")["text"].to_list()
+    corpus = pq.read_table(Workspace(folder).corpus, columns=["text"], filters=pc.field("split") == "test")
+    texts = corpus["text"].to_pylist()
     provenance = Provenance(
         "financial_phrasebank", "", False, None, None, {name: len(each) for name, each in rows.items()}
     )

