@@ -13,10 +13,10 @@ from dagster import (
     asset_check,
 )
 
-from assets.corpus import TOKENS_COLUMNS, corpus, tokens
+from assets.corpus import corpus
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
-from assets.teacher import teacher_checkpoint
+from assets.teacher import TOKENS_COLUMNS, teacher_checkpoint, tokens
 
 LEAKS_SHOWN = 10
 
@@ -34,7 +34,7 @@ AUGMENTED_COLUMNS = TableSchema(
     group_name="augmentation",
     kinds={"python", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     metadata={"dagster/column_schema": AUGMENTED_COLUMNS},
 )
 def augmented_corpus(profile: ProfileResource) -> MaterializeResult:

@@ -1,4 +1,4 @@
-"""The first two stages, texts and the token ids that teacher and students read, and the checks of the texts."""
+"""The texts, and the checks of them."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,6 @@ from dagster import (
     AssetCheckExecutionContext,
     AssetCheckResult,
     AssetCheckSeverity,
-    AssetCheckSpec,
     AssetExecutionContext,
     AssetMaterialization,
     AssetRecordsFilter,
@@ -17,8 +16,6 @@ from dagster import (
     MaterializeResult,
     MetadataValue,
     TableColumn,
-    TableColumnDep,
-    TableColumnLineage,
     TableMetadataValue,
     TableSchema,
     asset,
@@ -45,34 +42,6 @@ CORPUS_COLUMNS = TableSchema(
         TableColumn("date", "string", "as the source gives it, or null"),
         TableColumn("id", "string", "as the source gives it, or null"),
     ]
-)
-
-TOKENS_COLUMNS = TableSchema(
-    [
-        TableColumn("key", "binary(16)", "the text's key, or the window's"),
-        TableColumn("input_ids", "list<int32>", "token ids, special tokens included"),
-        TableColumn("n_tokens", "int32", "number of token ids"),
-        TableColumn("truncated", "bool", "whether the text was cut at the maximum length"),
-    ]
-)
-
-CORPUS_TOKENS_COLUMNS = TableSchema(
-    [
-        *TOKENS_COLUMNS.columns,
-        TableColumn("text_key", "binary(16)", "the key of the text that the row is of"),
-        TableColumn("size", "int32", "number of tokens without the special ones"),
-        TableColumn("window", "string", "the window's text, null where a text is read whole"),
-    ]
-)
-
-TOKENS_LINEAGE = TableColumnLineage(
-    {
-        "text_key": [TableColumnDep("corpus", "key")],
-        **{
-            name: [TableColumnDep("corpus", "text")]
-            for name in ("key", "input_ids", "n_tokens", "truncated", "size", "window")
-        },
-    }
 )
 
 
@@ -143,63 +112,6 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
         },
         data_version=DataVersion(digest(path)),
         tags={INPUTS_TAG: inputs},
-    )
-
-
-@asset(
-    deps=[corpus],
-    group_name="corpus",
-    kinds={"huggingface", "parquet"},
-    owners=OWNERS,
-    code_version="1",
-    metadata={"dagster/column_schema": CORPUS_TOKENS_COLUMNS, "dagster/column_lineage": TOKENS_LINEAGE},
-    check_specs=[
-        AssetCheckSpec(
-            "words_are_known",
-            asset="tokens",
-            description="At most 5% of the tokens stand for what the teacher's tokenizer does not know.",
-        )
-    ],
-)
-@retries_where_it_can_help
-def tokens(profile: ProfileResource) -> MaterializeResult:
-    """Each text's token ids by the teacher's own tokenizer: student and teacher read the same input.
-
-    A text that is longer than the teacher reads at once is cut there, or read in windows, as the profile says.
-    """
-    from finstill.corpus.tokenizer import load_tokenizer
-    from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, tokenize_corpus
-    from finstill.files import digest
-    from finstill.teacher.checkpoint import resolve_checkpoint
-
-    teacher, workspace = profile.profile().teacher, profile.workspace
-    # Fine-tuning leaves the tokenizer as it is, so the checkpoint it starts from has the teacher's own.
-    checkpoint = resolve_checkpoint(teacher.checkpoint, teacher.revision)
-    tokenizer = load_tokenizer(checkpoint.folder, teacher.max_length)
-    report = tokenize_corpus(workspace.corpus, tokenizer, workspace.tokens, teacher.long)
-    return MaterializeResult(
-        metadata={
-            "dagster/row_count": report.rows,
-            "dagster/uri": workspace.tokens.as_uri(),
-            "maximum_length": teacher.max_length,
-            "mean_length": report.tokens / report.rows,
-            "texts_cut": report.truncated,
-            "share_of_texts_cut": report.cut_share,
-            "texts_read_in_windows": report.long,
-            "windows": report.windows,
-            "share_of_tokens_unknown": report.unknown_share,
-            "unknown_examples": table([{"text": cell(text)} for text in report.examples]),
-        },
-        check_results=[
-            AssetCheckResult(
-                passed=report.unknown_share <= NOTABLE_UNKNOWN_SHARE,
-                severity=AssetCheckSeverity.WARN,
-                description=f"{report.unknown_share:.1%} of the tokens stand for what the tokenizer does not know"
-                + (f", as in “{cell(report.examples[0])}”." if report.examples else "."),
-                metadata={"share": report.unknown_share, "limit": NOTABLE_UNKNOWN_SHARE},
-            )
-        ],
-        data_version=DataVersion(digest(workspace.tokens)),
     )
 
 

@@ -13,11 +13,12 @@ from dagster import (
     asset_check,
 )
 
-from assets.corpus import corpus, tokens
+from assets.corpus import corpus
 from assets.metadata import OWNERS, picture, table
 from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
 from assets.students import student_package, students
+from assets.teacher import tokens
 from assets.teacher_logits import teacher_logits
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from assets.teacher_logits import label_tables
     group_name="evaluation",
     kinds={"onnx", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="teacher",
 )
 @retries_where_it_can_help

@@ -11,10 +11,10 @@ from dagster import (
 
 from assets.augmented_corpus import augmented_corpus
 from assets.cancelling import stop_when_cancelled
-from assets.corpus import corpus, tokens
+from assets.corpus import corpus
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
-from assets.teacher import teacher_checkpoint, teacher_onnx
+from assets.teacher import teacher_checkpoint, teacher_onnx, tokens
 from assets.teacher_logits import teacher_logits
 from finstill.config.recipe import dotted_settings
 
@@ -29,7 +29,7 @@ RECIPE_TAG = "finstill/recipe"
     group_name="students",
     kinds={"pytorch"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="training",
 )
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:

@@ -1,14 +1,26 @@
-"""The teacher: its checkpoint, its graph, and the checks that prove the graph."""
+"""The teacher: where it comes from, what it reads, its checkpoint, its graph, and the checks that prove the graph."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from dagster import AssetCheckResult, DataVersion, MaterializeResult, asset, asset_check
+from dagster import (
+    AssetCheckResult,
+    AssetCheckSeverity,
+    AssetCheckSpec,
+    DataVersion,
+    MaterializeResult,
+    TableColumn,
+    TableColumnDep,
+    TableColumnLineage,
+    TableSchema,
+    asset,
+    asset_check,
+)
 
-from assets.corpus import corpus, tokens
-from assets.metadata import OWNERS, picture, table
+from assets.corpus import corpus
+from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 
@@ -16,13 +28,133 @@ PARITY_TEXTS = 64
 MAPPING_TEXTS = 256
 """Labelled texts on which the possible mappings of a teacher's classes are compared."""
 
+NO_REVISION = "a folder has none"
+
+TOKENS_COLUMNS = TableSchema(
+    [
+        TableColumn("key", "binary(16)", "the text's key, or the window's"),
+        TableColumn("input_ids", "list<int32>", "token ids, special tokens included"),
+        TableColumn("n_tokens", "int32", "number of token ids"),
+        TableColumn("truncated", "bool", "whether the text was cut at the maximum length"),
+    ]
+)
+
+CORPUS_TOKENS_COLUMNS = TableSchema(
+    [
+        *TOKENS_COLUMNS.columns,
+        TableColumn("text_key", "binary(16)", "the key of the text that the row is of"),
+        TableColumn("size", "int32", "number of tokens without the special ones"),
+        TableColumn("window", "string", "the window's text, null where a text is read whole"),
+    ]
+)
+
+TOKENS_LINEAGE = TableColumnLineage(
+    {
+        "text_key": [TableColumnDep("corpus", "key")],
+        **{
+            name: [TableColumnDep("corpus", "text")]
+            for name in ("key", "input_ids", "n_tokens", "truncated", "size", "window")
+        },
+    }
+)
+
 if TYPE_CHECKING:
     import numpy as np
 
     from finstill.teacher.export import TeacherGraph
 
 
-@asset(deps=[corpus, tokens], group_name="teacher", kinds={"huggingface", "pytorch"}, owners=OWNERS, code_version="1")
+@asset(group_name="teacher", kinds={"huggingface"}, owners=OWNERS, code_version="1")
+@retries_where_it_can_help
+def teacher_source(profile: ProfileResource) -> MaterializeResult:
+    """The files that the profile's teacher is made from: a folder's, or those of the hub's model at one commit.
+
+    Every later stage reads the files that were found here, so none mixes two revisions when the hub's `main` moves.
+    """
+    from finstill.files import digest
+    from finstill.teacher.checkpoint import needed_files, record_source
+
+    teacher = profile.profile().teacher
+    checkpoint = record_source(teacher.checkpoint, teacher.revision, profile.workspace.teacher_source)
+    files = [checkpoint.folder / name for name in needed_files([each.name for each in checkpoint.folder.iterdir()])]
+    return MaterializeResult(
+        metadata={
+            "source": checkpoint.source,
+            "revision": checkpoint.revision or NO_REVISION,
+            "files": table([{"file": each.name, "megabytes": each.stat().st_size / 1e6} for each in files]),
+            "folder": str(checkpoint.folder),
+        },
+        data_version=DataVersion(
+            digest(checkpoint.source, checkpoint.revision) if checkpoint.revision else digest(*files)
+        ),
+    )
+
+
+@asset(
+    deps=[corpus, teacher_source],
+    group_name="teacher",
+    kinds={"huggingface", "parquet"},
+    owners=OWNERS,
+    code_version="2",
+    metadata={"dagster/column_schema": CORPUS_TOKENS_COLUMNS, "dagster/column_lineage": TOKENS_LINEAGE},
+    check_specs=[
+        AssetCheckSpec(
+            "words_are_known",
+            asset="tokens",
+            description="At most 5% of the tokens stand for what the teacher's tokenizer does not know.",
+        )
+    ],
+)
+@retries_where_it_can_help
+def tokens(profile: ProfileResource) -> MaterializeResult:
+    """Each text's token ids by the teacher's own tokenizer: student and teacher read the same input.
+
+    A text that is longer than the teacher reads at once is cut there, or read in windows, as the profile says.
+    """
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, tokenize_corpus
+    from finstill.files import digest
+    from finstill.teacher.checkpoint import recorded_source
+
+    teacher, workspace = profile.profile().teacher, profile.workspace
+    # Fine-tuning leaves the tokenizer as it is, so the checkpoint it starts from has the teacher's own.
+    checkpoint = recorded_source(teacher.checkpoint, teacher.revision, workspace.teacher_source)
+    tokenizer = load_tokenizer(checkpoint.folder, teacher.max_length)
+    report = tokenize_corpus(workspace.corpus, tokenizer, workspace.tokens, teacher.long)
+    return MaterializeResult(
+        metadata={
+            "dagster/row_count": report.rows,
+            "dagster/uri": workspace.tokens.as_uri(),
+            "revision": checkpoint.revision or NO_REVISION,
+            "maximum_length": teacher.max_length,
+            "mean_length": report.tokens / report.rows,
+            "texts_cut": report.truncated,
+            "share_of_texts_cut": report.cut_share,
+            "texts_read_in_windows": report.long,
+            "windows": report.windows,
+            "share_of_tokens_unknown": report.unknown_share,
+            "unknown_examples": table([{"text": cell(text)} for text in report.examples]),
+        },
+        check_results=[
+            AssetCheckResult(
+                passed=report.unknown_share <= NOTABLE_UNKNOWN_SHARE,
+                severity=AssetCheckSeverity.WARN,
+                description=f"{report.unknown_share:.1%} of the tokens stand for what the tokenizer does not know"
+                + (f", as in “{cell(report.examples[0])}”." if report.examples else "."),
+                metadata={"share": report.unknown_share, "limit": NOTABLE_UNKNOWN_SHARE},
+            )
+        ],
+        data_version=DataVersion(digest(workspace.tokens)),
+    )
+
+
+@asset(
+    deps=[corpus, teacher_source, tokens],
+    group_name="teacher",
+    kinds={"huggingface", "pytorch"},
+    owners=OWNERS,
+    code_version="1",
+)
 @retries_where_it_can_help
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
@@ -33,19 +165,17 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
         Checkpoint,
         class_names,
         load_classifier,
-        resolve_checkpoint,
+        recorded_source,
         weight_files,
     )
     from finstill.training.fine_tune import fine_tune
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
-    checkpoint = resolve_checkpoint(settings.teacher.checkpoint, settings.teacher.revision)
-    metadata: dict[str, Any] = {"source": checkpoint.source, "revision": checkpoint.revision or "a folder has none"}
+    checkpoint = recorded_source(settings.teacher.checkpoint, settings.teacher.revision, workspace.teacher_source)
+    metadata: dict[str, Any] = {"source": checkpoint.source, "revision": checkpoint.revision or NO_REVISION}
     if settings.teacher.fine_tune is not None:
-        require_tokens_of(
-            workspace.tokens, checkpoint.folder, settings.teacher.max_length, "Materialize tokens again"
-        )
+        require_tokens_of(workspace.tokens, checkpoint.folder, settings.teacher.max_length, "Materialize tokens again")
         rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
         folder = workspace.teacher_checkpoint / "fine_tuned"
         tuned = fine_tune(

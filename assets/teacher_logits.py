@@ -22,11 +22,11 @@ from dagster import (
 )
 
 from assets.augmented_corpus import augmented_corpus
-from assets.corpus import corpus, tokens
+from assets.corpus import corpus
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
-from assets.teacher import teacher_ensemble, teacher_onnx
+from assets.teacher import teacher_ensemble, teacher_onnx, tokens
 
 if TYPE_CHECKING:
     from finstill.cache.cache import SoftLabelCache
@@ -47,10 +47,10 @@ LOGITS_LINEAGE = TableColumnLineage(
 
 @asset(
     deps=[corpus, tokens, augmented_corpus, teacher_onnx, teacher_ensemble],
-    group_name="teacher",
+    group_name="labelling",
     kinds={"onnx", "parquet"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="teacher",
     metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
 )

@@ -3,11 +3,11 @@
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 
 from assets.augmented_corpus import augmented_corpus
-from assets.corpus import corpus, tokens
+from assets.corpus import corpus
 from assets.metadata import OWNERS, picture, table
 from assets.resources import TUNED, TUNED_FILE, ProfileResource
 from assets.students import students
-from assets.teacher import teacher_checkpoint
+from assets.teacher import teacher_checkpoint, tokens
 from assets.teacher_logits import teacher_logits
 
 

@@ -11,13 +11,18 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import pytest
+from huggingface_hub import constants
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""Where `main` of each model stands until it is moved."""
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves each folder of `models`, by name, at the revision `main`.
+    """Serves each folder of `models`, by name, at the revision `main` and at its commit.
 
     Attributes:
+        commits: of each model, the folder at each commit; `main` is the last one.
         fetched: paths of the files whose content was asked for.
     """
 
@@ -25,8 +30,18 @@ class Hub(ThreadingHTTPServer):
 
     def __init__(self, models: Mapping[str, Path]):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.models = models
+        self.commits = {name: {COMMIT: folder} for name, folder in models.items()}
         self.fetched: list[str] = []
+
+    def move(self, name: str, folder: Path, commit: str) -> None:
+        """Let `main` of a model be another commit, with the files of another folder."""
+        self.commits[name][commit] = folder
+
+    def find(self, name: str, revision: str | None) -> tuple[str, Path] | None:
+        """Return the commit that a revision stands for, and its folder."""
+        commits = self.commits[name]
+        commit = list(commits)[-1] if revision in (None, "main") else revision
+        return (commit, commits[commit]) if commit in commits else None
 
     @property
     def url(self) -> str:
@@ -46,6 +61,12 @@ def running(models: Mapping[str, Path]) -> Iterator[Hub]:
         thread.join()
 
 
+def point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do what HF_ENDPOINT does, which huggingface_hub reads when it is imported."""
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: Hub
     protocol_version = "HTTP/1.1"
@@ -63,23 +84,26 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
             name, kind, revision = found.groups()
-            if name not in self.server.models:
+            if name not in self.server.commits:
                 return self._refuse("RepoNotFound")
-            if revision not in (None, "main", COMMIT):
+            if (at := self.server.find(name, revision)) is None:
                 return self._refuse("RevisionNotFound")
-            folder = self.server.models[name]
+            commit, folder = at
             files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
             if kind == "tree":
                 body = [{"type": "file", "path": file, **_described(folder / file)} for file in files]
                 return self._send(json.dumps(body).encode(), send=send)
-            body = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+            body = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in files]}
             return self._send(json.dumps(body).encode(), send=send)
-        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            name, file = found.groups()
-            content = (self.server.models[name] / file).read_bytes()
+        if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            name, revision, file = found.groups()
+            if (at := self.server.find(name, revision)) is None:
+                return self._refuse("RevisionNotFound")
+            commit, folder = at
+            content = (folder / file).read_bytes()
             if send:
                 self.server.fetched.append(file)
-            headers = {"ETag": f'"{_described(self.server.models[name] / file)["oid"]}"', "X-Repo-Commit": COMMIT}
+            headers = {"ETag": f'"{_described(folder / file)["oid"]}"', "X-Repo-Commit": commit}
             return self._send(content, send=send, headers=headers)
         return self._refuse("EntryNotFound")
 

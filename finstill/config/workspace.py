@@ -28,6 +28,11 @@ class Workspace:
         return self.root / "tokens.parquet"
 
     @property
+    def teacher_source(self) -> Path:
+        """Which files the profile's teacher stands for, as JSON: folder, name, revision."""
+        return self.root / "teacher" / "source.json"
+
+    @property
     def teacher_checkpoint(self) -> Path:
         return self.root / "teacher" / "checkpoint"
 

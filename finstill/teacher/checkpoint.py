@@ -85,6 +85,41 @@ def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
     return _download(name, revision)
 
 
+def record_source(name: str, revision: str, path: Path) -> Checkpoint:
+    """Return the checkpoint that `name` stands for at this moment, and write down in the file `path` which it is.
+
+    The hub's `main` may move between two stages. What was written down is read by all of them, so none mixes two
+    revisions.
+
+    Raises:
+        InputError, UnreachableError: see `resolve_checkpoint`.
+    """
+    checkpoint = resolve_checkpoint(name, revision)
+    write_json(path, {**asdict(checkpoint), "folder": str(checkpoint.folder), "asked": revision})
+    return checkpoint
+
+
+def recorded_source(name: str, revision: str, path: Path) -> Checkpoint:
+    """Return the checkpoint that `record_source` wrote down.
+
+    Raises:
+        InputError: none was, or another one was asked for, or its folder is gone.
+    """
+    values = read_json(path) if path.is_file() else None
+    if values is None:
+        problem = "it was not looked up yet which files the teacher is made from"
+    elif (values["source"], values["asked"]) != (name, revision):
+        problem = (
+            f"it says which files '{values['source']}' stands for at '{values['asked']}', and the profile names "
+            f"'{name}' at '{revision}'"
+        )
+    elif not Path(values["folder"]).is_dir():
+        problem = f"the folder {values['folder']}, which held the teacher's files, is gone"
+    else:
+        return Checkpoint(Path(values["folder"]), values["source"], values["revision"])
+    raise InputError(problem, where=path, remedy="Materialize teacher_source")
+
+
 def _download(name: str, revision: str) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError

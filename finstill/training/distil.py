@@ -213,7 +213,7 @@ class TrainedStudent:
             folder,
             Recipe.from_stored(values["recipe"]),
             *(values[k] for k in ("inputs", "history", "rows", "parameters")),
-            TableProvenance.from_dict(provenance) if provenance else None,
+            provenance=TableProvenance.from_dict(provenance) if provenance else None,
         )
 
     def require_taught_by(self, teacher_logits: Path) -> None:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
+from huggingface_hub import constants
 from scipy.special import log_softmax
 
 import assets.augmented_corpus
@@ -21,13 +22,13 @@ import assets.teacher_logits
 from assets.augmented_corpus import augmented_corpus
 from assets.champion import champion
 from assets.comparison import comparison
-from assets.corpus import corpus, tokens
+from assets.corpus import corpus
 from assets.evaluation import evaluation
 from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
 from assets.scores import scores
 from assets.students import student, student_package, students
-from assets.teacher import teacher_checkpoint, teacher_ensemble, teacher_onnx
+from assets.teacher import teacher_checkpoint, teacher_ensemble, teacher_onnx, teacher_source, tokens
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
@@ -40,10 +41,13 @@ from finstill.serving.package import Package
 from finstill.teacher.export import read_teachers
 from finstill.training.distil import TrainedStudent
 from finstill.training.rows import training_rows
+from tests import hub
+from tests.tables import forget_provenance
 from tests.tiny_corpus import RECIPES, TEXTS, csv_rows
 
 BEFORE = [
     corpus,
+    teacher_source,
     tokens,
     teacher_checkpoint,
     augmented_corpus,
@@ -82,11 +86,18 @@ class Deployment:
         self.write_profile(checkpoint)
         self.write_corpus(range(40))
 
-    def write_profile(self, checkpoint: Path, task: str = "sentiment", extra: str = "", sections: str = "") -> None:
+    def write_profile(
+        self, checkpoint: Path | str, task: str = "sentiment", extra: str = "", sections: str = ""
+    ) -> None:
         (self.root / "mine.yaml").write_text(
             f"task: {task}\ncorpus: {{path: texts.csv, text: body, label: tone}}\n"
             f"teacher: {{checkpoint: {checkpoint}, max_length: 32{extra}}}\nrecipes: recipes.yaml\n{sections}"
         )
+
+    def shorten(self) -> None:
+        """Have the teacher read fewer tokens."""
+        profile = self.root / "mine.yaml"
+        profile.write_text(profile.read_text().replace("max_length: 32", "max_length: 16"))
 
     def write_corpus(self, numbers: range, more: str = "") -> None:
         (self.root / "texts.csv").write_text("body,tone\n" + csv_rows(numbers) + more)
@@ -123,6 +134,13 @@ class Deployment:
         assert event is not None
         assert event.asset_materialization is not None
         return (event.asset_materialization.tags or {}).get("dagster/data_version")
+
+
+def _failure(result: ExecuteInProcessResult) -> tuple[str, str]:
+    """Return the step that failed and what it said."""
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert failure.step_key is not None
+    return failure.step_key, failure.step_failure_data.error.cause.message
 
 
 @pytest.fixture
@@ -231,7 +249,7 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     """The graph of other weights takes the graph's place between export and check, as a broken exporter would."""
     from finstill.teacher.export import export_teacher
 
-    deployment.make([corpus, tokens, teacher_checkpoint, teacher_onnx])
+    deployment.make([corpus, teacher_source, tokens, teacher_checkpoint, teacher_onnx])
     other = export_teacher(make_checkpoint(seed=5), deployment.root / "other", max_length=32, source="x")
     (deployment.resource.workspace.teacher_onnx / "model.onnx").write_bytes(other.graph.read_bytes())
     result = deployment.make([teacher_onnx, teacher_logits], raising=False)
@@ -245,13 +263,72 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     }
 
 
+def test_all_stages_read_one_revision_when_main_moves_between_them(
+    deployment: Deployment,
+    tiny_checkpoint: Path,
+    make_checkpoint: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def revisions() -> set[str]:
+        return {deployment.metadata(name)["revision"] for name in ("teacher_source", "tokens", "teacher_checkpoint")}
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with hub.running({"me/finbert": tiny_checkpoint}) as server:
+        hub.point_at(server.url, monkeypatch)
+        deployment.write_profile("me/finbert")
+        deployment.make([corpus, teacher_source, tokens])
+        server.move("me/finbert", make_checkpoint(seed=3), "f" * 40)
+        deployment.make([teacher_checkpoint])
+        assert revisions() == {hub.COMMIT}
+        before = deployment.version("teacher_checkpoint")
+        deployment.make([teacher_source, tokens, teacher_checkpoint])
+        assert revisions() == {"f" * 40}
+        assert deployment.version("teacher_checkpoint") != before
+
+
+def test_ids_of_one_length_are_not_kept_under_the_fingerprint_of_another(deployment: Deployment) -> None:
+    deployment.make(BEFORE)
+    kept = sorted((deployment.root / "cache").rglob("*"))
+    deployment.shorten()
+    result = deployment.make([teacher_onnx, teacher_logits], raising=False)
+    step, message = _failure(result)
+    assert step == "teacher_logits"
+    workspace = deployment.resource.workspace
+    assert f"{workspace.tokens}: it does not belong to {workspace.teacher_onnx}" in message
+    assert "Materialize tokens and teacher_onnx again" in message
+    assert sorted((deployment.root / "cache").rglob("*")) == kept
+    deployment.make(BEFORE)
+    assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 120
+
+
+def test_tokens_of_an_older_version_stop_the_teacher_pass(deployment: Deployment) -> None:
+    deployment.make(BEFORE)
+    forget_provenance(deployment.resource.workspace.tokens)
+    _, message = _failure(deployment.make([teacher_logits], raising=False))
+    assert "tokens.parquet: it does not say by which tokenizer" in message
+    assert "Materialize tokens again" in message
+
+
+def test_what_was_made_beside_another_teacher_is_neither_packaged_nor_evaluated(deployment: Deployment) -> None:
+    deployment.instance.add_dynamic_partitions(str(students.name), ["small"])
+    deployment.make(BEFORE)
+    deployment.make(PER_STUDENT, partition="small")
+    deployment.shorten()
+    deployment.make(BEFORE)
+    for stage, again in ((student_package, "student"), (evaluation, "student_package")):
+        _, message = _failure(deployment.make([stage], partition="small", raising=False))
+        assert f"Materialize {again} again" in message
+    assert deployment.make(PER_STUDENT, partition="small").success
+
+
 def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
     deployment: Deployment, tiny_checkpoint: Path, make_checkpoint: Callable[..., Path]
 ) -> None:
     from finstill.teacher.export import export_teacher
 
     deployment.write_profile(tiny_checkpoint, extra=", precision: int8")
-    deployment.make([corpus, tokens, teacher_checkpoint, teacher_onnx])
+    deployment.make([corpus, teacher_source, tokens, teacher_checkpoint, teacher_onnx])
     folder = deployment.root / "other"
     other = export_teacher(make_checkpoint(seed=5), folder, max_length=32, source="x", precision="int8")
     (deployment.resource.workspace.teacher_onnx / "model.int8.onnx").write_bytes(other.graph.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,13 @@ from huggingface_hub import constants
 
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError, UnreachableError
-from finstill.teacher.checkpoint import class_names, load_classifier, resolve_checkpoint
+from finstill.teacher.checkpoint import (
+    class_names,
+    load_classifier,
+    record_source,
+    recorded_source,
+    resolve_checkpoint,
+)
 from tests import hub
 from tests.published_checkpoints import modernbert, prosus_finbert, xlm_roberta
 
@@ -31,14 +38,8 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]
     (folders["someone/modernbert"] / "pytorch_model.bin").write_bytes(b"not needed")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     with hub.running(folders) as running:
-        _point_at(running.url, monkeypatch)
+        hub.point_at(running.url, monkeypatch)
         yield running
-
-
-def _point_at(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what HF_ENDPOINT does, which huggingface_hub reads when it is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def test_finberts_published_files_are_fetched_and_nothing_else(server: hub.Hub) -> None:
@@ -65,7 +66,7 @@ def test_what_was_fetched_once_serves_when_the_hub_is_out_of_reach(
     server: hub.Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = resolve_checkpoint("ProsusAI/finbert")
-    _point_at("http://127.0.0.1:9", monkeypatch)
+    hub.point_at("http://127.0.0.1:9", monkeypatch)
     assert resolve_checkpoint("ProsusAI/finbert") == first
     with pytest.raises(UnreachableError, match=r"someone/xlm-r.*out of reach"):
         resolve_checkpoint("someone/xlm-r")
@@ -79,3 +80,25 @@ def test_a_name_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
 def test_a_revision_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
     with pytest.raises(InputError, match=r"teacher\.revision: 'ProsusAI/finbert' has no revision 'v9'"):
         resolve_checkpoint("ProsusAI/finbert", "v9")
+
+
+def test_what_was_found_once_is_read_when_main_moves(server: hub.Hub, tmp_path: Path) -> None:
+    path = tmp_path / "source.json"
+    found = record_source("ProsusAI/finbert", "main", path)
+    server.move("ProsusAI/finbert", server.commits["someone/modernbert"][hub.COMMIT], "f" * 40)
+    assert recorded_source("ProsusAI/finbert", "main", path) == found
+    assert record_source("ProsusAI/finbert", "main", path).revision == "f" * 40
+    assert recorded_source("ProsusAI/finbert", "main", path).revision == "f" * 40
+
+
+def test_what_was_not_found_or_is_not_asked_for_is_said(server: hub.Hub, tmp_path: Path) -> None:
+    path = tmp_path / "source.json"
+    with pytest.raises(InputError, match=r"not looked up yet.*Materialize teacher_source"):
+        recorded_source("ProsusAI/finbert", "main", path)
+    found = record_source("ProsusAI/finbert", "main", path)
+    for name, revision in (("ProsusAI/finbert", "v2"), ("someone/modernbert", "main")):
+        with pytest.raises(InputError, match=rf"'ProsusAI/finbert' stands for at 'main'.*'{name}' at '{revision}'"):
+            recorded_source(name, revision, path)
+    shutil.rmtree(found.folder)
+    with pytest.raises(InputError, match=r"is gone.*Materialize teacher_source"):
+        recorded_source("ProsusAI/finbert", "main", path)

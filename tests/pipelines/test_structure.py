@@ -97,7 +97,7 @@ def test_every_asset_says_what_it_is() -> None:
 
     specs = list(defs.resolve_asset_graph().get_all_asset_keys())
     graph = defs.resolve_asset_graph()
-    assert len(specs) == 17
+    assert len(specs) == 18
     for key in specs:
         node = graph.get(key)
         assert node.description, key
@@ -105,3 +105,17 @@ def test_every_asset_says_what_it_is() -> None:
         assert node.kinds, key
         assert node.group_name != "default", key
         assert node.code_version, key
+
+
+GROUPS = ("corpus", "teacher", "augmentation", "labelling", "students", "evaluation", "service")
+
+
+def test_groups_of_assets_follow_one_another() -> None:
+    """No asset reads what a later group makes: above all, the corpus knows no teacher."""
+    from pipelines.definitions import defs
+
+    graph = defs.resolve_asset_graph()
+    nodes = [graph.get(key) for key in graph.get_all_asset_keys()]
+    assert {node.group_name for node in nodes} == set(GROUPS)
+    arrows = {(graph.get(parent).group_name, node.group_name) for node in nodes for parent in node.parent_keys}
+    assert {(start, end) for start, end in arrows if GROUPS.index(start) > GROUPS.index(end)} == set()
