@@ -109,7 +109,7 @@ class RecipeBook(RootModel[dict[str, Recipe]]):
         return recipes
 
 
-def read_recipes(path: Path, where: object = None) -> dict[str, Recipe]:
+def read_recipes(path: Path, where: str | Path | None = None) -> dict[str, Recipe]:
     """Read a file of recipes, in the order of the file.
 
     Args:

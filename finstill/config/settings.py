@@ -34,7 +34,7 @@ RENAMED: dict[str, dict[tuple[str, ...], str]] = {
 logger = logging.getLogger(__name__)
 
 
-def read_settings(path: Path, model: type[Settings], where: object = None) -> Settings:
+def read_settings(path: Path, model: type[Settings], where: str | Path | None = None) -> Settings:
     """Read the YAML file `path` into `model`. A key's old name is understood, and a warning gives the new one.
 
     Args:
@@ -104,7 +104,7 @@ def _sections(
 
 # Each step of a run reads its settings several times.
 @functools.cache
-def _warn_once(where: object, old: tuple[str, ...], new: str) -> None:
+def _warn_once(where: str | Path, old: tuple[str, ...], new: str) -> None:
     logger.warning(
         "%s: '%s' is called '%s' now; write that, for the next release knows it alone", where, *_both(old, new)
     )
