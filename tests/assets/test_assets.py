@@ -370,7 +370,7 @@ def test_an_out_of_domain_corpus_is_measured_beside_the_test_split(
     assert deployment.metadata("out_of_domain")["rows_reached_by_the_teacher"] == 3
     shown = [dict(row) for row in _rows(deployment.metadata("comparison")["table"])]
     assert all(0 <= row["macro_f1_out_of_domain"] <= 1 for row in shown)
-    assert "macro-F1 on tweets" in (deployment.resource.workspace.comparison / "report.html").read_text()
+    assert "macro-F1 out of domain" in (deployment.resource.workspace.comparison / "report.html").read_text()
     deployment.write_profile(tiny_checkpoint)
     deployment.make([out_of_domain])
     assert not deployment.resource.workspace.out_of_domain.root.exists()
