@@ -53,7 +53,7 @@ class Processes:
         self._running: list[subprocess.Popen[bytes]] = []
 
     def start(self, name: str, command: Sequence[str | Path], **options: object) -> subprocess.Popen[bytes]:
-        with (self._logs / f"{name}.log").open("wb") as log:
+        with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [str(part) for part in command],
                 stdout=log,
@@ -148,15 +148,28 @@ class Service:
             "FINSTILL_CODE_PORT": str(code),
             **environment,
         }
-        workspace = ROOT / "deploy" / "workspace.yaml"
+        self._processes, self._workspace = processes, ROOT / "deploy" / "workspace.yaml"
         options = {"cwd": ROOT, "env": self.environment}
         serve = ["code-server", "start", "--module-name", "pipelines.definitions", "--host", "127.0.0.1", "--port"]
         processes.start("code", [BIN / "dagster", *serve, str(code)], **options)
         wait_for("the code server", lambda: _answers(code), 90)
-        command = [BIN / "dagster-webserver", "--workspace", workspace, "--host", "127.0.0.1", "--port", str(web)]
+        command = [BIN / "dagster-webserver", "--workspace", self._workspace, "--host", "127.0.0.1", "--port", str(web)]
         processes.start("webserver", command, **options)
         wait_for("the webserver", lambda: urllib.request.urlopen(f"{self.url}/server_info").status == 200, 90)
-        processes.start("daemon", [BIN / "dagster-daemon", "run", "--workspace", workspace], **options)
+
+        # It is on by default where FINSTILL_NIGHTLY is set; here the tests say when a night begins.
+        stop = [BIN / "dagster", "schedule", "stop", "nightly", "--workspace", self._workspace]
+        subprocess.run(stop, check=True, capture_output=True, cwd=ROOT, env=self.environment)
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        command = [BIN / "dagster-daemon", "run", "--workspace", self._workspace]
+        self._daemon = self._processes.start("daemon", command, cwd=ROOT, env=self.environment)
+
+    def kill_daemon(self) -> None:
+        """End the daemon as a machine that fails does."""
+        os.killpg(self._daemon.pid, signal.SIGKILL)
+        self._daemon.wait()
 
 
 def _answers(port: int) -> bool:

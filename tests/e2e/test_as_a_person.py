@@ -7,6 +7,7 @@ import re
 import shutil
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -33,8 +34,6 @@ RUNS = """query ($job: String) { runsOrError(filter: {pipelineName: $job}, limit
 BACKFILLS = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { id status } } } }"
 LOGS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) {
   ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
-
-PARTITIONS = """{ assetNodes(assetKeys: [{path: ["student"]}]) { partitionKeys } }"""
 
 LONG = "long:\n  <<: *small\n  epochs: 60\n  patience: 60\n"
 
@@ -189,26 +188,62 @@ def test_a_student_added_from_the_launchpad_trains_and_the_teacher_is_not_run_ag
     assert "teacher_logits" not in watch.said(run)
 
 
-def test_the_night_runs_by_the_schedule_and_says_what_it_did(
-    page: Page, watch: Watch, picture: Picture, house: Folder
+def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_is_cancelled(
+    page: Page, watch: Watch, picture: Picture, house: Folder, service: Service
 ) -> None:
     house.add("second.csv", range(40, 42))
+    house.recipes.write_text(house.recipes.read_text() + LONG)
     page.goto("/locations/finstill/schedules/nightly")
     page.get_by_text("Europe/Zurich").wait_for()
     switch = page.get_by_role("switch").or_(page.locator("label:has(input[type=checkbox])")).first
-    run = watch.new_run("nightly_redistillation", switch.click)
-    status = watch.finished("nightly_redistillation", run)
-    switch.click()
-    assert status == "SUCCESS", watch.said(run)
+    before = watch.ask(RUNS)["runsOrError"]["results"]
+    night = watch.new_run("nightly_redistillation", switch.click)
     picture("schedule")
+    switch.click()
+    assert watch.finished("nightly_redistillation", night) == "SUCCESS", watch.said(night)
+
+    def students() -> dict[str, str]:
+        """Return the night's run of each student."""
+        runs = watch.ask(RUNS, job="distil")["runsOrError"]["results"]
+        tags = [({tag["key"]: tag["value"] for tag in each["tags"]}, each["runId"]) for each in runs]
+        return {each["dagster/partition"]: run for each, run in tags if each.get("finstill/night") == night}
+
+    long = watch.until("the students' runs", lambda: students() if len(students()) == 4 else None, 90)["long"]
+    watch.until("an epoch", lambda: "student long: epoch 3 of" in watch.said(long), 240)
+    service.kill_daemon()
+    page.goto(f"/runs/{long}")
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
+    assert watch.finished("distil", long, 20) == "CANCELED"
+    page.goto(f"/runs/{long}")
+    page.get_by_text("Canceled").first.wait_for()
+    picture("cancelled")
+    service.start_daemon()
 
     page.goto("/assets/night?view=overview")
-    page.get_by_text("[Show Markdown]").first.click()
+    page.get_by_text("[Show Markdown]").first.click(timeout=300_000)
     summary = page.get_by_role("dialog")
     summary.get_by_text("6 texts reached it").wait_for()
-    assert "126 texts, +6" in summary.inner_text()
-    assert "was made again (corpus changed)" in summary.inner_text()
+    for words in ("126 texts, +6", "small was made again (corpus changed)", "long cancelled at distil (new)"):
+        assert words in summary.inner_text()
     picture("night")
+    runs = watch.ask(RUNS)["runsOrError"]["results"]
+    ended = Counter((each["jobName"], each["status"]) for each in runs[: len(runs) - len(before)])
+    assert ended == {
+        ("nightly_redistillation", "SUCCESS"): 1,
+        ("distil", "SUCCESS"): 3,
+        ("distil", "CANCELED"): 1,
+        ("decide", "SUCCESS"): 1,
+    }
+    page.goto("/overview/activity/timeline")
+    for job in ("nightly_redistillation", "distil", "decide"):
+        page.get_by_role("link", name=job, exact=True).wait_for()
+    picture("timeline")
+
+    page.goto(f"/runs/{long}")
+    again = watch.new_run("distil", page.get_by_role("button", name=re.compile("Re-execute")).first.click)
+    assert watch.finished("distil", again) == "SUCCESS", watch.said(again)
+    assert "student long: goes on from checkpoint-" in watch.said(again)
 
 
 def test_a_broken_corpus_stops_the_run_and_the_page_says_where(
@@ -242,24 +277,3 @@ def test_a_corpus_without_one_of_its_classes_is_stopped_by_a_check_that_says_so(
     away.rename(house.corpus)
     mended = launch(page, watch, "label")
     assert watch.finished("label", mended) == "SUCCESS", watch.said(mended)
-
-
-def test_a_run_cancelled_in_the_middle_goes_on_when_it_is_started_again(
-    page: Page, watch: Watch, picture: Picture, house: Folder
-) -> None:
-    house.recipes.write_text(house.recipes.read_text() + LONG)
-    watch.until("the partition", lambda: "long" in json.dumps(watch.ask(PARTITIONS)), 60)
-
-    run = launch(page, watch, "distil", partition="long")
-    watch.until("an epoch", lambda: "student long: epoch 3 of 60" in watch.said(run), 120)
-    page.goto(f"/runs/{run}")
-    page.get_by_role("button", name="Terminate").click()
-    page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
-    assert watch.finished("distil", run, 20) == "CANCELED"
-    page.goto(f"/runs/{run}")
-    page.get_by_text("Canceled").first.wait_for()
-    picture("cancelled")
-
-    again = watch.new_run("distil", page.get_by_role("button", name=re.compile("Re-execute")).first.click)
-    assert watch.finished("distil", again) == "SUCCESS", watch.said(again)
-    assert "student long: goes on from checkpoint-" in watch.said(again)

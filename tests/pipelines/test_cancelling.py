@@ -149,18 +149,3 @@ def test_cancelling_stops_the_work_in_seconds_and_the_next_run_goes_on(webserver
     webserver.wait("going on", lambda: "student long: goes on from checkpoint-" in webserver.said(again), 120)
     webserver.ask(TERMINATE, run=again)
     webserver.wait("the second run's end", lambda: webserver.status(again) == "CANCELED", 20)
-
-
-def test_cancelling_a_night_ends_the_stage_that_it_is_in(webserver: Webserver) -> None:
-    run = webserver.launch("nightly_redistillation")
-    webserver.wait("a stage of it", lambda: "student long: epoch 2 of 400" in webserver.said(run), 240)
-    before = set(webserver.steps())
-    webserver.ask(TERMINATE, run=run)
-    webserver.wait("the night's end", lambda: webserver.status(run) == "CANCELED", 30)
-    webserver.wait("no process of it", lambda: not any(alive(each) for each in before), 20)
-    statuses = webserver.ask("query { runsOrError(limit: 20) { ... on Runs { results { jobName status } } } }")
-    runs = statuses["runsOrError"]["results"]
-    cancelled = sorted(each["jobName"] for each in runs if each["status"] == "CANCELED")
-    assert cancelled == ["distil", "nightly_redistillation"], runs
-    assert {each["status"] for each in runs} == {"SUCCESS", "CANCELED"}, runs
-    assert "decide" not in {each["jobName"] for each in runs}
