@@ -3,7 +3,8 @@
 from dagster import AssetExecutionContext, Config, DataVersion, MaterializeResult, asset
 from pydantic import Field
 
-from assets.comparison import comparison, current_students, read_test
+from assets.comparison import comparison, current_students
+from assets.evaluation import read_test
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -32,7 +33,7 @@ def champion(context: AssetExecutionContext, config: ChampionConfig, profile: Pr
     if config.roll_back:
         decision = roll_back(workspace.champion)
     else:
-        students = current_students(profile)
+        students, _ = current_students(profile)
         packages = {name: Package.read(workspace.package(name)) for name in students}
         decision = choose_champion(students, packages, *read_test(profile), settings.budgets, workspace.champion)
     context.log.info(decision.reason)

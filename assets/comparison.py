@@ -13,7 +13,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
-from assets.evaluation import advice_for, evaluation, read_test
+from assets.evaluation import advice_for, evaluation, rows_to_measure_on
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -40,12 +40,12 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.training.distil import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
-    students = current_students(profile)
-    if left_out := [name for name in profile.recipes() if name not in students]:
-        context.log.warning(f"left out, as they were not evaluated on today's test texts: {', '.join(left_out)}")
-    result = compare(students, profile.recipes())
-    histories = {name: TrainedStudent.read(workspace.student(name)).history for name in students}
-    plots = draw(result, histories, settings.task.labels)
+    students, left_out = current_students(profile)
+    for name, why in left_out.items():
+        context.log.warning(f"{name} is left out: {why}")
+    trained = {name: TrainedStudent.read(workspace.student(name)) for name in students}
+    result = compare(students, profile.recipes(), {name: each.steps for name, each in trained.items()})
+    plots = draw(result, {name: each.history for name, each in trained.items()}, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
     texts = pq.read_table(workspace.corpus, columns=["text", "label", "split"])
     test = [
@@ -75,44 +75,58 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     )
 
 
-def current_students(profile: ProfileResource) -> "dict[str, StudentEvaluation]":
-    """Return the evaluations on today's test texts and teacher, of the students that the recipe file names.
+def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvaluation], dict[str, str]]":
+    """Return the evaluations that compare, and the recipes that are left out, each with the reason.
 
-    A student whose last training failed has only an older one, which does not compare.
+    An evaluation counts for the package that it names and no other, and only on today's texts and teacher.
 
     Raises:
-        InputError: there is none.
+        InputError: none compares.
     """
-    import numpy as np
-
     from finstill.errors import InputError
-    from finstill.evaluation.evaluate import StudentEvaluation
+    from finstill.evaluation.evaluate import StudentEvaluation, evaluation_inputs
+    from finstill.serving.package import Package
+    from finstill.teacher.export import ensemble_fingerprint, read_teachers
 
-    folders = {name: profile.workspace.evaluation(name) for name in profile.recipes()}
-    found = {name: StudentEvaluation.read(folder) for name, folder in folders.items() if folder.is_dir()}
-    test = read_test(profile)[0].whole_texts()
-    assert test.teacher_logits is not None
-    current = {
-        name: student
-        for name, student in found.items()
-        if np.array_equal(student.labels, test.labels) and np.array_equal(student.teacher_logits, test.teacher_logits)
-    }
+    workspace = profile.workspace
+    teacher = ensemble_fingerprint(read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble))
+    inputs = evaluation_inputs(teacher, *rows_to_measure_on(profile))
+    current, left_out = {}, {}
+    for name in profile.recipes():
+        folder = workspace.evaluation(name)
+        if not folder.is_dir():
+            left_out[name] = "it was not evaluated"
+            continue
+        try:
+            student, package = StudentEvaluation.read(folder), Package.read(workspace.package(name))
+        except InputError as error:
+            left_out[name] = str(error)
+            continue
+        if student.inputs != inputs:
+            left_out[name] = "it was evaluated on other texts or beside another teacher"
+        elif student.student.digest != package.digest:
+            left_out[name] = "it was packaged again, and that package was not evaluated"
+        else:
+            current[name] = student
     if not current:
         raise InputError(
-            f"none of the students {list(folders)} has been evaluated on today's texts",
-            remedy="Materialize one first",
+            "no student can be compared (" + "; ".join(f"{name}: {why}" for name, why in left_out.items()) + ")",
+            remedy="Run the job distil for one",
         )
-    return current
+    return current, left_out
 
 
 @asset_check(asset=comparison)
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     """Each distilled student beats its label-only baseline, the 95% interval of the difference above 0."""
     from finstill.evaluation.compare import compare
+    from finstill.training.distil import TrainedStudent
 
-    verdicts = compare(current_students(profile), profile.recipes()).verdicts
+    students, _ = current_students(profile)
+    steps = {name: TrainedStudent.read(profile.workspace.student(name)).steps for name in students}
+    verdicts = compare(students, profile.recipes(), steps).verdicts
     return AssetCheckResult(
-        passed=all(verdict.difference.low > 0 for verdict in verdicts),
+        passed=all(verdict.difference.better for verdict in verdicts),
         severity=AssetCheckSeverity.WARN,
         description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a label-only baseline.",
         metadata={

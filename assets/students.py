@@ -70,6 +70,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
                 [{"setting": key, "value": value} for key, value in dotted_settings(trained.recipe.model_dump())]
             ),
             "rows_trained_on": trained.rows,
+            "training_steps": trained.steps,
             "parameters": trained.parameters,
             "epochs": len(trained.history),
             **{

@@ -182,7 +182,7 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
 @asset_check(asset=teacher_logits, blocking=True)
 def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckResult:
     """On the labelled validation texts the teacher is better than answering every text with the commonest class."""
-    from finstill.teacher.classes import judge_teacher
+    from finstill.teacher.classes import judge_classifier
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
@@ -193,7 +193,7 @@ def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckRes
             passed=True, description="No validation text is labelled: there is nothing to judge by."
         )
     assert labelled.teacher_logits is not None
-    judgement = judge_teacher(labelled.labels, labelled.teacher_logits, settings.task.labels)
+    judgement = judge_classifier(labelled.labels, labelled.teacher_logits, settings.task.labels)
     return AssetCheckResult(
         passed=judgement.verdict == "better",
         severity=AssetCheckSeverity.ERROR if judgement.verdict == "worse" else AssetCheckSeverity.WARN,

@@ -16,6 +16,9 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precisio
 
 CALIBRATION_BINS = 15
 
+RESAMPLES_BEYOND = 100
+"""Draws of the bootstrap that fall outside of an interval, on both sides together: they decide where its ends are."""
+
 DRAWN_AT_ONCE = 2**20
 """Counts of cells that the bootstrap holds at a time."""
 
@@ -90,15 +93,10 @@ def quality(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> dic
     }
 
 
-def describe_difference(difference: float, low: float, high: float) -> str:
-    """Return what `paired_interval` found, for people."""
-    return f"{100 * difference:+.1f} points of macro-F1, 95% interval {100 * low:+.1f} to {100 * high:+.1f}"
-
-
 def paired_interval(
-    labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray, *, resamples: int = 2000, seed: int = 0
+    labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray, *, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float, float]:
-    """Return by how much macro-F1 exceeds a rival's on the same rows, and the 95% interval of that difference.
+    """Return by how much macro-F1 exceeds a rival's on the same rows, and the interval of that difference.
 
     The interval is the percentile bootstrap over rows, the same rows drawn for both (Efron and Tibshirani 1993, "An
     Introduction to the Bootstrap", chapter 13): what the two have in common cancels out. Macro-F1 depends only on how
@@ -110,11 +108,13 @@ def paired_interval(
 
     Args:
         logits, rival_logits: float32, (rows, classes) or (seeds, rows, classes).
+        level: share of such intervals that hold the true difference.
 
     Returns:
         difference of the means over seeds, low, high.
     """
     random = np.random.default_rng(seed)
+    resamples = round(RESAMPLES_BEYOND / (1 - level))
     ours, theirs = (scores.reshape(-1, *scores.shape[-2:]).argmax(axis=-1) for scores in (logits, rival_logits))
     cells, counts = distinct_cells(labels, np.concatenate([ours, theirs]))
     classes = logits.shape[-1]
@@ -136,7 +136,7 @@ def paired_interval(
         means.append(float(observed[runs].mean()))
         chosen = random.integers(len(drawn[runs]), size=drawn[runs].shape)
         resampled.append(np.take_along_axis(drawn[runs], chosen, axis=0).mean(axis=0))
-    low, high = np.quantile(resampled[0] - resampled[1], [0.025, 0.975])
+    low, high = np.quantile(resampled[0] - resampled[1], [(1 - level) / 2, (1 + level) / 2])
     return means[0] - means[1], float(low), float(high)
 
 

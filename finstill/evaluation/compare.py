@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
-from finstill.evaluation.significance import Difference, group_by_recipe, leaderboard, without_seed
+from finstill.evaluation.significance import Difference, Group, group_by_recipe, leaderboard, without_seed
 from finstill.training.rows import NO_LABEL
 
 
@@ -22,18 +20,21 @@ class Verdict:
     Attributes:
         student, baseline: the groups, each of one recipe's students with all their seeds.
         difference: on the test split.
+        steps, baseline_steps: batches that they were trained on, on the average over their seeds.
     """
 
     student: str
     baseline: str
     difference: Difference
+    steps: int
+    baseline_steps: int
 
     @property
     def sentence(self) -> str:
-        words = self.difference.words
+        words = f"{self.difference.words}; {self.steps:,} and {self.baseline_steps:,} training steps"
         if not self.difference.shown:
             return f"No difference shown between {self.student} and its label-only baseline {self.baseline}: {words}."
-        verb = "beats" if self.difference.points > 0 else "is worse than"
+        verb = "beats" if self.difference.better else "is worse than"
         return f"{self.student} {verb} its label-only baseline {self.baseline}: {words}."
 
 
@@ -42,20 +43,26 @@ class Comparison:
     """The teacher and the students, measured on the same test rows.
 
     Attributes:
-        evaluations: the teacher first, then the students in the order of the recipes.
+        students: in the order of the recipes, each with its teacher as it was timed in the same run.
         verdicts: one for each recipe that has a label-only baseline.
         leaderboard: a row a recipe, its students of several seeds taken together; see `leaderboard`.
     """
 
-    evaluations: list[Evaluation]
+    students: list[StudentEvaluation]
     verdicts: list[Verdict]
     leaderboard: list[dict[str, Any]]
 
-    def table(self) -> list[dict[str, Any]]:
-        """Return a row a classifier; speeds are of one thread, and the teacher's is from each student's own run."""
-        return [self._row(evaluation) for evaluation in self.evaluations]
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The teacher's, as it was measured beside the first student, and the students'."""
+        return [self.students[0].teacher, *(each.student for each in self.students)]
 
-    def _row(self, evaluation: Evaluation) -> dict[str, Any]:
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a classifier; speeds are of one thread, `times_faster` against the teacher in the same run."""
+        teacher, *_ = self.evaluations
+        return [self._row(teacher, teacher), *(self._row(each.student, each.teacher) for each in self.students)]
+
+    def _row(self, evaluation: Evaluation, teacher: Evaluation) -> dict[str, Any]:
         measured = evaluation.quality or {}
         return {
             "name": evaluation.name,
@@ -70,37 +77,38 @@ class Comparison:
             "megabytes": evaluation.megabytes,
             "latency_ms": evaluation.speed.latency_ms,
             "texts_per_second": evaluation.speed.texts_per_second,
-            "times_faster": evaluation.speed.texts_per_second / self.evaluations[0].speed.texts_per_second,
+            "times_faster": evaluation.speed.texts_per_second / teacher.speed.texts_per_second,
         }
 
 
-def compare(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Recipe]) -> Comparison:
+def compare(
+    students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Recipe], steps: Mapping[str, int]
+) -> Comparison:
     """Compare students that were evaluated on the same test split.
 
     Args:
         students: evaluations by recipe name; at least one.
         recipes: tell which student is whose baseline.
+        steps: batches that each student was trained on.
 
     Raises:
-        ValueError: two students were evaluated on different test rows or against different teachers.
+        ValueError: two students were evaluated on different rows or against different teachers.
     """
     first = next(iter(students.values()))
     for name, student in students.items():
-        same = (
-            student.teacher.digest == first.teacher.digest
-            and np.array_equal(student.labels, first.labels)
-            and student.teacher.out_of_domain == first.teacher.out_of_domain
-        )
-        if not same:
+        if student.inputs != first.inputs:
             raise ValueError(f"'{name}' was evaluated on other data or another teacher: evaluate it again")
     groups = group_by_recipe(students, recipes)
+
+    def mean_steps(group: Group) -> int:
+        return round(sum(steps[name] for name in group.students) / len(group.students))
+
     labelled = (first.labels != NO_LABEL).any()
     verdicts = [
-        Verdict(group.name, baseline.name, group.against(baseline))
+        Verdict(group.name, baseline.name, group.against(baseline), *(mean_steps(each) for each in (group, baseline)))
         for group in groups
         for baseline in groups
         if without_seed(baseline.recipe).is_baseline_of(without_seed(group.recipe)) and labelled
     ]
-    evaluations = [first.teacher, *(student.student for student in students.values())]
     teacher_macro_f1 = first.teacher.quality["macro_f1"] if first.teacher.quality else None
-    return Comparison(evaluations, verdicts, leaderboard(groups, teacher_macro_f1))
+    return Comparison(list(students.values()), verdicts, leaderboard(groups, teacher_macro_f1))

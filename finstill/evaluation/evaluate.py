@@ -12,9 +12,9 @@ import numpy as np
 from finstill.config.settings import rename_old_keys
 from finstill.errors import InputError
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
-from finstill.files import read_json, whole_folder, write_json
+from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, kl_to_teacher, quality
+from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -43,7 +43,7 @@ class OutOfDomain:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured of one classifier.
+    """What was measured of one classifier; of a student, its graph that serves.
 
     Attributes:
         name: the recipe's, or `teacher`.
@@ -55,6 +55,8 @@ class Evaluation:
         parameters: number of weights.
         megabytes: of the ONNX graph, 10^6 bytes.
         speed: one thread.
+        validation_score: macro-F1 on the labelled validation rows, agreement where there are none. Students are chosen
+            by it, so that no choice was made on the test rows.
         out_of_domain: the same measures on the out-of-domain texts, or None where the profile names none.
     """
 
@@ -68,6 +70,7 @@ class Evaluation:
     parameters: int
     megabytes: float
     speed: Speed
+    validation_score: float
     out_of_domain: OutOfDomain | None = None
 
     @classmethod
@@ -83,27 +86,53 @@ class StudentEvaluation:
     """A student's evaluation, its teacher's in the same run, and what both said of each test row.
 
     Attributes:
+        inputs: see `evaluation_inputs`.
         labels: int64, (test rows,), `NO_LABEL` where a row has none.
         logits, teacher_logits: float32, (test rows, task labels).
     """
 
     student: Evaluation
     teacher: Evaluation
+    inputs: str
     labels: np.ndarray
     logits: np.ndarray
     teacher_logits: np.ndarray
 
     @classmethod
     def read(cls, folder: Path) -> StudentEvaluation:
+        """Read what `evaluate_student` wrote.
+
+        Raises:
+            InputError: another version of Finstill wrote it.
+        """
         values = read_json(folder / EVALUATION_FILE)
+        if "inputs" not in values:
+            raise InputError(
+                "another version of Finstill made this evaluation", where=folder, remedy="Materialize evaluation again"
+            )
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as arrays:
             predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits")}
-        return cls(Evaluation.from_dict(values["student"]), Evaluation.from_dict(values["teacher"]), **predictions)
+        both = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
+        return cls(*both, values["inputs"], **predictions)
+
+
+def evaluation_inputs(
+    teacher: str, validation: TrainingRows, test: TrainingRows, out_of_domain: tuple[str, TrainingRows] | None
+) -> str:
+    """Return a digest of what students are measured on: evaluations compare where it is the same.
+
+    Args:
+        teacher: fingerprint, of an ensemble that of all.
+        validation, test, out_of_domain: as `evaluate_student` takes them.
+    """
+    further = [out_of_domain[0], *out_of_domain[1].content()] if out_of_domain else []
+    return digest(teacher, *validation.content(), *test.content(), *further)
 
 
 def evaluate_student(
     package: Package,
     teacher: TeacherGraph,
+    validation: TrainingRows,
     test: TrainingRows,
     teacher_token_budget: int,
     folder: Path,
@@ -112,9 +141,10 @@ def evaluate_student(
 ) -> StudentEvaluation:
     """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
 
-    Quality comes from the package's own graph, run as a user runs it, and not from the checkpoint.
+    Quality comes from the package's graph that serves, run as a user runs it, and not from the checkpoint.
 
     Args:
+        validation: the rows of the validation split, with the teacher's logits.
         test: the rows of the test split, with the teacher's logits over the task's labels; texts that are read in
             windows are measured as one.
         out_of_domain: name and rows of an out-of-domain data set, all of them labelled, with the teacher's logits too.
@@ -145,9 +175,28 @@ def evaluate_student(
     speed, *teacher_speeds = compare_speed(contenders)
     teachers = [each for each, _ in readers]
     teacher_speed = one_after_the_other(teacher_speeds)
-    student_evaluation = _evaluation(package.name, package.digest, [package], logits, speed, package.labels, texts)
+    validation_texts = validation.whole_texts()
+    assert validation_texts.teacher_logits is not None
+    validation_logits = validation.over_texts(one_thread.logits(validation.input_ids, STUDENT_TOKEN_BUDGET))
+    student_evaluation = _evaluation(
+        package.name,
+        package.digest,
+        [package],
+        logits,
+        speed,
+        _score(validation_logits, validation_texts),
+        package.labels,
+        texts,
+    )
     teacher_evaluation = _evaluation(
-        "teacher", ensemble_fingerprint(teachers), teachers, texts.teacher_logits, teacher_speed, package.labels, texts
+        "teacher",
+        fingerprint,
+        teachers,
+        texts.teacher_logits,
+        teacher_speed,
+        _score(validation_texts.teacher_logits, validation_texts),
+        package.labels,
+        texts,
     )
     if out_of_domain is not None:
         name, rows = out_of_domain
@@ -161,13 +210,22 @@ def evaluate_student(
                 (teacher_evaluation, whole.teacher_logits),
             )
         )
+    inputs = evaluation_inputs(fingerprint, validation, test, out_of_domain)
     with whole_folder(folder) as unfinished:
         np.savez(unfinished / PREDICTIONS_FILE, labels=texts.labels, logits=logits, teacher_logits=texts.teacher_logits)
         write_json(
             unfinished / EVALUATION_FILE,
-            {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)},
+            {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation), "inputs": inputs},
         )
-    return StudentEvaluation(student_evaluation, teacher_evaluation, texts.labels, logits, texts.teacher_logits)
+    return StudentEvaluation(student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits)
+
+
+def _score(logits: np.ndarray, rows: TrainingRows) -> float:
+    assert rows.teacher_logits is not None
+    labelled = rows.labels != NO_LABEL
+    if labelled.any():
+        return macro_f1(rows.labels[labelled], logits[labelled])
+    return agreement(logits, rows.teacher_logits)
 
 
 def _evaluation(
@@ -176,6 +234,7 @@ def _evaluation(
     subjects: Sequence[Package | TeacherGraph],
     logits: np.ndarray,
     speed: Speed,
+    validation_score: float,
     names: tuple[str, ...],
     test: TrainingRows,
 ) -> Evaluation:
@@ -193,6 +252,7 @@ def _evaluation(
         parameters=sum(subject.parameters for subject in subjects),
         megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6,
         speed=speed,
+        validation_score=validation_score,
     )
 
 

@@ -85,7 +85,7 @@ def _of_one(
         kind = _kind(labels[evaluation.labels[row]], labels[predicted[row]])
         if len(chosen.setdefault(kind, [])) < OF_A_KIND:
             chosen[kind].append(row)
-    classifier = StudentClassifier(package.folder, precision="float32")
+    classifier = StudentClassifier(package.folder)
     ordered = [(kind, row) for kind, rows in sorted(chosen.items()) for row in rows]
     explained = classifier.score([texts[row] for _, row in ordered], explain=True)
     return [

@@ -10,43 +10,62 @@ import numpy as np
 
 from finstill.config.recipe import Recipe
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.metrics import describe_difference, macro_f1, mcnemar, paired_interval
+from finstill.metrics import macro_f1, mcnemar, paired_interval
 from finstill.training.rows import NO_LABEL
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference of two groups of students on the same labelled test rows.
+    """The difference of two groups of students on the same labelled test rows, and whether it is shown.
+
+    It is shown where two tests agree: the interval of macro-F1 lies clear of 0, and McNemar's test rejects at the same
+    level that both are right equally often, in favour of the same one. Whatever Finstill says of two classifiers is
+    said by this rule.
 
     Attributes:
-        points, low, high: of mean macro-F1, and the 95% interval by the paired bootstrap over seeds and rows.
-        p: of McNemar's exact test between the two groups' middle students: whether they are equally often right.
+        points, low, high: of mean macro-F1, and its interval by the paired bootstrap over seeds and rows.
+        accuracy: of the two groups' middle students, the first's less the other's.
+        p: of McNemar's exact test between these two.
+        level: of the interval; 1 less the level of McNemar's test.
     """
 
     points: float
     low: float
     high: float
+    accuracy: float
     p: float
+    level: float = 0.95
 
     @classmethod
-    def between(cls, labels: np.ndarray, runs: np.ndarray, rival_runs: np.ndarray) -> Difference:
+    def between(
+        cls, labels: np.ndarray, runs: np.ndarray, rival_runs: np.ndarray, *, level: float = 0.95
+    ) -> Difference:
         """Return what the first runs are better by than their rivals.
 
         Args:
             labels: int64, (rows,); each row has one.
             runs, rival_runs: logits, float, (seeds, rows, classes).
         """
-        middle = (_middle(labels, each) for each in (runs, rival_runs))
-        return cls(*paired_interval(labels, runs, rival_runs), mcnemar(labels, *middle))
+        ours, theirs = (_middle(labels, each) for each in (runs, rival_runs))
+        accuracy = float((ours.argmax(axis=1) == labels).mean() - (theirs.argmax(axis=1) == labels).mean())
+        interval = paired_interval(labels, runs, rival_runs, level=level)
+        return cls(*interval, accuracy, mcnemar(labels, ours, theirs), level)
 
     @property
     def shown(self) -> bool:
-        """Whether the interval lies clear of 0."""
-        return self.low > 0 or self.high < 0
+        """Whether both tests find a difference, in favour of the same one."""
+        clear = self.low > 0 or self.high < 0
+        return clear and self.accuracy * self.points > 0 and self.p < 1 - self.level
+
+    @property
+    def better(self) -> bool:
+        return self.shown and self.points > 0
 
     @property
     def words(self) -> str:
-        return f"{describe_difference(self.points, self.low, self.high)}; McNemar p = {self.p:.2g}"
+        points, low, high = (100 * value for value in (self.points, self.low, self.high))
+        interval = f"{100 * self.level:.4g}% interval {low:+.1f} to {high:+.1f}"
+        return f"{points:+.1f} points of macro-F1, {interval}; McNemar p = {self.p:.2g}"
 
     def __str__(self) -> str:
         return self.words if self.shown else f"no difference shown: {self.words}"

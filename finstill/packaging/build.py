@@ -68,11 +68,13 @@ def build_package(
         graph = model.onnx_graph()
         onnx.save(graph, float32)
         onnx.save(quantize_student(graph), int8)
-        classifier = OnnxClassifier(float32)
-        logits = classifier.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
-        parity = graph_parity(logits, model, test.input_ids)
+        exact = OnnxClassifier(float32).logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+        parity = graph_parity(exact, model, test.input_ids)
         parity.require(f"student '{name}'", student)
-        proof = prove_int8(int8, logits, test.input_ids, test.labels)
+        # What is measured and calibrated is the graph that serves.
+        served = OnnxClassifier(int8)
+        logits = served.logits(test.input_ids, STUDENT_TOKEN_BUDGET)
+        proof = prove_int8(served, logits, exact, test.input_ids, test.labels)
         if not proof.holds:
             lost = "" if proof.macro_f1_lost is None else f", loses {proof.macro_f1_lost:.3f} of macro-F1"
             raise InputError(
@@ -82,7 +84,7 @@ def build_package(
                 where=student,
                 remedy="Train it longer, or make it wider: a student that is hardly trained decides by small margins",
             )
-        temperature = _temperature(classifier, rows["validation"])
+        temperature = _temperature(served, rows["validation"])
         measured = {
             **_measure(test.over_texts(logits), test.whole_texts(), task.labels, temperature),
             "graph": asdict(parity),
@@ -122,7 +124,7 @@ def _temperature(classifier: OnnxClassifier, validation: TrainingRows) -> float 
 def _measure(
     logits: np.ndarray, test: TrainingRows, labels: tuple[str, ...], temperature: float | None
 ) -> dict[str, Any]:
-    """Return what the float32 graph is worth on the test split; None where labels or teacher logits are missing."""
+    """Return what the int8 graph is worth on the test split; None where labels or teacher logits are missing."""
     labelled = test.labels != NO_LABEL
     truth, scores = test.labels[labelled], logits[labelled]
     return {

@@ -18,14 +18,19 @@ from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_windows
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
-from finstill.evaluation.evaluate import STUDENT_TOKEN_BUDGET, StudentEvaluation
+from finstill.evaluation.evaluate import StudentEvaluation
+from finstill.evaluation.significance import Difference
 from finstill.files import read_json, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, describe_difference, macro_f1, paired_interval
-from finstill.serving.package import Package
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.teacher.classes import judge_classifier
 from finstill.training.rows import NO_LABEL, TrainingRows
 
 WITHDRAWN_FILE = "withdrawn.json"
+
+PROMOTION_LEVEL = 0.998
+"""The level at which a challenger must be better. A challenger every night makes 365 tests a year, and an equal one
+passes a test by chance in at most one of a thousand: 0.37 false promotions a year. bench/champion.py counts them."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,12 @@ def choose_champion(
     budgets: Budgets,
     folder: Path,
 ) -> Decision:
-    """Put the best student into service where it is better than the one that is.
+    """Put the best student into service where it is shown to be better than the one that is.
 
-    The best is the one with the highest macro-F1 on the test split (agreement with the teacher where no test text is
-    labelled). It replaces a champion only where the 95% interval of the difference, both scoring today's test split,
-    lies above 0: chance does not change what is in service. The champion replaced is kept in `folder`/previous. A
-    student that breaches a budget, or was withdrawn by `roll_back`, is passed over.
+    The best is chosen on the validation split and looked at once on the test split. It replaces a champion only where
+    the difference is shown at `PROMOTION_LEVEL`, both scoring today's test split: chance does not change what is in
+    service. The champion replaced is kept in `folder`/previous. A student is passed over where it breaches a budget,
+    was withdrawn by `roll_back`, or is not shown to be better than the commonest class for every text.
 
     Args:
         students, packages: by recipe name.
@@ -69,29 +74,20 @@ def choose_champion(
     Raises:
         InputError: every student is passed over, and none is in service.
     """
-    measured = test.whole_texts()
-    labelled = measured.labels != NO_LABEL
-
-    def score(logits: np.ndarray) -> float:
-        if labelled.any():
-            return macro_f1(measured.labels[labelled], logits[labelled])
-        assert measured.teacher_logits is not None
-        return agreement(logits, measured.teacher_logits)
-
     current = folder / "current"
-    refused = _refused(students, packages, budgets, _withdrawn(folder))
+    truth, counted = _truth(test)
+    refused = _refused(students, packages, budgets, _withdrawn(folder), truth, counted)
     eligible = [name for name in students if name not in refused]
     if not eligible:
         why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
         if not current.exists():
             raise InputError(
                 f"no student may go into service, and none is there yet ({why})",
-                where="budgets",
-                remedy="Mend the recipes, or what the profile asks under `budgets`",
+                remedy="Train longer or on more texts, mend the recipes, or ask for less under the profile's `budgets`",
             )
         champion = Package.read(current)
         return Decision(champion.name, champion.digest, False, f"{champion.name} stays, no other may follow it ({why})")
-    best = max(eligible, key=lambda name: score(students[name].logits))
+    best = max(eligible, key=lambda name: students[name].student.validation_score)
     challenger = packages[best]
     if not current.exists():
         return _promote(challenger, folder, "it is the first champion")
@@ -100,26 +96,24 @@ def choose_champion(
         return Decision(best, champion.digest, False, f"{best} is in service already")
     if (champion.task, champion.labels) != (challenger.task, challenger.labels):
         return _promote(challenger, folder, f"the task changed from {champion.task} to {challenger.task}")
-    difference, low, high = difference_from_champion(students[best].logits, champion, test, texts)
-    interval = describe_difference(difference, low, high)
-    if low > 0:
-        return _promote(challenger, folder, f"it is better than {champion.name}: {interval}")
-    return Decision(champion.name, champion.digest, False, f"{best} is not shown to be better: {interval}")
+    difference = difference_from_champion(students[best].logits, champion, test, texts, level=PROMOTION_LEVEL)
+    if difference.better:
+        return _promote(challenger, folder, f"it is better than {champion.name}: {difference}")
+    reason = f"{best} is best on the validation texts, and not shown to be better on the test texts: {difference.words}"
+    return Decision(champion.name, champion.digest, False, reason)
 
 
 def difference_from_champion(
-    logits: np.ndarray, champion: Package, test: TrainingRows, texts: Sequence[str]
-) -> tuple[float, float, float]:
-    """Return by how much macro-F1 exceeds the champion's on today's test split, and the 95% interval of that.
+    logits: np.ndarray, champion: Package, test: TrainingRows, texts: Sequence[str], *, level: float
+) -> Difference:
+    """Return by how much a student is better than the champion on today's test split.
 
     The champion scores the texts with its own tokenizer. Where no test text is labelled the teacher's class counts.
 
     Args:
         logits: float32, (test texts, labels), of the student that is set against it.
         test, texts: the rows of the test split and their texts, in the same order.
-
-    Returns:
-        difference, low, high: see `finstill.metrics.paired_interval`.
+        level: of the test, see `Difference`.
     """
     tokenizer = load_tokenizer(champion.folder, champion.max_length)
     keys = pa.array([text_key(text) for text in texts])
@@ -128,11 +122,18 @@ def difference_from_champion(
     logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
     owners = pc.index_in(table["text_key"], keys).to_numpy()
     champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
+    truth, counted = _truth(test)
+    return Difference.between(truth[counted], logits[None, counted], champions[None, counted], level=level)
+
+
+def _truth(test: TrainingRows) -> tuple[np.ndarray, np.ndarray]:
+    """Return the class of each test text and which texts count: the labelled ones, or all by the teacher's class."""
     test = test.whole_texts()
     labelled = test.labels != NO_LABEL
-    truth = test.labels if labelled.any() else test.teacher_logits.argmax(axis=1)  # type: ignore[union-attr]
-    counted = labelled if labelled.any() else np.ones(len(test), dtype=bool)
-    return paired_interval(truth[counted], logits[counted], champions[counted])
+    if labelled.any():
+        return test.labels, labelled
+    assert test.teacher_logits is not None
+    return test.teacher_logits.argmax(axis=1), np.ones(len(test), dtype=bool)
 
 
 def roll_back(folder: Path) -> Decision:
@@ -167,6 +168,8 @@ def _refused(
     packages: Mapping[str, Package],
     budgets: Budgets,
     withdrawn: set[str],
+    truth: np.ndarray,
+    counted: np.ndarray,
 ) -> dict[str, str]:
     """Return the students that may not go into service, each with the reason."""
     refused = {}
@@ -174,6 +177,13 @@ def _refused(
         found = breaches(student, budgets)
         if packages[name].digest in withdrawn:
             found.append("it was withdrawn")
+        judgement = judge_classifier(truth[counted], student.logits[counted], packages[name].labels)
+        if judgement.verdict != "better":
+            found.append(
+                f"it is not shown to be better than the commonest class (accuracy {judgement.accuracy:.3f} against "
+                f"{judgement.commonest_accuracy:.3f}, macro-F1 {judgement.macro_f1:.3f} against "
+                f"{judgement.commonest_macro_f1:.3f})"
+            )
         if found:
             refused[name] = ", ".join(found)
     return refused

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from finstill.inference.parity import LARGEST_DIFFERENCE
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import agreement, macro_f1
-from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.training.rows import NO_LABEL
 
 LEAST_AGREEMENT = 0.98
@@ -45,25 +43,30 @@ class Int8Proof:
         return self.batch_dependence <= LARGEST_DIFFERENCE and (close or self.rows_that_differ <= ROWS_OF_CHANCE)
 
 
-def prove_int8(int8: Path, exact: np.ndarray, rows: Sequence[Sequence[int]], labels: np.ndarray) -> Int8Proof:
-    """Compare the graph `int8` with what the float32 one says of the same rows; each text also runs alone.
+def prove_int8(
+    quantised: OnnxClassifier,
+    logits: np.ndarray,
+    exact: np.ndarray,
+    rows: Sequence[Sequence[int]],
+    labels: np.ndarray,
+) -> Int8Proof:
+    """Compare the int8 graph with what the float32 one says of the same rows; each text also runs alone.
 
     Args:
-        exact: float32, (rows, classes), the float32 graph's logits.
+        quantised: the int8 graph.
+        logits, exact: float32, (rows, classes): the int8 graph's logits, and the float32 one's.
         rows: token ids, special tokens included.
         labels: int64, (rows,), `NO_LABEL` where a row has none.
     """
-    quantised = OnnxClassifier(int8)
-    ours = quantised.logits(rows, STUDENT_TOKEN_BUDGET)
     alone = np.concatenate([quantised.batch_logits([row]) for row in rows])
     labelled = labels != NO_LABEL
     lost = None
     if labelled.any():
-        lost = macro_f1(labels[labelled], exact[labelled]) - macro_f1(labels[labelled], ours[labelled])
+        lost = macro_f1(labels[labelled], exact[labelled]) - macro_f1(labels[labelled], logits[labelled])
     return Int8Proof(
         rows=len(rows),
-        rows_that_differ=int((ours.argmax(axis=1) != exact.argmax(axis=1)).sum()),
-        agreement=agreement(ours, exact),
+        rows_that_differ=int((logits.argmax(axis=1) != exact.argmax(axis=1)).sum()),
+        agreement=agreement(logits, exact),
         macro_f1_lost=lost,
-        batch_dependence=float(np.abs(ours - alone).max()),
+        batch_dependence=float(np.abs(logits - alone).max()),
     )

@@ -36,7 +36,7 @@ from finstill.errors import InputError
 from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
-from finstill.teacher.classes import judge_teacher, require_matching_classes
+from finstill.teacher.classes import judge_classifier, require_matching_classes
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fidelity import int8_fidelity
 from finstill.training.fine_tune import untrained_classifier
@@ -379,7 +379,7 @@ def _judge(
     labels, logits = answers()
     if not len(labels):
         return
-    judgement = judge_teacher(labels, task_logits(logits, profile.task, graph.labels), profile.task.labels)
+    judgement = judge_classifier(labels, task_logits(logits, profile.task, graph.labels), profile.task.labels)
     found.labelled_texts = judgement.rows
     found.accuracy, found.macro_f1 = judgement.accuracy, judgement.macro_f1
     found.commonest_accuracy, found.commonest_macro_f1 = judgement.commonest_accuracy, judgement.commonest_macro_f1

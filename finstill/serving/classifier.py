@@ -19,7 +19,7 @@ from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
-from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.serving.package import SERVED, STUDENT_TOKEN_BUDGET, Package
 
 TEXTS_PER_CHUNK = 8192
 """Texts in memory at a time."""
@@ -66,7 +66,7 @@ class StudentClassifier:
         self,
         folder: Path | str,
         *,
-        precision: Literal["int8", "float32"] = "int8",
+        precision: Literal["int8", "float32"] = SERVED,
         threads: int = 1,
         long_texts: Literal["windows", "refuse"] = "windows",
     ):

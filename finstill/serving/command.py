@@ -13,6 +13,7 @@ from finstill.corpus.readers import Form
 from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.serving import StudentClassifier
+from finstill.serving.package import SERVED
 from finstill.serving.score import ScoringReport, TableScorer
 from finstill.serving.tables import OUTPUTS, open_table, table_kind
 
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "--delimiter", metavar="CHARACTER", type=_character, help="between columns (a comma; a tab in .tsv)"
     )
     parser.add_argument("--columns", metavar="NAME,NAME", help="of an input without a header")
-    parser.add_argument("--precision", choices=["int8", "float32"], default="int8", help="which graph answers (int8)")
+    parser.add_argument("--precision", choices=["int8", "float32"], default=SERVED, help="which graph answers (int8)")
     parser.add_argument("--threads", type=int, default=1, help="batches run at a time (1)")
     parser.add_argument(
         "--long",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from finstill.errors import InputError
 from finstill.files import read_json
 from finstill.inference.session import GRAPH_FILES
 
 PACKAGE_FILE = "package.json"
+
+SERVED: Literal["int8", "float32"] = "int8"
+"""The precision that answers by default. It is the one that is measured, ranked, calibrated and held to budgets."""
 
 STUDENT_TOKEN_BUDGET = 1024
 """Tokens of a student's batch, padding included: an LSTM's steps gain little from more, and its states leave the
@@ -53,8 +56,8 @@ class Package:
 
     @property
     def graph(self) -> Path:
-        """The float32 graph."""
-        return self.graph_of("float32")
+        """The graph that serves."""
+        return self.graph_of(SERVED)
 
     def graph_of(self, precision: str) -> Path:
         """Return the graph of `precision`.

@@ -91,14 +91,14 @@ def require_matching_classes(
 
 @dataclass(frozen=True)
 class Judgement:
-    """A teacher beside a classifier that answers every text with the commonest class.
+    """A classifier beside one that answers every text with the commonest class; in words, of a teacher.
 
     Attributes:
         rows: labelled texts that both answered.
         accuracy, commonest_accuracy: share of texts that get their label.
         macro_f1, commonest_macro_f1: mean over the labels of F1.
-        verdict: whether the teacher is better than the commonest class.
-        exchanged: the label that each label's answers clearly fit better, where the teacher's classes look exchanged;
+        verdict: whether the classifier is better than the commonest class.
+        exchanged: the label that each label's answers clearly fit better, where the classes look exchanged;
             empty where they do not.
     """
 
@@ -130,11 +130,11 @@ class Judgement:
         )
 
 
-def judge_teacher(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> Judgement:
-    """Compare a teacher with the commonest class on the same labelled texts, by paired bootstraps over the texts.
+def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> Judgement:
+    """Compare a classifier with the commonest class on the same labelled texts, by paired bootstraps over the texts.
 
-    The teacher is better where its accuracy or its macro-F1 is shown to be, at 95%: where a class is rare, a good
-    teacher may gain in the second alone. It is worse where its accuracy is shown to be and its macro-F1 is not shown to
+    It is better where its accuracy or its macro-F1 is shown to be, at 95%: where a class is rare, a good one may gain
+    in the second alone. It is worse where its accuracy is shown to be and its macro-F1 is not shown to
     be better; or where the same answers with its labels exchanged are more accurate, at 95% over all ways to exchange
     them.
 
@@ -181,7 +181,9 @@ def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
 
 def _interval(right: np.ndarray, rivals_right: np.ndarray, tried: int = 1) -> tuple[float, float]:
     """Return the 95% interval of a difference in accuracy, Bonferroni's for the best of `tried` classifiers."""
-    difference = right.astype(np.float64) - rivals_right
-    draws = np.random.default_rng(0).integers(len(right), size=(RESAMPLES, len(right)))
-    low, high = np.quantile(difference[draws].mean(axis=1), [0.025 / tried, 1 - 0.025 / tried])
+    # Rows drawn with replacement fill the three cells by a multinomial distribution: see `paired_interval`.
+    cells = [int((right & ~rivals_right).sum()), int((rivals_right & ~right).sum())]
+    shares = np.array([*cells, len(right) - sum(cells)]) / len(right)
+    ahead, behind, _ = np.random.default_rng(0).multinomial(len(right), shares, size=RESAMPLES).T
+    low, high = np.quantile((ahead - behind) / len(right), [0.025 / tried, 1 - 0.025 / tried])
     return float(low), float(high)

@@ -191,6 +191,7 @@ class TrainedStudent:
         inputs: digest of everything that determines it; equal inputs give an equal student.
         history: an entry an epoch: loss, temperature, validation figures.
         rows: texts it was trained on, each counted once.
+        steps: batches it was trained on.
         parameters: number of weights.
         provenance: how the texts were read that it learned from, and by which teachers' logits, if any; None where that
             is not known.
@@ -201,18 +202,28 @@ class TrainedStudent:
     inputs: str
     history: list[dict[str, float]]
     rows: int
+    steps: int
     parameters: int
     provenance: TableProvenance | None = None
 
     @classmethod
     def read(cls, folder: Path) -> TrainedStudent:
+        """Read what `train_student` wrote.
+
+        Raises:
+            InputError: another version of Finstill wrote it.
+        """
         values = read_json(folder / TRAINING_FILE)
+        if "steps" not in values:
+            raise InputError(
+                "another version of Finstill trained this student", where=folder, remedy="Materialize student again"
+            )
         # An older version's says nothing of it.
         provenance = values.get("provenance")
         return cls(
             folder,
             Recipe.from_stored(values["recipe"]),
-            *(values[k] for k in ("inputs", "history", "rows", "parameters")),
+            *(values[k] for k in ("inputs", "history", "rows", "steps", "parameters")),
             provenance=TableProvenance.from_dict(provenance) if provenance else None,
         )
 
@@ -265,8 +276,11 @@ def train_student(
     provenance = train.provenance
     if recipe.alpha == 0:
         provenance = provenance and replace(provenance, teachers=())
+        epoch = TrainingRows(train.input_ids, train.labels).labelled_epoch(recipe.labelled_repeats)
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    inputs = _inputs_digest(recipe, train, validation, labels, vocabulary, tokenizer, teacher)
+    else:
+        epoch = train.epoch(recipe.labelled_repeats)
+    inputs = _inputs_digest(recipe, train, len(epoch), validation, labels, vocabulary, tokenizer, teacher)
     existing = read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     # The rest of the file may be another version's.
     if existing is not None and existing["inputs"] == inputs:
@@ -274,8 +288,6 @@ def train_student(
         write_json(folder / TRAINING_FILE, {**existing, "provenance": provenance and asdict(provenance)})
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
         return TrainedStudent.read(folder)
-    texts = len(train)
-    train = train.with_labelled_repeated(recipe.labelled_repeats)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
     student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, teacher)
@@ -287,7 +299,7 @@ def train_student(
     trainer = DistillationTrainer(
         recipe,
         student,
-        train,
+        epoch,
         validation,
         folder.parent / f"training-{inputs}",
         stage=stage,
@@ -295,7 +307,8 @@ def train_student(
         report_to=[each for each in report_to if each != "tensorboard"],
     )
     history = run_training(trainer, stage)
-    trained = TrainedStudent(folder, recipe, inputs, history, texts, student.num_parameters(), provenance)
+    steps = trainer.state.global_step
+    trained = TrainedStudent(folder, recipe, inputs, history, len(train), steps, student.num_parameters(), provenance)
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)
@@ -318,6 +331,7 @@ def _vocabulary(architecture: BaseConfig, train: TrainingRows, tokenizer: Tokeni
 def _inputs_digest(
     recipe: Recipe,
     train: TrainingRows,
+    rows_an_epoch: int,
     validation: TrainingRows,
     labels: Sequence[str],
     vocabulary: Vocabulary,
@@ -331,6 +345,7 @@ def _inputs_digest(
         *labels,
         vocabulary.token_ids.tobytes(),
         tokenizer_identity(tokenizer),
+        str(rows_an_epoch),
     ]
     if recipe.architecture.starts_from_teacher:
         # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.

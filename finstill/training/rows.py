@@ -88,17 +88,31 @@ class TrainingRows:
         """Return the rows that have a label."""
         return self.at(np.flatnonzero(self.labels != NO_LABEL))
 
-    def with_labelled_repeated(self, times: int) -> TrainingRows:
-        """Return the rows with each labelled one `times` times, or as they are where all are labelled.
+    def epoch(self, labelled_repeats: int) -> TrainingRows:
+        """Return the rows that an epoch reads: each labelled one so many times, or all once where all are labelled.
 
         Rows without a label speak through the teacher alone. Where they are many, few batches would hold a label.
         """
+        return self._repeated(self._of_an_epoch(labelled_repeats))
+
+    def labelled_epoch(self, labelled_repeats: int) -> TrainingRows:
+        """Return the labelled rows alone, over and over, as many as `epoch` returns.
+
+        So a label-only baseline takes as many steps as the student that also hears the teacher, at the same learning
+        rates, and is as often judged on the validation rows: neither has the longer training.
+        """
+        positions = np.flatnonzero(self.labels != NO_LABEL)
+        return self._repeated(np.resize(positions, len(self._of_an_epoch(labelled_repeats))))
+
+    def _of_an_epoch(self, labelled_repeats: int) -> np.ndarray:
         labelled = np.flatnonzero(self.labels != NO_LABEL)
         if len(labelled) == len(self):
-            return self
+            return labelled
+        return np.concatenate([np.arange(len(self)), *[labelled] * (labelled_repeats - 1)])
+
+    def _repeated(self, positions: np.ndarray) -> TrainingRows:
         # A batch knows no texts: only what is measured is put together from windows.
-        rows = replace(self, windows=None)
-        return rows.at(np.concatenate([np.arange(len(self)), *[labelled] * (times - 1)]))
+        return replace(self, windows=None).at(positions)
 
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""

@@ -7,7 +7,7 @@ import pytest
 
 from finstill.config.task import RISK, SENTIMENT, Task
 from finstill.errors import InputError
-from finstill.teacher.classes import judge_teacher, possible_mappings, require_matching_classes
+from finstill.teacher.classes import judge_classifier, possible_mappings, require_matching_classes
 
 NAMELESS = ("LABEL_0", "LABEL_1", "LABEL_2")
 
@@ -69,21 +69,21 @@ class TestJudgement:
     """Of a teacher, beside the commonest class."""
 
     def test_a_good_teacher_is_better(self, labels: np.ndarray) -> None:
-        judgement = judge_teacher(labels, answers(labels, (0, 1, 2)), SENTIMENT.labels)
+        judgement = judge_classifier(labels, answers(labels, (0, 1, 2)), SENTIMENT.labels)
         assert judgement.verdict == "better"
         assert judgement.commonest_accuracy == np.bincount(labels).max() / 300
         assert judgement.exchanged == {}
 
     def test_one_that_answers_with_another_class_alone_is_worse(self, labels: np.ndarray) -> None:
-        assert judge_teacher(labels, np.tile(np.float32([1, 0, 0]), (300, 1)), SENTIMENT.labels).verdict == "worse"
+        assert judge_classifier(labels, np.tile(np.float32([1, 0, 0]), (300, 1)), SENTIMENT.labels).verdict == "worse"
 
     def test_one_that_answers_with_the_commonest_class_alone_shows_no_difference(self, labels: np.ndarray) -> None:
-        judgement = judge_teacher(labels, np.tile(np.float32([0, 1, 0]), (300, 1)), SENTIMENT.labels)
+        judgement = judge_classifier(labels, np.tile(np.float32([0, 1, 0]), (300, 1)), SENTIMENT.labels)
         assert judgement.verdict == "no difference shown"
         assert judgement.accuracy == judgement.commonest_accuracy
 
     def test_two_classes_exchanged_are_found_though_the_commonest_is_right(self, labels: np.ndarray) -> None:
-        judgement = judge_teacher(labels, answers(labels, (2, 1, 0)), SENTIMENT.labels)
+        judgement = judge_classifier(labels, answers(labels, (2, 1, 0)), SENTIMENT.labels)
         assert judgement.verdict == "worse"
         assert judgement.exchanged == {"negative": "positive", "neutral": "neutral", "positive": "negative"}
         assert "it says negative for positive, positive for negative" in str(judgement)
@@ -92,14 +92,14 @@ class TestJudgement:
         labels = (np.arange(1000) % 50 == 0).astype(np.int64)
         said = labels.copy()
         said[1:40] = 1
-        judgement = judge_teacher(labels, 3 * np.eye(2, dtype=np.float32)[said], RISK.labels)
+        judgement = judge_classifier(labels, 3 * np.eye(2, dtype=np.float32)[said], RISK.labels)
         assert judgement.accuracy < judgement.commonest_accuracy
         assert judgement.verdict == "better"
 
     def test_chance_blocks_hardly_any_teacher_on_few_rows(self) -> None:
         random = np.random.default_rng(3)
         verdicts = [
-            judge_teacher(random.integers(3, size=15), random.normal(size=(15, 3)).astype(np.float32), "abc").verdict
+            judge_classifier(random.integers(3, size=15), random.normal(size=(15, 3)).astype(np.float32), "abc").verdict
             for _ in range(100)
         ]
         assert verdicts.count("worse") <= 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +20,13 @@ from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
-from finstill.evaluation.compare import compare
+from finstill.evaluation.compare import Comparison, compare
 from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
 from finstill.evaluation.mistakes import worst_mistakes
 from finstill.evaluation.report import draw, write_report
+from finstill.evaluation.significance import Difference
 from finstill.files import read_json
+from finstill.inference.session import OnnxClassifier
 from finstill.metrics import (
     agreement,
     calibration_error,
@@ -39,8 +40,9 @@ from finstill.metrics import (
 )
 from finstill.packaging.build import build_package
 from finstill.packaging.card import Provenance
-from finstill.packaging.champion import choose_champion, roll_back
-from finstill.serving.package import Package
+from finstill.packaging.champion import Decision, choose_champion, roll_back
+from finstill.serving import StudentClassifier
+from finstill.serving.package import SERVED, Package
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.training.distil import train_student
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -174,23 +176,24 @@ class Bench:
 
     def __init__(self, root: Path, teacher: TeacherGraph, checkpoint: Path, rows: Callable[..., TrainingRows]):
         self.root, self.teacher, self.checkpoint, self.rows = root, teacher, checkpoint, rows
-        self.test = rows(120, seed=2)
+        self.validation, self.test = rows(40, seed=1), rows(120, seed=2)
         # Each token of a row is one word of the vocabulary, so that its text is tokenized to the same ids.
         vocabulary = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.texts = [" ".join(vocabulary.id_to_token(i) for i in ids[1:-1]) for ids in self.test.input_ids]
         self.recipes: dict[str, Recipe] = {}
         self.students: dict[str, StudentEvaluation] = {}
         self.packages: dict[str, Package] = {}
+        self.steps: dict[str, int] = {}
 
     def add(self, name: str, **settings: object) -> None:
         architecture = LstmAttentionConfig(embedding="random", embedding_width=16, hidden_width=16, layers=1)
         recipe = Recipe(architecture=architecture, batch_size=16, learning_rate=0.01, **settings)  # type: ignore[arg-type]
         folder = self.root / name
         trained = train_student(
-            recipe, self.rows(160), self.rows(40, seed=1), LABELS, self.checkpoint, folder / "checkpoint", stage=name
+            recipe, self.rows(160), self.validation, LABELS, self.checkpoint, folder / "checkpoint", stage=name
         )
-        self.recipes[name] = recipe
-        splits = {"validation": self.rows(40, seed=1), "test": self.test}
+        self.recipes[name], self.steps[name] = recipe, trained.steps
+        splits = {"validation": self.validation, "test": self.test}
         provenance = Provenance(
             "test", "0" * 32, False, None, None, {split: len(each) for split, each in splits.items()}
         )
@@ -204,11 +207,16 @@ class Bench:
             splits,
             folder / "package",
         ).package
-        self.students[name] = evaluate_student(self.packages[name], self.teacher, self.test, 512, folder / "evaluation")
+        self.students[name] = self.evaluate(name, self.test, folder / "evaluation")
 
-    def choose(self, *names: str, budgets: Budgets = NO_BUDGETS):
-        students = {name: self.students[name] for name in names}
-        return choose_champion(students, self.packages, self.test, self.texts, budgets, self.root / "champion")
+    def evaluate(
+        self, name: str, test: TrainingRows, folder: Path, out_of_domain: tuple[str, TrainingRows] | None = None
+    ) -> StudentEvaluation:
+        package = self.packages[name]
+        return evaluate_student(package, self.teacher, self.validation, test, 512, folder, out_of_domain)
+
+    def compare(self) -> Comparison:
+        return compare(self.students, self.recipes, self.steps)
 
 
 @pytest.fixture(scope="module")
@@ -238,29 +246,74 @@ def test_an_evaluation_reads_back_as_it_was_written(bench: Bench) -> None:
 def test_unlabelled_test_rows_count_for_fidelity_alone(bench: Bench) -> None:
     test = TrainingRows(bench.test.input_ids, bench.test.labels.copy(), bench.test.teacher_logits)
     test.labels[:100] = NO_LABEL
-    result = evaluate_student(bench.packages["good"], bench.teacher, test, 512, bench.root / "partly")
+    result = bench.evaluate("good", test, bench.root / "partly")
     assert (result.student.test_rows, result.student.labelled_rows) == (120, 20)
     assert sum(sum(row) for row in result.student.quality["confusion"]) == 20  # type: ignore[index]
     test.labels[:] = NO_LABEL
-    result = evaluate_student(bench.packages["good"], bench.teacher, test, 512, bench.root / "unlabelled")
+    result = bench.evaluate("good", test, bench.root / "unlabelled")
     assert result.student.quality is None
     assert result.student.agreement == bench.students["good"].student.agreement
 
 
 def test_each_distilled_student_is_set_against_its_own_baseline(bench: Bench) -> None:
-    comparison = compare(bench.students, bench.recipes)
+    comparison = bench.compare()
     assert [row["name"] for row in comparison.table()] == ["teacher", "poor", "good", "good-baseline"]
     assert [(verdict.student, verdict.baseline) for verdict in comparison.verdicts] == [("good", "good-baseline")]
     assert comparison.table()[0]["times_faster"] == 1
+
+
+def test_a_student_is_as_fast_as_it_was_beside_its_teacher_in_the_same_run(bench: Bench) -> None:
+    students = dict(bench.students)
+    slow = students["good"].teacher.speed
+    slow = replace(slow, texts_per_second=slow.texts_per_second / 8)
+    students["good"] = replace(students["good"], teacher=replace(students["good"].teacher, speed=slow))
+    before = {row["name"]: row["times_faster"] for row in bench.compare().table()}
+    after = {row["name"]: row["times_faster"] for row in compare(students, bench.recipes, bench.steps).table()}
+    assert after["good"] == pytest.approx(8 * before["good"])
+    assert after["poor"] == before["poor"]
+    assert all(
+        before[name] == pytest.approx(each.student.speed.texts_per_second / each.teacher.speed.texts_per_second)
+        for name, each in bench.students.items()
+    )
+
+
+def test_what_is_measured_is_the_graph_that_serves(bench: Bench) -> None:
+    served = OnnxClassifier(bench.packages["good"].graph_of(SERVED)).logits(bench.test.input_ids, 512)
+    assert np.array_equal(bench.students["good"].logits, served)
+    assert StudentClassifier(bench.packages["good"].folder).precision == SERVED
+    megabytes = bench.packages["good"].graph_of(SERVED).stat().st_size / 1e6
+    assert bench.students["good"].student.megabytes == megabytes
+
+
+@pytest.mark.parametrize(
+    ("interval", "accuracy", "p", "shown"),
+    [
+        ((0.01, 0.1), 0.05, 0.01, True),
+        ((0.01, 0.1), 0.05, 0.12, False),
+        ((-0.01, 0.1), 0.05, 0.01, False),
+        ((0.01, 0.1), -0.05, 0.01, False),
+        ((-0.1, -0.01), -0.05, 0.01, True),
+    ],
+)
+def test_a_difference_is_shown_where_both_tests_find_it(
+    interval: tuple[float, float], accuracy: float, p: float, shown: bool
+) -> None:
+    low, high = interval
+    difference = Difference((low + high) / 2, low, high, accuracy, p)
+    assert difference.shown is shown
+    assert difference.better is (shown and low > 0)
+    assert ("no difference shown" in str(difference)) is not shown
 
 
 @pytest.mark.parametrize(
     ("low", "high", "words"), [(0.01, 0.1, "beats"), (-0.1, -0.01, "is worse than"), (-0.1, 0.1, "No difference shown")]
 )
 def test_a_verdict_says_plainly_what_was_shown(bench: Bench, low: float, high: float, words: str) -> None:
-    (verdict,) = compare(bench.students, bench.recipes).verdicts
-    difference = replace(verdict.difference, points=(low + high) / 2, low=low, high=high)
+    (verdict,) = bench.compare().verdicts
+    middle = (low + high) / 2
+    difference = replace(verdict.difference, points=middle, low=low, high=high, accuracy=middle, p=0.01)
     assert words in replace(verdict, difference=difference).sentence
+    assert verdict.steps == verdict.baseline_steps == 80
 
 
 def test_recipes_that_differ_in_their_seed_alone_are_compared_as_one(bench: Bench) -> None:
@@ -269,7 +322,7 @@ def test_recipes_that_differ_in_their_seed_alone_are_compared_as_one(bench: Benc
     for name, source, seed in (("good-2", "good", 2), ("good-baseline-2", "good-baseline", 3)):
         recipes[name] = recipes[source].model_copy(update={"seed": seed})
         students[name] = students[source]
-    comparison = compare(students, recipes)
+    comparison = compare(students, recipes, dict.fromkeys(students, 80))
     (verdict,) = comparison.verdicts
     assert (verdict.student, verdict.baseline) == ("good (2 seeds)", "good-baseline (2 seeds)")
     poor, good, baseline = comparison.leaderboard
@@ -285,13 +338,13 @@ def test_recipes_that_differ_in_their_seed_alone_are_compared_as_one(bench: Benc
 
 def test_students_of_different_teachers_are_not_compared(bench: Bench) -> None:
     other = bench.students["good"]
-    stranger = replace(other, teacher=replace(other.teacher, digest="another"))
+    stranger = replace(other, inputs="another")
     with pytest.raises(ValueError, match="'good-baseline' was evaluated on other data or another teacher"):
-        compare({"good": other, "good-baseline": stranger}, bench.recipes)
+        compare({"good": other, "good-baseline": stranger}, bench.recipes, bench.steps)
 
 
 def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench, tmp_path: Path) -> None:
-    comparison = compare(bench.students, bench.recipes)
+    comparison = bench.compare()
     plots = draw(comparison, {"good": [{"epoch": 1, "loss": 1.0, "validation_loss": 0.9, "macro_f1": 0.5}]}, LABELS)
     profile = Profile(
         name="<script>alert(1)</script>",
@@ -318,15 +371,13 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
 def test_contaminated_figures_are_marked(bench: Bench, tmp_path: Path) -> None:
     """The teacher was trained on the out-of-domain texts; only its own figure on them bears the mark."""
     further = TrainingRows(bench.test.input_ids[:60], bench.test.labels[:60], bench.test.teacher_logits[:60])  # type: ignore[index]
-    measured = evaluate_student(
-        bench.packages["good"], bench.teacher, bench.test, 512, bench.root / "out_of_domain", ("tweets", further)
-    )
+    measured = bench.evaluate("good", bench.test, bench.root / "out_of_domain", ("tweets", further))
     assert StudentEvaluation.read(bench.root / "out_of_domain").student == measured.student
     student, teacher = measured.student.out_of_domain, measured.teacher.out_of_domain
     assert student is not None
     assert teacher is not None
     assert (student.name, student.rows, teacher.agreement) == ("tweets", 60, 1.0)
-    comparison = compare({"good": measured}, bench.recipes)
+    comparison = compare({"good": measured}, bench.recipes, bench.steps)
     assert [row["macro_f1_out_of_domain"] for row in comparison.table()] == [
         teacher.quality["macro_f1"],
         student.quality["macro_f1"],
@@ -345,7 +396,7 @@ def test_contaminated_figures_are_marked(bench: Bench, tmp_path: Path) -> None:
     (note,) = read_json(tmp_path / "comparison" / "comparison.json")["notes"]
     assert "tweets" in note
     with pytest.raises(ValueError, match="'good' was evaluated on other data"):
-        compare({"poor": bench.students["poor"], "good": measured}, bench.recipes)
+        compare({"poor": bench.students["poor"], "good": measured}, bench.recipes, bench.steps)
 
 
 def test_worst_mistakes_are_those_a_student_is_surest_of(bench: Bench) -> None:
@@ -364,7 +415,7 @@ def test_worst_mistakes_are_those_a_student_is_surest_of(bench: Bench) -> None:
     assert all(max(word.shade for word in mistake.words) == 1 for mistake in found)
 
 
-def test_the_twins_word_stands_beside(bench: Bench) -> None:
+def test_the_baselines_word_stands_beside(bench: Bench) -> None:
     """The good student's mistakes are few; the poor one's evaluation in its place has some."""
     students = {"good": bench.students["poor"], "good-baseline": bench.students["good-baseline"]}
     found = worst_mistakes(students, bench.packages, bench.recipes, bench.texts)["good"]
@@ -372,47 +423,86 @@ def test_the_twins_word_stands_beside(bench: Bench) -> None:
     assert found
 
 
-class TestChampion:
-    def test_it_is_replaced_by_a_better_student_alone(self, bench: Bench) -> None:
-        assert bench.choose("poor").promoted
-        better = bench.choose("poor", "good")
-        assert better.promoted
-        assert better.champion == "good"
-        assert Package.read(bench.root / "champion" / "previous").name == "poor"
-        unproved = bench.choose("good-baseline")
-        assert not unproved.promoted
-        assert unproved.champion == "good"
-        assert "not shown to be better" in unproved.reason
-        assert Package.read(bench.root / "champion" / "current").name == "good"
+class Service:
+    """What chooses a champion, night after night."""
 
-    def test_the_one_in_service_is_left_alone(self, bench: Bench) -> None:
-        bench.choose("good")
-        again = bench.choose("good")
+    def __init__(self, bench: Bench, folder: Path):
+        self.bench, self.folder = bench, folder
+
+    def choose(self, *names: str, budgets: Budgets = NO_BUDGETS, **changed: StudentEvaluation) -> Decision:
+        students = {name: self.bench.students[name] for name in names} | changed
+        bench = self.bench
+        return choose_champion(students, bench.packages, bench.test, bench.texts, budgets, self.folder)
+
+    def in_service(self, which: str = "current") -> str:
+        return Package.read(self.folder / which).name
+
+
+@pytest.fixture
+def service(bench: Bench, tmp_path: Path) -> Service:
+    return Service(bench, tmp_path / "champion")
+
+
+class TestChampion:
+    def test_it_is_replaced_by_a_better_student_alone(self, service: Service) -> None:
+        assert service.choose("poor").promoted
+        better = service.choose("poor", "good")
+        assert better.promoted
+        assert (service.in_service(), service.in_service("previous")) == ("good", "poor")
+        unproved = service.choose("good-baseline")
+        assert not unproved.promoted
+        assert "not shown to be better" in unproved.reason
+        assert service.in_service() == "good"
+
+    def test_the_one_in_service_is_left_alone(self, service: Service) -> None:
+        service.choose("good")
+        again = service.choose("good")
         assert not again.promoted
         assert "in service already" in again.reason
 
-    def test_rolling_back_withdraws_the_one_in_service_until_it_is_made_anew(self, bench: Bench) -> None:
-        bench.choose("poor")
-        bench.choose("good")
-        folder = bench.root / "champion"
-        assert roll_back(folder).champion == "poor"
-        assert Package.read(folder / "current").name == "poor"
-        again = bench.choose("poor", "good")
+    def test_the_challenger_is_chosen_on_the_validation_rows(self, service: Service, bench: Bench) -> None:
+        poor = bench.students["poor"]
+        best_there = replace(poor, student=replace(poor.student, validation_score=1.1))
+        assert service.choose("good", poor=best_there).champion == "poor"
+
+    def test_what_answers_no_better_than_the_commonest_class_does_not_go_into_service(
+        self, service: Service, bench: Bench
+    ) -> None:
+        good = bench.students["good"]
+        constant = np.zeros_like(good.logits)
+        constant[:, 1] = 1
+        with pytest.raises(InputError, match="good: it is not shown to be better than the commonest class"):
+            service.choose(good=replace(good, logits=constant))
+        assert not service.folder.exists()
+        service.choose("good")
+        kept = service.choose(poor=replace(bench.students["poor"], logits=constant))
+        assert kept.champion == "good"
+        assert "commonest class" in kept.reason
+
+    def test_rolling_back_withdraws_the_one_in_service_until_it_is_made_anew(self, service: Service) -> None:
+        service.choose("poor")
+        service.choose("good")
+        assert roll_back(service.folder).champion == "poor"
+        assert service.in_service() == "poor"
+        again = service.choose("poor", "good")
         assert not again.promoted
         assert again.champion == "poor"
-        assert roll_back(folder).champion == "good"
-        assert bench.choose("poor", "good").champion == "good"
+        assert roll_back(service.folder).champion == "good"
+        assert service.choose("poor", "good").champion == "good"
 
-    def test_a_student_over_a_budget_is_passed_over(self, bench: Bench) -> None:
-        good = bench.students["good"].student
-        refused = bench.choose("good", budgets=Budgets(megabytes=good.megabytes / 2))
+    def test_a_student_over_a_budget_is_passed_over(self, service: Service, bench: Bench) -> None:
+        with pytest.raises(InputError, match=r"none is there yet \(good: latency_ms is .* at most 1e-09 is allowed\)"):
+            service.choose("good", budgets=Budgets(latency_ms=1e-9))
+        service.choose("good")
+        half = bench.students["poor"].student.megabytes / 2
+        refused = service.choose("poor", budgets=Budgets(megabytes=half))
         assert not refused.promoted
         assert "megabytes is" in refused.reason
-        shutil.rmtree(bench.root / "champion")
-        with pytest.raises(InputError, match=r"none is there yet \(good: latency_ms is .* at most 1e-09 is allowed\)"):
-            bench.choose("good", budgets=Budgets(latency_ms=1e-9))
+
+    def test_nothing_is_rolled_back_to_where_there_was_nothing(self, service: Service) -> None:
+        service.choose("good")
         with pytest.raises(InputError, match="nothing to roll back to"):
-            roll_back(bench.root / "champion")
+            roll_back(service.folder)
 
     def test_logits_that_are_not_finite_keep_a_student_out(self, bench: Bench) -> None:
         broken = replace(bench.students["good"], logits=np.full_like(bench.students["good"].logits, np.nan))

@@ -47,7 +47,7 @@ class TestScores:
             encoding.ids for encoding in load_tokenizer(package.folder, 32).encode_batch(["profit rose", "shares fell"])
         ]
         expected = softmax(OnnxClassifier(package.graph, threads=1).batch_logits(ids))
-        scores = list(StudentClassifier(package.folder, precision="float32").score(["Profit  rose", "Shares fell\n"]))
+        scores = list(StudentClassifier(package.folder).score(["Profit  rose", "Shares fell\n"]))
         assert probabilities(scores) == pytest.approx(expected, abs=1e-6)
         assert [score.label for score in scores] == [package.labels[i] for i in expected.argmax(axis=1)]
         assert [score.windows for score in scores] == [1, 1]
@@ -92,7 +92,7 @@ class TestLongTexts:
         assert sum(score.probabilities.values()) == pytest.approx(1)
 
     def test_a_text_of_two_windows_is_the_mean_of_their_logits_by_their_tokens(self, package: Package) -> None:
-        student = StudentClassifier(package.folder, precision="float32")
+        student = StudentClassifier(package.folder)
         first, second = "Profit rose in every division of the firm this year.", "Shares fell after the chief left."
         text = f"{first} {first} {second} {second}"
         (score,) = student.score([text])

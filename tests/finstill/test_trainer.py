@@ -199,11 +199,11 @@ def test_labelled_rows_are_read_more_often_among_rows_without_a_label(
     train: Train, learnable_rows: Callable[..., TrainingRows]
 ) -> None:
     rows = learnable_rows(6, unlabelled=4)
-    repeated = rows.with_labelled_repeated(3)
+    repeated = rows.epoch(3)
     assert repeated.input_ids == [*rows.input_ids, *rows.input_ids[4:], *rows.input_ids[4:]]
     assert repeated.labels[6:].tolist() == [*rows.labels[4:], *rows.labels[4:]]
     assert np.array_equal(repeated.teacher_logits[6:8], rows.teacher_logits[4:])  # type: ignore[index]
-    assert learnable_rows(6).with_labelled_repeated(3).input_ids == learnable_rows(6).input_ids
+    assert learnable_rows(6).epoch(3).input_ids == learnable_rows(6).input_ids
     assert train(RECIPE.model_copy(update={"epochs": 1}), rows=learnable_rows(160, unlabelled=100)).rows == 160
 
 
@@ -297,3 +297,17 @@ def test_the_last_good_checkpoint_stays_where_a_loss_stops_training(
 def test_rows_without_a_label_are_marked() -> None:
     rows = TrainingRows([[1], [2], [3]], np.array([0, NO_LABEL, 2]))
     assert rows.labelled().input_ids == [[1], [3]]
+
+
+def test_a_label_only_baseline_takes_as_many_steps_as_the_student_that_hears_the_teacher(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(160, unlabelled=100)
+    distilled = RECIPE.model_copy(update={"epochs": 2})
+    student = train(distilled, name="student", rows=rows)
+    baseline = train(distilled.model_copy(update={"alpha": 0.0}), name="baseline", rows=rows)
+    assert student.steps == baseline.steps > 0
+    assert (student.rows, baseline.rows) == (160, 60)
+    epoch = rows.labelled_epoch(3)
+    assert len(epoch) == len(rows.epoch(3))
+    assert (epoch.labels != NO_LABEL).all()
