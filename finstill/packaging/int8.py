@@ -110,6 +110,7 @@ def _looks_up_words(node: onnx.NodeProto, weights: Mapping[str, np.ndarray]) -> 
         node.op_type == "Gather"
         and node.input[0] in weights
         and weights[node.input[0]].ndim == 2
+        and weights[node.input[0]].shape[1] > 1  # One number a word and its scale would be larger than the number.
         and _attribute(node, "axis", 0) == 0
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -12,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.students.embedding import TokenEmbedding, fit_width
+from finstill.students.graph import exported_graph
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
@@ -90,9 +90,9 @@ class Student(PreTrainedModel):
             **more,
         )
 
-    @abstractmethod
     def onnx_graph(self) -> onnx.ModelProto:
-        """Return this student as a graph; see `finstill.students.graph.build_graph` for its inputs and outputs."""
+        """Return this student as a graph; see `finstill.students.graph.exported_graph` for its inputs and outputs."""
+        return exported_graph(self)
 
 
 def label_maps(labels: Sequence[str]) -> dict[str, Any]:

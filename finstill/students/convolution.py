@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +12,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from finstill.config.architectures import ConvolutionConfig
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
-from finstill.students.graph import GraphPart, as_array, build_graph
 
 
 class PretrainedConvolutionConfig(StudentConfig):
@@ -62,7 +60,7 @@ class Convolution(Student):
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         words = self.dropout(self.embedding(input_ids)) * mask[:, :, None]
-        responses = torch.cat([bank(F.pad(words.mT, _margins(bank))) for bank in self.banks], dim=1)
+        responses = torch.cat([bank(F.pad(words.mT, margins(bank))) for bank in self.banks], dim=1)
         responses = responses.masked_fill(~mask[:, None], float("-inf"))
         strongest = responses.amax(dim=-1, keepdim=True)
         logits = self.head(self.dropout(torch.relu(strongest.squeeze(-1))))
@@ -72,42 +70,8 @@ class Convolution(Student):
         shares = (wins / wins.sum(dim=-1, keepdim=True)).mean(dim=1)
         return SequenceClassifierOutput(logits=logits, attentions=(shares,))
 
-    def onnx_graph(self) -> onnx.ModelProto:
-        nodes = """
-            last_axis = Constant <value_ints = [-1]> ()
-            channel_axis = Constant <value_ints = [1]> ()
-            present = Cast <to = 1> (attention_mask)
-            column = Unsqueeze (present, last_axis)
-            words = Mul (embedded, column)
-            channels = Transpose <perm = [0, 2, 1]> (words)
-        """
-        weights = {"head": as_array(self.head.weight), "head_bias": as_array(self.head.bias)}
-        for i, bank in enumerate(self.banks):
-            assert isinstance(bank, nn.Conv1d)
-            assert bank.bias is not None
-            left, right = _margins(bank)
-            nodes += f"bank_{i} = Conv <pads = [{left}, {right}]> (channels, filters_{i}, biases_{i})\n"
-            weights |= {f"filters_{i}": as_array(bank.weight), f"biases_{i}": as_array(bank.bias)}
-        nodes += f"""
-            side_by_side = Concat <axis = 1> ({", ".join(f"bank_{i}" for i in range(len(self.banks)))})
-            mask = Cast <to = 9> (attention_mask)
-            over_filters = Unsqueeze (mask, channel_axis)
-            excluded = Constant <value_float = -inf> ()
-            responses = Where (over_filters, side_by_side, excluded)
-            strongest = ReduceMax (responses, last_axis)
-            flat = Squeeze (strongest, last_axis)
-            pooled = Relu (flat)
-            logits = Gemm <transB = 1> (pooled, head, head_bias)
-            equal = Equal (responses, strongest)
-            wins = Cast <to = 1> (equal)
-            winners = ReduceSum (wins, last_axis)
-            shares = Div (wins, winners)
-            attention = ReduceMean <keepdims = 0> (shares, channel_axis)
-        """
-        return build_graph("convolution", self.embedding.graph_part(), GraphPart(nodes, weights))
 
-
-def _margins(bank: nn.Module) -> tuple[int, int]:
+def margins(bank: nn.Module) -> tuple[int, int]:
     """Return the zeros before and after a text that give a filter bank one answer a token."""
     assert isinstance(bank, nn.Conv1d)
     (width,) = bank.kernel_size

@@ -1,4 +1,4 @@
-"""What students' hand-written ONNX graphs share: signature, masked softmax, weights, and the check."""
+"""A student as an ONNX graph: exported from torch, or, where the exporter cannot, put together by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ import numpy as np
 import onnx
 import onnx.numpy_helper
 import onnx.parser
-from torch import Tensor
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finstill.inference.export import export_onnx
 
 MASKED_SOFTMAX = """
     mask = Cast <to = 9> (attention_mask)
@@ -17,6 +21,31 @@ MASKED_SOFTMAX = """
     attention = Softmax <axis = -1> (masked)
 """
 """Makes `attention` from `scores` (rows, tokens): padding gets 0."""
+
+
+class _Answers(nn.Module):
+    """A student as a function of ids and mask alone."""
+
+    def __init__(self, student: PreTrainedModel):
+        super().__init__()
+        self.student = student
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        answer = self.student(input_ids=input_ids, attention_mask=attention_mask, output_attentions=True)
+        return answer.logits, answer.attentions[0]
+
+
+def exported_graph(student: PreTrainedModel) -> onnx.ModelProto:
+    """Return the checked graph of a student.
+
+    Inputs are `input_ids` and `attention_mask`, int64, (rows, tokens), padded at the end. Outputs are `logits`, float,
+    (rows, classes), and `attention`, float, (rows, tokens): how much of the answer each token had, in sum 1 a row.
+    """
+    program = export_onnx(_Answers(student), ["logits", "attention"])
+    # The exporter notes for each node the lines of code that it comes from, with their paths on this machine.
+    ClearMetadataAndDocStringPass()(program.model)
+    onnx.checker.check_model(program.model_proto, full_check=True)
+    return program.model_proto
 
 
 @dataclass(frozen=True)
@@ -28,11 +57,7 @@ class GraphPart:
 
 
 def build_graph(name: str, *parts: GraphPart) -> onnx.ModelProto:
-    """Return the checked graph of a student: its parts' nodes in order.
-
-    Inputs are `input_ids` and `attention_mask`, int64, (rows, tokens), padded at the end. Outputs are `logits`, float,
-    (rows, classes), and `attention`, float, (rows, tokens): how much of the answer each token had, in sum 1 a row.
-    """
+    """Return the checked graph of the parts' nodes in order, with the inputs and outputs of `exported_graph`."""
     model = onnx.parser.parse_model(
         f"""
         <ir_version: 10, opset_import: ["": 20]>

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -12,7 +11,6 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from finstill.config.architectures import StaticConfig
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
-from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 
 
 class PretrainedStaticConfig(StudentConfig):
@@ -65,32 +63,7 @@ class Static(Student):
         known = self.embedding.known(input_ids)
         scores = self.scores(known).squeeze(-1)
         weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)
-        pooled = self.dropout(torch.einsum("rt,rtw->rw", weights, self.embedding.vectors(known)))
+        pooled = self.dropout((weights[:, None] @ self.embedding.vectors(known)).squeeze(1))
         if self.hidden is not None:
             pooled = self.dropout(torch.relu(self.hidden(pooled)))
         return SequenceClassifierOutput(logits=self.head(pooled), attentions=(weights,) if output_attentions else None)
-
-    def onnx_graph(self) -> onnx.ModelProto:
-        weights = {
-            "token_scores": as_array(self.scores.weight)[:, 0],
-            "head": as_array(self.head.weight),
-            "head_bias": as_array(self.head.bias),
-        }
-        nodes = f"""
-            scores = Gather (token_scores, known)
-            {MASKED_SOFTMAX}
-            token_axis = Constant <value_ints = [1]> ()
-            line = Unsqueeze (attention, token_axis)
-            product = MatMul (line, embedded)
-            pooled = Squeeze (product, token_axis)
-        """
-        if self.hidden is None:
-            nodes += "logits = Gemm <transB = 1> (pooled, head, head_bias)"
-        else:
-            weights |= {"hidden": as_array(self.hidden.weight), "hidden_bias": as_array(self.hidden.bias)}
-            nodes += """
-                bent = Gemm <transB = 1> (pooled, hidden, hidden_bias)
-                inner = Relu (bent)
-                logits = Gemm <transB = 1> (inner, head, head_bias)
-            """
-        return build_graph("static", self.embedding.graph_part(), GraphPart(nodes, weights))

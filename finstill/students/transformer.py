@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Self
 
-import numpy as np
-import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import BertForSequenceClassification, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -16,7 +15,6 @@ from finstill.config.architectures import BaseConfig, TransformerConfig
 from finstill.errors import InputError
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
-from finstill.students.graph import GraphPart, as_array, build_graph
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
@@ -51,6 +49,34 @@ class PretrainedTransformerConfig(StudentConfig):
         self.epsilon = epsilon
 
 
+class EncoderLayer(nn.TransformerEncoderLayer):
+    """torch's layer, with its attention written out: so its weights can be read, and its graph is as short as one
+    written by hand."""
+
+    def forward(self, states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Return the next states and how much each token attends to each.
+
+        Args:
+            states: float, (rows, tokens, width).
+            mask: bool, (rows, tokens), false for padding.
+
+        Returns:
+            states: float, (rows, tokens, width).
+            weights: float, (rows, heads, tokens, tokens), in sum 1 over the last axis.
+        """
+        attention = self.self_attn
+        projected = F.linear(states, attention.in_proj_weight, attention.in_proj_bias)
+        queries, keys, values = (
+            part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
+        )
+        scores = (queries @ keys.mT) * attention.head_dim**-0.5
+        weights = torch.softmax(scores.masked_fill(~mask[:, None, None], float("-inf")), dim=-1)
+        attended = F.dropout(weights, attention.dropout, self.training) @ values
+        states = self.norm1(states + self.dropout1(attention.out_proj(attended.transpose(1, 2).flatten(2))))
+        inner = self.dropout(F.gelu(self.linear1(states)))
+        return self.norm2(states + self.dropout2(self.linear2(inner))), weights
+
+
 class Transformer(Student):
     """Word and position embeddings, layers of attention and feed-forward, the first token's state, a linear head.
 
@@ -68,7 +94,7 @@ class Transformer(Student):
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.dropout = nn.Dropout(architecture.dropout)
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
+            EncoderLayer(
                 config.width,
                 config.heads,
                 config.inner_width,
@@ -142,97 +168,14 @@ class Transformer(Student):
         Returns:
             logits: float, (rows, classes).
         """
-        padding = torch.zeros_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask == 0
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         states = self.embedding(input_ids) + self.positions[: input_ids.shape[1]]
         states = self.dropout(self.norm(states))
         for layer in self.layers:
-            before, states = states, layer(states, src_key_padding_mask=padding)
+            states, weights = layer(states, mask)
         pooled = torch.tanh(self.pooler(states[:, 0]))
-        logits = self.head(self.dropout(pooled))
-        if not output_attentions:
-            return SequenceClassifierOutput(logits=logits)
-        assert isinstance(layer, nn.TransformerEncoderLayer)
-        _, weights = layer.self_attn(before[:, :1], before, before, key_padding_mask=padding)
-        return SequenceClassifierOutput(logits=logits, attentions=(weights[:, 0],))
-
-    def onnx_graph(self) -> onnx.ModelProto:
-        config = self.config
-        head_width = config.width // config.heads
-        norm = f"LayerNormalization <axis = -1, epsilon = {config.epsilon:.3e}>"
-        nodes = f"""
-            mask = Cast <to = 9> (attention_mask)
-            head_and_query_axes = Constant <value_ints = [1, 2]> ()
-            readable = Unsqueeze (mask, head_and_query_axes)
-            excluded = Constant <value_float = -inf> ()
-            start = Constant <value_ints = [0]> ()
-            length = Shape <start = 1, end = 2> (input_ids)
-            placed = Slice (positions, start, length)
-            summed = Add (embedded, placed)
-            states_0 = {norm} (summed, norm, norm_bias)
-            apart = Constant <value_ints = [0, 0, {config.heads}, {head_width}]> ()
-            together = Constant <value_ints = [0, 0, {config.width}]> ()
-            scale = Constant <value_float = {head_width**-0.5}> ()
-        """
-        weights = {"positions": as_array(self.positions), **_onnx_norm("norm", self.norm)}
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, nn.TransformerEncoderLayer)
-            nodes += f"""
-                projected_{i} = MatMul (states_{i}, qkv_{i})
-                shifted_{i} = Add (projected_{i}, qkv_{i}_bias)
-                q_{i}, k_{i}, v_{i} = Split <axis = -1, num_outputs = 3> (shifted_{i})
-                q_apart_{i} = Reshape (q_{i}, apart)
-                k_apart_{i} = Reshape (k_{i}, apart)
-                v_apart_{i} = Reshape (v_{i}, apart)
-                queries_{i} = Transpose <perm = [0, 2, 1, 3]> (q_apart_{i})
-                keys_{i} = Transpose <perm = [0, 2, 3, 1]> (k_apart_{i})
-                values_{i} = Transpose <perm = [0, 2, 1, 3]> (v_apart_{i})
-                products_{i} = MatMul (queries_{i}, keys_{i})
-                scaled_{i} = Mul (products_{i}, scale)
-                masked_{i} = Where (readable, scaled_{i}, excluded)
-                attention_{i} = Softmax <axis = -1> (masked_{i})
-                weighed_{i} = MatMul (attention_{i}, values_{i})
-                by_token_{i} = Transpose <perm = [0, 2, 1, 3]> (weighed_{i})
-                joined_{i} = Reshape (by_token_{i}, together)
-                {_onnx_linear(f"joined_{i}", f"out_{i}", f"attended_{i}")}
-                with_input_{i} = Add (states_{i}, attended_{i})
-                middle_{i} = {norm} (with_input_{i}, norm_{i}_1, norm_{i}_1_bias)
-                {_onnx_linear(f"middle_{i}", f"widen_{i}", f"wide_{i}")}
-                bent_{i} = Gelu (wide_{i})
-                {_onnx_linear(f"bent_{i}", f"narrow_{i}", f"fed_{i}")}
-                with_middle_{i} = Add (middle_{i}, fed_{i})
-                states_{i + 1} = {norm} (with_middle_{i}, norm_{i}_2, norm_{i}_2_bias)
-            """
-            attention = layer.self_attn
-            weights |= {
-                f"qkv_{i}": as_array(attention.in_proj_weight).T,
-                f"qkv_{i}_bias": as_array(attention.in_proj_bias),
-                f"out_{i}": as_array(attention.out_proj.weight).T,
-                f"out_{i}_bias": as_array(attention.out_proj.bias),
-                f"widen_{i}": as_array(layer.linear1.weight).T,
-                f"widen_{i}_bias": as_array(layer.linear1.bias),
-                f"narrow_{i}": as_array(layer.linear2.weight).T,
-                f"narrow_{i}_bias": as_array(layer.linear2.bias),
-                **_onnx_norm(f"norm_{i}_1", layer.norm1),
-                **_onnx_norm(f"norm_{i}_2", layer.norm2),
-            }
-        last = len(self.layers)
-        nodes += f"""
-            first = Constant <value_int = 0> ()
-            first_state = Gather <axis = 1> (states_{last}, first)
-            pooler_input = Gemm <transB = 1> (first_state, pooler, pooler_bias)
-            pooled = Tanh (pooler_input)
-            logits = Gemm <transB = 1> (pooled, head, head_bias)
-            of_first = Gather <axis = 2> (attention_{last - 1}, first)
-            head_axis = Constant <value_ints = [1]> ()
-            attention = ReduceMean <keepdims = 0> (of_first, head_axis)
-        """
-        weights |= {
-            "pooler": as_array(self.pooler.weight),
-            "pooler_bias": as_array(self.pooler.bias),
-            "head": as_array(self.head.weight),
-            "head_bias": as_array(self.head.bias),
-        }
-        return build_graph("transformer", self.embedding.graph_part(), GraphPart(nodes, weights))
+        shares = (weights[:, :, 0].mean(dim=1),) if output_attentions else None
+        return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)), attentions=shares)
 
 
 def _layer_weights(layer: nn.Module) -> dict[str, Tensor]:
@@ -251,11 +194,3 @@ def _layer_weights(layer: nn.Module) -> dict[str, Tensor]:
         for name, parts in ours.items()
         for kind in ("weight", "bias")
     }
-
-
-def _onnx_linear(states: str, weight: str, result: str) -> str:
-    return f"{result}_product = MatMul ({states}, {weight})\n{result} = Add ({result}_product, {weight}_bias)"
-
-
-def _onnx_norm(name: str, norm: nn.LayerNorm) -> dict[str, np.ndarray]:
-    return {name: as_array(norm.weight), f"{name}_bias": as_array(norm.bias)}

@@ -112,6 +112,10 @@ def test_attention_is_a_distribution_over_the_tokens_and_the_same_in_the_graph(b
     assert in_graph == pytest.approx(weights.numpy(), abs=1e-5)
 
 
+def test_its_graph_names_no_path_of_the_machine_it_was_made_on(build: Callable[..., Student]) -> None:
+    assert str(Path(__file__).parents[2]).encode() not in build("static").onnx_graph().SerializeToString()
+
+
 def test_it_is_saved_as_safetensors_and_loaded_by_from_pretrained(built: Built, tmp_path: Path) -> None:
     student, _ = built
     student.save_pretrained(tmp_path)
