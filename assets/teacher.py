@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
@@ -270,7 +269,7 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
 
     from finstill.config.task import class_groups
     from finstill.corpus.tokenizer import load_tokenizer
-    from finstill.files import digest
+    from finstill.files import digest, remove_folder
     from finstill.inference.parity import graph_parity
     from finstill.inference.session import OnnxClassifier
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
@@ -295,9 +294,9 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
         graph_parity(exported, load_classifier(checkpoint.folder), rows).require(teacher.source, teacher.folder)
         teachers.append(teacher)
     kept = {teacher.folder for teacher in teachers}
-    for folder in workspace.teacher_ensemble.glob("*"):
+    for folder in workspace.teacher_ensemble.glob("[1-9]*"):
         if folder not in kept:
-            shutil.rmtree(folder)
+            remove_folder(folder)
     return MaterializeResult(
         metadata={
             "teachers": table(

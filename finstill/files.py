@@ -1,20 +1,24 @@
 """Files and folders that appear whole or not at all.
 
 Each is written under a temporary name in the place it will live in, synced, and renamed: POSIX promises that a reader
-sees the old one or the new one, never a part (rename(2), fsync(2)).
+sees the old one or the new one, never a part (rename(2), fsync(2)). A folder's name is a symbolic link to one of its
+versions, see `whole_folder`; copy such a folder with `cp -rL`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from finstill.errors import InputError
 
@@ -22,6 +26,12 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 TEMPORARY_PREFIX = ".unfinished-"
+
+VERSIONS_ENDING = ".versions"
+"""The versions of a folder `name` stand beside it in `.name.versions`."""
+
+REPLACED_SECONDS = 86_400
+"""How long the version of a folder stays after it was replaced: whoever reads it still has a day to finish."""
 
 
 @contextmanager
@@ -48,26 +58,110 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder; when the block ends without an exception it replaces the folder `path`.
+    """Yield an empty temporary folder; when the block ends without an exception `path` stands for it.
 
-    A folder cannot be renamed over a full one, so the old one steps aside first: between the two renames `path` does
-    not exist, but at no moment does it hold a mixture.
+    A folder cannot be renamed over a full one, and a symbolic link can be over another. So each version is a folder of
+    its own beside `path`, and `path` is a link to the one that counts: at every moment it names one whole version. A
+    reader of several files takes them all from `standing_folder(path)`. What is replaced stays for `REPLACED_SECONDS`,
+    for those who read it still, and goes with the first replacement after that.
+
+    Where a real folder stands under `path`, as older versions of Finstill made it, the link takes its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
     try:
         yield unfinished
         unfinished.chmod(0o755)
-        for file in unfinished.rglob("*"):
-            _sync(file)
-        retired = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
-        if path.exists():
-            path.replace(retired)
-        unfinished.replace(path)
-        _sync(path.parent)
-        shutil.rmtree(retired)
+        for each in (*unfinished.rglob("*"), unfinished):
+            _sync(each)
+        _let_stand(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def standing_folder(path: Path) -> Path:
+    """Return the folder that `path` stands for now: what is read from it belongs together, whoever replaces `path`."""
+    return path.resolve() if path.is_symlink() else path
+
+
+def remove_folder(path: Path) -> None:
+    """Remove what `whole_folder` wrote to `path`, all versions of it; nothing there is nothing to do."""
+    if path.is_symlink():
+        path.unlink()
+    for folder in (path, _versions(path)):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def replaced_folders(root: Path) -> Iterator[Path]:
+    """Yield the versions of folders anywhere in `root` that no name stands for any more, or not yet."""
+    for versions in root.rglob(f".*{VERSIONS_ENDING}"):
+        path = versions.with_name(versions.name.removeprefix(".").removesuffix(VERSIONS_ENDING))
+        for version in versions.iterdir():
+            if version.name != standing_folder(path).name:
+                yield version
+
+
+def _versions(path: Path) -> Path:
+    return path.with_name(f".{path.name}{VERSIONS_ENDING}")
+
+
+def _let_stand(folder: Path, path: Path) -> None:
+    """Make `folder`, which lies beside `path`, the version that `path` stands for."""
+    versions = _versions(path)
+    versions.mkdir(exist_ok=True)
+    version = versions / uuid4().hex
+    # A version's time of change tells from when on it may go: now for what is new, and below for what it replaces.
+    os.utime(folder)
+    folder.rename(version)
+    _sync(versions)
+    link = path.with_name(f"{TEMPORARY_PREFIX}{version.name}")
+    # Relative, so that everything may be moved.
+    link.symlink_to(Path(versions.name, version.name))
+    if path.exists():
+        # Before it is replaced: another writer may remove what was replaced long ago.
+        os.utime(path)
+    try:
+        link.replace(path)
+    except IsADirectoryError:
+        _take_over(link, path, versions)
+    _sync(path.parent)
+    for other in versions.iterdir():
+        # Another writer may remove it at the same moment.
+        with suppress(FileNotFoundError):
+            if other.name != standing_folder(path).name and other.stat().st_mtime < time.time() - REPLACED_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _take_over(link: Path, path: Path, versions: Path) -> None:
+    """Put `link` where a real folder stands, and the folder among the versions."""
+    retired = versions / uuid4().hex
+    if _exchange(link, path):
+        # Another writer may have been first.
+        if link.is_symlink():
+            link.unlink()
+        else:
+            link.rename(retired)
+        return
+    # On a file system that cannot exchange two names there is a moment, this once, in which nothing stands there.
+    with suppress(FileNotFoundError):
+        path.rename(retired)
+    link.replace(path)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Exchange two names in one step, and return whether system and file system can.
+
+    Linux's renameat2 with RENAME_EXCHANGE and macOS's renamex_np with RENAME_SWAP; Python has neither.
+    """
+    library = ctypes.CDLL(None, use_errno=True)
+    names = os.fsencode(one), os.fsencode(other)
+    if hasattr(library, "renameat2"):
+        in_this_folder, exchange = -100, 2
+        return library.renameat2(in_this_folder, names[0], in_this_folder, names[1], exchange) == 0
+    if hasattr(library, "renamex_np"):
+        swap = 2
+        return library.renamex_np(*names, swap) == 0
+    return False
 
 
 def write_json(path: Path, value: Any) -> None:

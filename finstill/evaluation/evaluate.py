@@ -12,7 +12,7 @@ import numpy as np
 from finstill.config.settings import rename_old_keys
 from finstill.errors import InputError
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
-from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
@@ -105,6 +105,7 @@ class StudentEvaluation:
         Raises:
             InputError: another version of Finstill wrote it.
         """
+        folder = standing_folder(folder)
         values = read_json(folder / EVALUATION_FILE)
         if "inputs" not in values:
             raise InputError(

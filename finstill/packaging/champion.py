@@ -20,7 +20,7 @@ from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
 from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.evaluation.significance import Difference
-from finstill.files import read_json, whole_folder, write_json
+from finstill.files import read_json, remove_folder, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.teacher.classes import judge_classifier
@@ -140,7 +140,7 @@ def roll_back(folder: Path) -> Decision:
     """Put the champion before this one back into service, and withdraw this one: it is not promoted again.
 
     What is withdrawn is the package. The same recipe trained on other data makes another one, which may compete.
-    Rolling back once more returns to where one started.
+    Rolling back once more returns to where one started. One that was cut off is ended by the next, and not undone.
 
     Raises:
         InputError: there is no champion before this one.
@@ -148,11 +148,20 @@ def roll_back(folder: Path) -> Decision:
     current, previous, replaced = (folder / name for name in ("current", "previous", "replaced"))
     if not previous.exists():
         raise InputError("no champion before this one is kept: there is nothing to roll back to", where=folder)
-    leaving, returning = Package.read(current), Package.read(previous)
+    # The one that leaves is kept in `replaced` until all is done.
+    if not replaced.exists():
+        _copy(current, replaced)
+    leaving, returning = Package.read(replaced), Package.read(previous)
+    if leaving.digest == returning.digest:
+        # It was cut off when only `replaced` was left to remove.
+        returning = Package.read(current)
+    if leaving.digest == returning.digest:
+        remove_folder(replaced)
+        raise InputError(f"the champion before this one is {returning.name} too, the same package", where=folder)
     write_json(folder / WITHDRAWN_FILE, sorted({*_withdrawn(folder), leaving.digest} - {returning.digest}))
-    for source, target in ((current, replaced), (previous, current), (replaced, previous)):
-        _copy(source, target)
-    shutil.rmtree(replaced)
+    _copy(returning.folder, current)
+    _copy(leaving.folder, previous)
+    remove_folder(replaced)
     reason = f"{returning.name} is in service again: {leaving.name} was withdrawn"
     return Decision(returning.name, returning.digest, True, reason)
 
@@ -191,11 +200,13 @@ def _refused(
 
 def _copy(source: Path, target: Path) -> None:
     with whole_folder(target) as unfinished:
-        shutil.copytree(source, unfinished, dirs_exist_ok=True)
+        shutil.copytree(standing_folder(source), unfinished, dirs_exist_ok=True)
 
 
 def _promote(package: Package, folder: Path, reason: str) -> Decision:
     current, previous = folder / "current", folder / "previous"
+    # What a roll back left that was cut off is of no use to another champion.
+    remove_folder(folder / "replaced")
     if current.exists():
         _copy(current, previous)
     _copy(package.folder, current)

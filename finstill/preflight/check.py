@@ -33,6 +33,7 @@ from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
 from finstill.errors import InputError
+from finstill.files import remove_folder
 from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
@@ -282,7 +283,7 @@ def _teacher(
     else:
         folder = checkpoint.folder
     logger.info("check: exporting the teacher")
-    shutil.rmtree(scratch.teacher_onnx, ignore_errors=True)
+    remove_folder(scratch.teacher_onnx)
     if made.is_dir() and not fine_tuned:
         shutil.copytree(made, scratch.teacher_onnx)
     graph = export_teacher(

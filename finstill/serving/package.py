@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finstill.errors import InputError
-from finstill.files import read_json
+from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES
 
 PACKAGE_FILE = "package.json"
@@ -76,6 +76,7 @@ class Package:
         Raises:
             InputError: it is not one, or another version of Finstill made it.
         """
+        folder = standing_folder(folder)
         file = folder / PACKAGE_FILE
         if not file.is_file():
             raise InputError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from finstill.config.profile import EMBEDDED
 from finstill.errors import InputError, UnreachableError
-from finstill.files import read_json, write_json
+from finstill.files import read_json, standing_folder, write_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,7 +53,7 @@ class Checkpoint:
     def read(cls, folder: Path) -> Checkpoint:
         """Return what was written down in `folder`."""
         values = read_json(folder / CHECKPOINT_FILE)
-        return cls(**{**values, "folder": Path(values["folder"])})
+        return cls(**{**values, "folder": standing_folder(Path(values["folder"]))})
 
 
 def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:

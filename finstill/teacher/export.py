@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from finstill.config.settings import rename_old_keys
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
-from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
+from finstill.inference.export import export_onnx
 from finstill.inference.session import GRAPH_FILES
-from finstill.quiet import errors_alone
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
 from finstill.teacher.fingerprint import configuration_identity, teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -68,6 +67,7 @@ class TeacherGraph:
 
     @classmethod
     def read(cls, folder: Path) -> TeacherGraph:
+        folder = standing_folder(folder)
         values = read_json(folder / DESCRIPTION_FILE)
         rename_old_keys(values, cls.__name__)
         lists = {name: tuple(values[name]) for name in ("labels", "trained_on")}
@@ -179,7 +179,6 @@ def export_teacher(
 def export_graph(model: PreTrainedModel, path: Path) -> None:
     """Write `model` to `path` as ONNX with free batch and sequence lengths."""
     import torch
-    from torch.export import Dim
 
     class Logits(torch.nn.Module):
         """The classifier as a function of ids and mask alone."""
@@ -191,20 +190,4 @@ def export_graph(model: PreTrainedModel, path: Path) -> None:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             return self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
 
-    # Two tensors: the exporter takes one that is passed twice for one input.
-    example = torch.ones(2, 8, dtype=torch.int64), torch.ones(2, 8, dtype=torch.int64)
-    axes = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    names = ["input_ids", "attention_mask"]
-    # The exporter warns of its own internals on every call; what matters, that the graph is right, is proved after.
-    with errors_alone("torch.onnx"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Logits().eval(),
-            example,
-            path,
-            input_names=names,
-            output_names=["logits"],
-            dynamic_shapes=(axes, axes),
-            external_data=False,
-            verbose=False,
-        )
+    export_onnx(Logits(), ["logits"]).save(path, external_data=False)

@@ -23,7 +23,7 @@ from finstill.config.recipe import Recipe
 from finstill.corpus.provenance import TableProvenance, require_together, says_nothing
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
-from finstill.files import digest, read_json, whole_folder, write_json
+from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.quiet import quiet_transformers
 from finstill.students.base import Student
 from finstill.students.registry import STUDENTS
@@ -213,6 +213,7 @@ class TrainedStudent:
         Raises:
             InputError: another version of Finstill wrote it.
         """
+        folder = standing_folder(folder)
         values = read_json(folder / TRAINING_FILE)
         if "steps" not in values:
             raise InputError(
