@@ -59,4 +59,4 @@ class ProfileResource(ConfigurableResource):
 
     @property
     def workspace(self) -> Workspace:
-        return Workspace(Path(self.home).resolve() / Path(self.path).stem)
+        return Workspace.of_profile(Path(self.home), Path(self.path))

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dagster import EnvVar
 
+from finstill.config.workspace import Workspace
 from finstill.errors import InputError
 
 PROFILES = Path(__file__).parent / "profiles"
@@ -89,7 +90,7 @@ def prepare_instance(profile: Path) -> Path:
     Each profile has an instance of its own: asset keys are the same for all, and what was materialized for one says
     nothing about another. A new instance starts from the `dagster.yaml` beside this file.
     """
-    folder = Path(os.environ.setdefault("DAGSTER_HOME", str(home() / profile.stem / "dagster")))
+    folder = Path(os.environ.setdefault("DAGSTER_HOME", str(Workspace.of_profile(home(), profile).root / "dagster")))
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "dagster.yaml"
     if not settings.exists():

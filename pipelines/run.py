@@ -94,7 +94,7 @@ def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecution
     """Print the table, the verdicts, and where to look next."""
     from finstill.evaluation.report import REPORT_FILE, TABLE_FILE
 
-    comparison = Workspace(home() / profile.stem).comparison
+    comparison = Workspace.of_profile(home(), profile).comparison
     outcome = read_json(comparison / TABLE_FILE)
     table = Table("classifier", title=f"{profile.stem}, on the test split; speed on one thread")
     columns = {key: column for key, column in COLUMNS.items() if any(row[key] is not None for row in outcome["table"])}

@@ -5,6 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from finstill.config.recipe import RECIPE_NAME
+from finstill.errors import InputError
+
+NOT_A_PROFILE = ("cache", "onnxruntime-web")
+"""What else stands in the folder of all workspaces begins like this; the second is what pages are made with."""
+
 
 @dataclass(frozen=True)
 class Workspace:
@@ -13,6 +19,23 @@ class Workspace:
     """
 
     root: Path
+
+    @classmethod
+    def of_profile(cls, home: Path, profile: Path) -> Workspace:
+        """Return the workspace of a profile's file: a folder in `home` that is named after it.
+
+        Raises:
+            InputError: the file's name cannot name a folder of its own there.
+        """
+        name = profile.stem
+        if name.startswith((".", *NOT_A_PROFILE)):
+            raise InputError(
+                f"'{name}' cannot name a profile: its artefacts would lie in {home / name}, which is no folder of "
+                "its own",
+                where=profile,
+                remedy=f"Give the file another name, one that does not begin with '.' or {' or '.join(NOT_A_PROFILE)}",
+            )
+        return cls(home.resolve() / name)
 
     @property
     def corpus(self) -> Path:
@@ -79,11 +102,25 @@ class Workspace:
         """Holds a folder a student."""
         return self.root / "students"
 
+    def of_student(self, name: str) -> Path:
+        """Return the folder of all that is one student's.
+
+        Raises:
+            InputError: no recipe can be called `name`, as a partition may that somebody added by hand: a folder of that
+                name could lie anywhere.
+        """
+        if not RECIPE_NAME.fullmatch(name):
+            raise InputError(
+                f"'{name}' cannot name a student: a recipe's name has lower-case letters, digits, '.', '_' and '-'",
+                remedy="Delete this partition",
+            )
+        return self.students / name
+
     def student(self, name: str) -> Path:
-        return self.students / name / "checkpoint"
+        return self.of_student(name) / "checkpoint"
 
     def package(self, name: str) -> Path:
-        return self.students / name / "package"
+        return self.of_student(name) / "package"
 
     def evaluation(self, name: str) -> Path:
-        return self.students / name / "evaluation"
+        return self.of_student(name) / "evaluation"

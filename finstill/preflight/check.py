@@ -191,7 +191,7 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
         corpus = None
         with report.reported():
             corpus = _corpus(profile, scratch, report)
-        workspace = Workspace(home / profile.name)
+        workspace = Workspace.of_profile(home, path)
         first, further = profile.teacher, profile.teacher.ensemble
         report.teacher = TeacherReport(first.checkpoint)
         report.ensemble = [TeacherReport(member.checkpoint) for member in further]

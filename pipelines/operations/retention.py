@@ -4,6 +4,7 @@ Of the cache of soft labels nothing goes by age: the small parts that each night
 own `retention` covers the ticks of schedules and sensors alone.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -24,11 +25,20 @@ from pydantic import Field
 
 from assets.resources import ProfileResource
 from assets.students import students
+from finstill.config.recipe import RECIPE_NAME
 from finstill.config.workspace import Workspace
-from finstill.files import TEMPORARY_PREFIX
+from finstill.files import TEMPORARY_PREFIX, replaced_folders
 
 DAY_SECONDS = 86_400
 RUNS_A_PAGE = 100
+
+LEFTOVERS = (
+    f"**/{TEMPORARY_PREFIX}*",
+    "students/*/training-*",
+    "teacher/checkpoint/fine-tuning-*",
+    "trial/training-*",
+)
+"""What runs that were cut off leave in a workspace. A student may be called `training-long`: the place tells."""
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
@@ -44,7 +54,11 @@ class Ages(Config):
     students: int = Field(
         default=90, ge=1, description="Artefacts of students whose recipe is gone. The champion has its own copy."
     )
-    leftovers: int = Field(default=7, ge=1, description="Unfinished files and checkpoints of runs that were cut off.")
+    leftovers: int = Field(
+        default=7,
+        ge=1,
+        description="Unfinished files and checkpoints of runs that were cut off, and replaced versions of folders.",
+    )
 
 
 @op
@@ -119,26 +133,35 @@ def runs_that_count(instance: DagsterInstance) -> set[str]:
 
 
 def remove_students(instance: DagsterInstance, workspace: Workspace, recipes: set[str], before: float) -> Iterator[str]:
-    """Remove the artefacts and the partition of each student that no recipe names and that is older than a moment."""
+    """Remove the artefacts and the partition of each student that no recipe names and that is older than a moment.
+
+    A partition that no recipe could name goes, and no folder with it: `../champion` would be somebody else's.
+    """
     partitions = instance.get_dynamic_partitions(str(students.name))
-    for name in sorted({*partitions, *(path.name for path in workspace.students.glob("*"))} - recipes):
-        student = workspace.students / name
-        if student.exists() and _newest(student) >= before:
-            continue
-        shutil.rmtree(student, ignore_errors=True)
+    folders = {path.name for path in workspace.students.glob("*") if RECIPE_NAME.fullmatch(path.name)}
+    for name in sorted({*partitions, *folders} - recipes):
+        if RECIPE_NAME.fullmatch(name):
+            student = workspace.of_student(name)
+            if student.exists() and _newest(student) >= before:
+                continue
+            shutil.rmtree(student, ignore_errors=True)
         instance.delete_dynamic_partition(str(students.name), name)
         yield name
 
 
 def remove_leftovers(root: Path, before: float) -> Iterator[str]:
-    """Remove unfinished files, and checkpoints that no run went on from, that are older than a moment."""
-    for pattern in (f"{TEMPORARY_PREFIX}*", "training-*", "fine-tuning-*"):
-        for path in sorted(root.rglob(pattern)):
-            if _newest(path) < before:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-                yield str(path.relative_to(root))
+    """Remove what nothing stands for any more and that is older than a moment.
+
+    That is unfinished files, checkpoints that no run went on from, and replaced versions of folders.
+    """
+    found = {path for pattern in LEFTOVERS for path in root.glob(pattern)} | set(replaced_folders(root))
+    for path in sorted(found):
+        # One may have lain in another that is gone by now.
+        if os.path.lexists(path) and _newest(path) < before:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            yield str(path.relative_to(root))
 
 
 def _newest(path: Path) -> float:
     """Return when a file, or anything in a folder, was last changed, in seconds since the epoch."""
-    return max(each.stat().st_mtime for each in (path, *path.rglob("*")))
+    return max(each.lstat().st_mtime for each in (path, *path.rglob("*")))

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from dagster import build_run_status_sensor_context
+from dagster import DagsterInstance, build_run_status_sensor_context
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from assets.retries import can_pass
 from assets.students import students
@@ -18,6 +22,7 @@ from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.cache.upkeep import summarise
 from finstill.config.recipe import read_recipes
 from finstill.errors import InputError, UnreachableError
+from finstill.files import replaced_folders, whole_folder
 from pipelines.failures import describe_failure, post, without_secrets
 from pipelines.operations.retention import remove_leftovers, remove_runs, remove_students
 from tests.pipelines.house import House
@@ -60,6 +65,60 @@ class TestRetention:
         os.utime(old, (0, 0))
         assert list(remove_leftovers(root, time.time() - 3600)) == ["students/a/training-1"]
         assert young.is_dir()
+
+    def test_what_is_called_like_a_leftover_and_is_none_stays(self, house: House) -> None:
+        workspace = house.profile.workspace
+        student = workspace.student("training-long")
+        with whole_folder(student) as unfinished:
+            (unfinished / "model").write_text("")
+        for path in (student, *student.parent.rglob("*"), student.parent):
+            os.utime(path, (0, 0), follow_symlinks=False)
+        assert list(remove_leftovers(workspace.root, time.time() - 3600)) == []
+        assert (student / "model").is_file()
+
+    def test_what_was_replaced_and_what_lies_in_another_leftover_goes(self, house: House) -> None:
+        root = house.profile.workspace.root
+        for _ in range(2):
+            with whole_folder(root / "page") as unfinished:
+                (unfinished / "index.html").write_text("")
+        (replaced,) = replaced_folders(root)
+        inner = root / ".unfinished-1" / ".unfinished-2"
+        inner.parent.mkdir()
+        inner.write_text("")
+        (root / ".unfinished-3").symlink_to("nowhere")
+        for path in (*replaced.rglob("*"), replaced, inner, inner.parent, root / ".unfinished-3"):
+            os.utime(path, (0, 0), follow_symlinks=False)
+        removed = list(remove_leftovers(root, time.time() - 3600))
+        assert removed == [".page.versions/" + replaced.name, ".unfinished-1", ".unfinished-3"]
+        assert (root / "page" / "index.html").is_file()
+
+    def test_a_partition_of_any_name_removes_nothing_but_a_student(self, house: House) -> None:
+        """And a student whose recipe is gone goes, at whatever age: every folder here is old."""
+        workspace = house.profile.workspace
+        outside = [workspace.champion / "current", workspace.root.parent / "another", workspace.students / "small"]
+
+        @given(
+            name=st.text(st.sampled_from("./\\~a-"), min_size=1, max_size=12)
+            | st.sampled_from(["../champion", "..", ".", "../../another", "a/../../champion", str(workspace.champion)])
+            | st.text(min_size=1, max_size=80).filter(lambda name: not {"|", ",", "[", "]"} & set(name))
+        )
+        @settings(max_examples=60, deadline=None)
+        def check(name: str) -> None:
+            for folder in outside:
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / "model").write_text("")
+            with suppress(InputError, ValueError, OSError):
+                folder = workspace.student(name)
+                assert folder.resolve().relative_to(workspace.students.resolve()).parts == (name, "checkpoint")
+                folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory() as home, DagsterInstance.ephemeral(home) as instance:
+                instance.add_dynamic_partitions(str(students.name), [name])
+                list(remove_students(instance, workspace, {"small"}, time.time() + 3600))
+                assert instance.get_dynamic_partitions(str(students.name)) == (["small"] if name == "small" else [])
+            assert all((folder / "model").is_file() for folder in outside)
+            assert [path.name for path in workspace.students.iterdir()] == ["small"]
+
+        check()
 
     def test_the_job_merges_the_parts_that_nights_added_and_no_label_is_lost(self, house: House) -> None:
         house.run("label")
