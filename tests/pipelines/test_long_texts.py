@@ -51,7 +51,7 @@ def test_the_teachers_logits_are_kept_by_window_and_counted(long_house: House) -
     assert metadata["texts_cut"] == 0
     assert max(tokens["n_tokens"].to_pylist()) <= 32
     logits = pq.read_table(long_house.profile.workspace.teacher_logits)
-    assert logits["key"].equals(tokens["key"])
+    assert logits["key"].to_pylist() == tokens["key"].unique().to_pylist()
     parts = [row for row in tokens.to_pylist() if row["window"] is not None]
     assert all(row["key"] == text_key(row["window"]) for row in parts)
 
