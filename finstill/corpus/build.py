@@ -153,7 +153,10 @@ def read_corpus(source: CorpusSource, labels: tuple[str, ...]) -> tuple[pa.Table
         InputError: see `build_corpus` and `finstill.corpus.sources.read_rows`.
     """
     understood = SourceReport()
-    table, report = build_corpus(read_rows(source, understood), labels, source.label_names, BadRows.of(source))
+    paths = [source.path] if isinstance(source.path, str) else source.path or ()
+    where = source.hub or ", ".join(Path(path).name for path in paths)
+    rows = read_rows(source, understood)
+    table, report = build_corpus(rows, labels, source.label_names, BadRows.of(source), where=where)
     report.source = understood
     return table, report
 
@@ -173,6 +176,8 @@ def build_corpus(
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
     bad_rows: BadRows = BadRows(),
+    *,
+    where: str = "corpus",
 ) -> tuple[pa.Table, CorpusReport]:
     """Normalise, merge and split `rows`.
 
@@ -184,6 +189,7 @@ def build_corpus(
         labels: the task's labels; matched without regard to case.
         label_names: the task's label for each label that the source calls otherwise; None for what is no label.
         bad_rows: what becomes of a row that cannot be used.
+        where: what errors of the rows as a whole call them.
 
     Returns:
         The corpus, `CORPUS_SCHEMA`, sorted by key; and what became of the rows.
@@ -197,7 +203,7 @@ def build_corpus(
         entry.split = entry.split or split_of(key)
     _drop_leaks(entries, report)
     report.kept = len(entries)
-    _require_usable(entries, report)
+    _require_usable(entries, report, where)
     logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
     return corpus_table(entries), report
 
@@ -328,22 +334,25 @@ def _drop_leaks(entries: dict[bytes, Entry], report: CorpusReport) -> None:
                 del entries[key]
 
 
-def _require_usable(entries: dict[bytes, Entry], report: CorpusReport) -> None:
+def _require_usable(entries: dict[bytes, Entry], report: CorpusReport, where: str) -> None:
     if not entries:
         raise InputError(
             f"no row of the corpus is usable ({report.read:,} read; {dict(report.reasons)})",
+            where=where,
             remedy="Check the text column and the label column in the profile",
         )
     classes = {entry.label for entry in entries.values()} - {None}
     if len(classes) == 1:
         raise InputError(
             f"every labelled row of the corpus is '{classes.pop()}'",
+            where=where,
             remedy="A classifier needs at least two classes: add rows of the others, or leave corpus.label out",
         )
     for split in SPLITS:
         if not any(entry.split == split for entry in entries.values()):
             raise InputError(
                 f"none of the {len(entries):,} texts is in the split '{split}'",
+                where=where,
                 remedy="Add texts, or name the missing split's rows in the split column",
             )
 

@@ -162,7 +162,7 @@ Corpus `{provenance.corpus}` (digest `{provenance.corpus_digest}`):
 
 ## Figures
 
-On the test split, of the float32 graph where nothing else is said.
+On the test split, of the int8 graph where nothing else is said.
 
 {_table(figures)}
 
