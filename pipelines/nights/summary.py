@@ -126,7 +126,7 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
         if decided.stage:
             lines.append(f"**The comparison {decided.ending}** at {decided.stage}: {decided.cause}")
         if verdicts := decided.metadata.get("comparison", {}).get("verdicts"):
-            lines.append(f"**What the teacher's word is worth.**\n{verdicts}")
+            lines.append(f"**Students and their label-only baselines.**\n{verdicts}")
     figures["promoted"] = int(promoted)
     if warnings := [warning for run in latest.values() for warning in run.warnings]:
         lines.append("**Checks to look at.**\n" + "\n".join(f"- {warning}" for warning in warnings))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,6 +95,19 @@ def test_empty_and_null_texts_are_dropped_and_counted_with_their_place() -> None
     assert table.num_rows == len(FILLER)
     assert report.reasons == {"text is empty": 2, "text is null": 1}
     assert report.examples["text is null"] == [("f.csv, row 3", "")]
+
+
+@given(st.text(st.characters(exclude_categories=()), max_size=12))
+def test_any_text_is_in_the_corpus_or_counted_or_named_with_file_and_row(text: str) -> None:
+    """Lone surrogates included."""
+    try:
+        table, report = build_corpus([*rows(text), *FILLER], LABELS, {})
+    except InputError as error:
+        assert str(error).startswith("f.csv, row 1: ")  # noqa: PT017
+        assert any(unicodedata.category(character) == "Cs" for character in text)
+    else:
+        assert report.read == report.kept + sum(report.reasons.values())
+        assert table.num_rows == report.kept
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.randoms())
