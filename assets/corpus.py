@@ -48,9 +48,10 @@ CORPUS_COLUMNS = TableSchema(
 class CorpusConfig(Config):
     """What to take in before the corpus is read."""
 
-    dropped: list[str] = Field(
-        default=[],
-        description="Files of FINSTILL_DROP to copy into the corpus's folder, as the sensor dropped_files lists them.",
+    dropped: dict[str, str] = Field(
+        default={},
+        description="Files of FINSTILL_DROP to copy into the corpus's folder, as the sensor dropped_files lists them: "
+        "each name with the size and time of change that it must have, or with an empty text.",
     )
 
 
@@ -74,8 +75,10 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
 
     settings, path = profile.profile(), profile.workspace.corpus
     if config.dropped:
-        copies = take(profile.drop, config.dropped, settings.corpus)
-        context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in copies)}")
+        taken = take(profile.drop, config.dropped, settings.corpus, profile.workspace.taken)
+        context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in taken.copies) or 'nothing'}")
+        if taken.left:
+            context.log.warning(f"changed since they were looked at, and left for later: {', '.join(taken.left)}")
     # Noted before the source is read: what arrives meanwhile is new for the next night.
     inputs = profile.inputs()
     texts, report = read_corpus(settings.corpus, settings.task.labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from dagster import (
     DefaultSensorStatus,
@@ -23,6 +24,10 @@ from pipelines.deployment import webhook
 from pipelines.failures import describe_failure, post
 from pipelines.jobs import decide, distil, nightly_redistillation
 from pipelines.nights.conductor import Night, next_step
+
+PAUSES = (0, 3600, 4 * 3600, 24 * 3600)
+"""Seconds until a dropped file is asked for again that a night failed to take: at the next look, and then seldom, so
+that a file that cannot be read begins no night after the other."""
 
 
 @sensor(
@@ -68,16 +73,32 @@ def dropped_files(context: SensorEvaluationContext, profile: ProfileResource) ->
     night = Night.latest(context.instance)
     if night is not None and night.outcome(context.instance) is None:
         return SkipReason(f"{night} is still going on; what arrives meanwhile waits for its end")
-    seen = json.loads(context.cursor) if context.cursor else {"waiting": {}, "taken": {}}
-    watched = watch(profile.drop, seen["waiting"], seen["taken"])
-    cursor = json.dumps({"waiting": watched.waiting, "taken": {**watched.taken, **watched.ready}})
-    if not watched.ready:
+    seen = json.loads(context.cursor) if context.cursor else {}
+    watched = watch(profile.drop, seen.get("waiting", {}), profile.profile().corpus, profile.workspace.taken)
+    # A file that was asked for and is not taken: the run of that night failed before it had copied it.
+    asked = {key: tries for key, tries in seen.get("asked", {}).items() if key in map(_key, watched.ready.items())}
+    now = time.time()
+    due = {
+        name: mark
+        for name, mark in watched.ready.items()
+        if (tries := asked.get(_key((name, mark)))) is None or now >= tries["again_at"]
+    }
+    for key in map(_key, due.items()):
+        times = asked.get(key, {"times": 0})["times"] + 1
+        asked[key] = {"times": times, "again_at": now + PAUSES[min(times, len(PAUSES)) - 1]}
+    cursor = json.dumps({"waiting": {**watched.waiting, **watched.ready}, "asked": asked})
+    if not due:
         waiting = f"{len(watched.waiting)} files may still be being written" if watched.waiting else "nothing arrived"
-        return SensorResult(skip_reason=f"{waiting}; {len(watched.taken)} files were taken before", cursor=cursor)
-    config = RunConfig(ops={corpus.key.to_python_identifier(): CorpusConfig(dropped=list(watched.ready))})
-    return SensorResult(
-        run_requests=[RunRequest(run_key=json.dumps(watched.ready, sort_keys=True), run_config=config)], cursor=cursor
-    )
+        failed = f"; {len(watched.ready)} files are tried again later, since their nights failed" if asked else ""
+        return SensorResult(skip_reason=f"{waiting}{failed}; {len(watched.taken)} were taken before", cursor=cursor)
+    config = RunConfig(ops={corpus.key.to_python_identifier(): CorpusConfig(dropped=due)})
+    run_key = json.dumps({key: asked[key]["times"] for key in map(_key, due.items())}, sort_keys=True)
+    return SensorResult(run_requests=[RunRequest(run_key=run_key, run_config=config)], cursor=cursor)
+
+
+def _key(file: tuple[str, str]) -> str:
+    """Return what a file is known by in the cursor: another size or time of change is another file."""
+    return " ".join(file)
 
 
 @run_failure_sensor(

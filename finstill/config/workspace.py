@@ -47,6 +47,11 @@ class Workspace:
         return self.root / "corpus.bad_rows.jsonl"
 
     @property
+    def taken(self) -> Path:
+        """Which dropped files joined the corpus, as JSON: names with size and time of change."""
+        return self.root / "corpus.taken.json"
+
+    @property
     def tokens(self) -> Path:
         return self.root / "tokens.parquet"
 

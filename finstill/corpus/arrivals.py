@@ -1,9 +1,14 @@
-"""Files that others drop into a folder or an object store, and how they join the corpus: each once, and only whole."""
+"""Files that others drop into a folder or an object store, and how they join the corpus: each once, and only whole.
+
+A file is known by its name and its mark, which is its size and time of change. It counts as taken where its copy stands
+in the corpus's folder, or where the list of what was taken has it: so it is taken again after a copy that failed, and
+not after somebody removed the copy.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,18 +17,17 @@ from pyarrow import fs
 from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
-from finstill.files import digest, open_root, whole_file
+from finstill.files import digest, open_root, read_json, whole_file, write_json
 
 
 @dataclass(frozen=True)
 class Watched:
-    """The files of a drop at one moment.
+    """The files of a drop at one moment, each name with its mark.
 
     Attributes:
-        waiting: files that were not there, or were different, the last time: each name with its size and time of
-            change. One of these may still be being written.
+        waiting: files that were not there, or were different, the last time. One of these may still be being written.
         ready: files that have not changed since the last time and were not taken yet.
-        taken: files that were handed out before.
+        taken: files that were.
     """
 
     waiting: Mapping[str, str]
@@ -31,65 +35,140 @@ class Watched:
     taken: Mapping[str, str]
 
 
-def watch(drop: str, waiting: Mapping[str, str], taken: Mapping[str, str]) -> Watched:
+@dataclass(frozen=True)
+class Taken:
+    """What became of files that were to be taken.
+
+    Attributes:
+        copies: where they stand in the corpus's folder.
+        left: names of those that changed since they were looked at; the next look finds them.
+    """
+
+    copies: list[Path]
+    left: list[str]
+
+
+class _ChangedError(Exception):
+    """A file is another than the one that was looked at."""
+
+
+def watch(drop: str, waiting: Mapping[str, str], source: CorpusSource, taken: Path) -> Watched:
     """Return what has become of a drop since it was last looked at.
 
     A file is ready when two looks find the same size and time of change. A file whose content is replaced later is
-    another file. Files that are gone are forgotten.
+    another file.
 
     Args:
         drop: a folder, or the URL of a prefix in an object store; see `finstill.cache.cache.SoftLabelCache`.
-        waiting, taken: as of the last look.
+        waiting: as of the last look; what was ready then belongs to it too.
+        source: the corpus that they join.
+        taken: the list that `take` keeps.
 
     Raises:
-        InputError: the drop cannot be opened or does not exist.
+        InputError: the drop cannot be opened or does not exist, or the corpus is no folder.
     """
-    filesystem, base = open_root(drop)
-    try:
-        listing = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
-    except FileNotFoundError as error:
-        raise InputError("there is no such folder", where=base, remedy="Make it, or name another") from error
-    files = {
-        str(PurePosixPath(info.path).relative_to(base)): f"{info.size}-{info.mtime_ns}"
-        for info in sorted(listing, key=lambda info: info.path)
-        if info.type == fs.FileType.File and is_readable(info.base_name)
+    folder = _corpus_folder(source)
+    files = _marks(drop)
+    known = _read(taken)
+    old = {
+        name: mark for name, mark in files.items() if known.get(name) == mark or _copy_of(name, mark, folder).exists()
     }
-    old = {name: mark for name, mark in files.items() if taken.get(name) == mark}
     new = {name: mark for name, mark in files.items() if name not in old}
     ready = {name: mark for name, mark in new.items() if waiting.get(name) == mark}
     return Watched({name: mark for name, mark in new.items() if name not in ready}, ready, old)
 
 
-def take(drop: str, names: Sequence[str], source: CorpusSource) -> list[Path]:
-    """Copy files of a drop into the folder of the corpus, each whole or not at all, and return where they are.
+def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path) -> Taken:
+    """Copy files of a drop into the folder of the corpus, each whole or not at all, and write down which.
 
-    A copy is named after the file and its size and time of change: taking it again makes no second one, and a file
-    dropped later under the same name does not replace it.
+    A copy is named after the file and its mark. One that stands is left as it is, since somebody may have mended it,
+    and a file dropped later under the same name does not replace it. A file that is not as it was looked at, before
+    or after it was copied, is left for the next look.
+
+    Args:
+        files: names with their marks; an empty mark is that of now.
+        taken: the list of names and marks, as JSON. What is no longer in the drop is forgotten.
 
     Raises:
         InputError: the corpus is no folder, or a file is no longer in the drop.
     """
+    folder = _corpus_folder(source)
+    filesystem, base = open_root(drop)
+    there = _marks(drop)
+    done: dict[str, str] = {}
+    copies, left = [], []
+    try:
+        for name, looked_at in files.items():
+            mark = looked_at or _mark(_look(filesystem, base, name))
+            path = _copy_of(name, mark, folder)
+            try:
+                if not path.exists():
+                    _copy(filesystem, base, name, mark, path)
+            except _ChangedError:
+                left.append(name)
+            else:
+                copies.append(path)
+                done[name] = mark
+    finally:
+        write_json(taken, {name: mark for name, mark in _read(taken).items() if name in there} | done)
+    return Taken(copies, left)
+
+
+def _corpus_folder(source: CorpusSource) -> Path:
     folder = Path(source.path) if isinstance(source.path, str) and source.path != EMBEDDED else None
     if folder is None or (folder.exists() and not folder.is_dir()):
         raise InputError(
             "files that are dropped join a corpus that is a folder, and this one is not",
             where=source.hub or f"corpus.path: {source.path}",
-            remedy="Put its files into a folder and give that as corpus.path",
+            remedy="Put its files into a folder and give that as corpus.path, or unset FINSTILL_DROP",
         )
+    return folder
+
+
+def _marks(drop: str) -> dict[str, str]:
+    """Return the files of a drop that a reader knows, by name, each with its mark."""
     filesystem, base = open_root(drop)
-    copies = []
-    for name in names:
-        info = filesystem.get_file_info(str(PurePosixPath(base) / name))
-        if info.type != fs.FileType.File:
-            raise InputError("this file is no longer in the drop", where=f"{base}/{name}")
-        # The whole ending stays, also of a compressed file: it tells how to read it.
-        stem, point, ending = Path(name).name.partition(".")
-        path = folder / f"{stem}-{digest(name, str(info.size), str(info.mtime_ns))[:12]}{point}{ending}"
-        with (
-            filesystem.open_input_stream(info.path, compression=None) as content,
-            whole_file(path) as unfinished,
-            unfinished.open("wb") as copy,
-        ):
-            shutil.copyfileobj(content, copy, 1 << 20)
-        copies.append(path)
-    return copies
+    try:
+        listing = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+    except FileNotFoundError as error:
+        raise InputError("there is no such folder", where=base, remedy="Make it, or name another") from error
+    return {
+        str(PurePosixPath(info.path).relative_to(base)): _mark(info)
+        for info in sorted(listing, key=lambda info: info.path)
+        if info.type == fs.FileType.File and is_readable(info.base_name)
+    }
+
+
+def _mark(info: fs.FileInfo) -> str:
+    return f"{info.size}-{info.mtime_ns}"
+
+
+def _look(filesystem: fs.FileSystem, base: str, name: str) -> fs.FileInfo:
+    info = filesystem.get_file_info(str(PurePosixPath(base) / name))
+    if info.type != fs.FileType.File:
+        raise InputError("this file is no longer in the drop", where=f"{base}/{name}")
+    return info
+
+
+def _copy_of(name: str, mark: str, folder: Path) -> Path:
+    # The whole ending stays, also of a compressed file: it tells how to read it.
+    stem, point, ending = Path(name).name.partition(".")
+    return folder / f"{stem}-{digest(name, *mark.split('-', 1))[:12]}{point}{ending}"
+
+
+def _copy(filesystem: fs.FileSystem, base: str, name: str, mark: str, path: Path) -> None:
+    info = _look(filesystem, base, name)
+    if _mark(info) != mark:
+        raise _ChangedError
+    with (
+        filesystem.open_input_stream(info.path, compression=None) as content,
+        whole_file(path) as unfinished,
+        unfinished.open("wb") as copy,
+    ):
+        shutil.copyfileobj(content, copy, 1 << 20)
+        if copy.tell() != info.size or _mark(_look(filesystem, base, name)) != mark:
+            raise _ChangedError
+
+
+def _read(taken: Path) -> dict[str, str]:
+    return read_json(taken) if taken.is_file() else {}

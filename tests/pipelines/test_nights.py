@@ -6,13 +6,13 @@ can stop wherever a daemon could be killed. The real one runs in tests/e2e.
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from dagster import RunRequest, SensorResult, SkipReason, build_sensor_context
 
+from finstill.errors import InputError
 from pipelines.nights.summary import NIGHT, NIGHT_TAG
 from pipelines.sensors import dropped_files
 from tests.pipelines.conducting import RUN_KEY, conduct, going_on, jobs_run, look, night, outcome, start, tick
@@ -202,6 +202,8 @@ class TestDroppedFiles:
         self.drop = Path(self.house.profile.drop)
         self.drop.mkdir()
         self.cursor: str | None = None
+        self.asked: dict[str, str] = {}
+        self.run_key: str | None = None
 
     def look(self) -> list[str]:
         """Look once, and return the files that a night was asked to take."""
@@ -209,8 +211,14 @@ class TestDroppedFiles:
             build_sensor_context(instance=self.house.instance, cursor=self.cursor), profile=self.house.profile
         )
         self.cursor = result.cursor
-        requests = result.run_requests or []
-        return [name for each in requests for name in each.run_config["ops"]["corpus"]["config"]["dropped"]]
+        self.asked = {}
+        for request in result.run_requests or []:
+            self.asked, self.run_key = request.run_config["ops"]["corpus"]["config"]["dropped"], request.run_key
+        return list(self.asked)
+
+    def take(self) -> None:
+        """Run what the last look asked for, as far as the corpus."""
+        self.house.run("label", {"ops": {"corpus": {"config": {"dropped": self.asked}}}})
 
     def test_each_file_is_taken_once_and_none_that_is_still_being_written(self) -> None:
         (self.drop / "a.csv").write_text("body,tone\n")
@@ -220,20 +228,58 @@ class TestDroppedFiles:
         with (self.drop / "a.csv").open("a") as file:
             file.write(csv_rows(range(50, 51)))
         assert self.look() == [], "it grew since the last look"
-        (self.drop / "b.csv").write_text("body,tone\n")
+        (self.drop / "b.csv").write_text("body,tone\n" + csv_rows(range(55, 56)))
         assert self.look() == ["a.csv"]
+        self.take()
         assert self.look() == ["b.csv"]
+        self.take()
         assert self.look() == []
         (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(60, 61)))
         assert self.look() == []
         assert self.look() == ["a.csv"], "other content under the same name is another file"
-        (self.drop / "a.csv").unlink()
+
+    def test_a_file_whose_night_could_not_copy_it_is_asked_for_again_at_once_and_then_seldom(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = 1e9
+        monkeypatch.setattr("pipelines.sensors.time.time", lambda: now)
+        (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(50, 51)))
         self.look()
-        assert json.loads(str(self.cursor))["taken"].keys() == {"b.csv"}
+        assert self.look() == ["a.csv"]
+        first = self.run_key
+        assert self.look() == ["a.csv"], "its night ended, and no copy stands"
+        assert self.run_key != first, "Dagster would start nothing"
+        for pause in (3600, 4 * 3600, 24 * 3600, 24 * 3600):
+            assert self.look() == []
+            now += pause - 1
+            assert self.look() == []
+            now += 1
+            assert self.look() == ["a.csv"]
+        (self.drop / "b.csv").write_text("body,tone\n" + csv_rows(range(55, 56)))
+        self.look()
+        assert self.look() == ["b.csv"], "another file waits for nothing"
+
+    def test_a_file_with_a_bad_row_begins_one_night(self) -> None:
+        (self.drop / "a.csv").write_text("body,tone\nShares were bullish,bullish\n")
+        self.look()
+        assert self.look() == ["a.csv"]
+        summary = night(self.house, {"ops": {"corpus": {"config": {"dropped": self.asked}}}})
+        assert "**Labelling failed** at corpus" in summary
+        assert self.look() == []
+        (copy,) = self.house.corpus.glob("a-*.csv")
+        copy.write_text("body,tone\n" + csv_rows(range(50, 52)))
+        assert "126 texts" in night(self.house), "what a person mended is read and not taken again"
+        assert self.look() == []
+
+    def test_a_corpus_that_is_no_folder_is_said_at_the_first_look(self) -> None:
+        profile = self.house.root / "mine.yaml"
+        profile.write_text(profile.read_text().replace("corpus: {path: texts,", "corpus: {path: texts/first.csv,"))
+        with pytest.raises(InputError, match="join a corpus that is a folder"):
+            self.look()
 
     def test_what_is_taken_joins_the_corpus_of_the_same_night_once(self) -> None:
         (self.drop / "a.csv").write_text("body,tone\n" + csv_rows(range(50, 52)))
-        config = {"ops": {"corpus": {"config": {"dropped": ["a.csv"]}}}}
+        config = {"ops": {"corpus": {"config": {"dropped": {"a.csv": ""}}}}}
         assert "126 texts" in night(self.house, config)
         assert isinstance(tick(self.house), SkipReason), "the schedule finds nothing new after it"
         night(self.house, config)
