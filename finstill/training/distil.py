@@ -224,7 +224,7 @@ class TrainedStudent:
         return cls(
             folder,
             Recipe.from_stored(values["recipe"]),
-            *(values[k] for k in ("inputs", "history", "rows", "steps", "parameters")),
+            **{name: values[name] for name in ("inputs", "history", "rows", "steps", "parameters")},
             provenance=TableProvenance.from_dict(provenance) if provenance else None,
         )
 
