@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -74,6 +75,7 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
     from finstill.files import digest
 
     settings, path = profile.profile(), profile.workspace.corpus
+    profile.workspace.belongs_to(Path(profile.path))
     if config.dropped:
         taken = take(profile.drop, config.dropped, settings.corpus, profile.workspace.taken)
         context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in taken.copies) or 'nothing'}")

@@ -14,10 +14,10 @@ def main() -> None:
     """Become `dg dev`."""
     try:
         profile = profile_path()
+        os.environ["FINSTILL_PROFILE"] = str(profile)
+        prepare_instance(profile)
     except InputError as error:
         sys.exit(f"Stopped. {error}")
-    os.environ["FINSTILL_PROFILE"] = str(profile)
-    prepare_instance(profile)
     dg = Path(sys.executable).parent / "dg"
     os.execv(dg, [str(dg), "dev", *sys.argv[1:]])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from finstill.config.recipe import RECIPE_NAME
 from finstill.errors import InputError
+from finstill.files import read_json, write_json
 
 NOT_A_PROFILE = ("cache", "onnxruntime-web")
 """What else stands in the folder of all workspaces begins like this; the second is what pages are made with."""
@@ -25,7 +26,7 @@ class Workspace:
         """Return the workspace of a profile's file: a folder in `home` that is named after it.
 
         Raises:
-            InputError: the file's name cannot name a folder of its own there.
+            InputError: the file's name cannot name a folder of its own there, or the folder is another profile's.
         """
         name = profile.stem
         if name.startswith((".", *NOT_A_PROFILE)):
@@ -35,7 +36,27 @@ class Workspace:
                 where=profile,
                 remedy=f"Give the file another name, one that does not begin with '.' or {' or '.join(NOT_A_PROFILE)}",
             )
-        return cls(home.resolve() / name)
+        workspace = cls(home.resolve() / name)
+        if workspace.owner.is_file():
+            other = Path(read_json(workspace.owner)["profile"])
+            # One that is gone was moved here, or stands on another machine.
+            if other != profile.resolve() and other.is_file():
+                raise InputError(
+                    f"in {workspace.root} lie the artefacts of {other}: two profiles of one name would overwrite each "
+                    "other's",
+                    where=profile,
+                    remedy="Give the file another name, or set FINSTILL_HOME to another folder",
+                )
+        return workspace
+
+    def belongs_to(self, profile: Path) -> None:
+        """Write down whose workspace this is, so that `of_profile` refuses it to another profile."""
+        write_json(self.owner, {"profile": str(profile.resolve())})
+
+    @property
+    def owner(self) -> Path:
+        """The path of the profile, as JSON."""
+        return self.root / "profile.json"
 
     @property
     def corpus(self) -> Path:

@@ -33,6 +33,10 @@ def main(arguments: Sequence[str]) -> int:
         # Whoever read the output has enough. Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # A place that cannot be written to, or a full disk.
+        print(f"error: {error.filename2 or error.filename or given.output}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         kept = STREAM not in (given.input, given.output)
         _say("interrupted" + ("; the same command goes on from here" if kept else ""))
@@ -57,6 +61,8 @@ def _run(given: argparse.Namespace) -> ScoringReport:
     if output is not None and endings and output.suffix.lower() not in endings:
         told = given.format or (source.suffix.lower().removeprefix(".") if source else kind)
         raise InputError(f"the input is {told}, and so is the output: name it *{endings[0]}", where=output)
+    if output is not None and output.is_dir():
+        raise InputError("it is a folder, and the output is a file", where=output)
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise InputError("input and output are the same file", where=output)
     student = StudentClassifier(given.package, precision=given.precision, threads=given.threads)

@@ -162,8 +162,7 @@ class TestResume:
 
         with monkeypatch.context() as patched:
             patched.setattr(score, "_write", failing)
-            with pytest.raises(OSError, match="No space left"):
-                main([str(package.folder), str(source), str(source.with_name("out.csv"))])
+            assert main([str(package.folder), str(source), str(source.with_name("out.csv"))]) == 1
         assert not source.with_name("out.csv").exists()
 
     def score(self, folder: Path, source: Path, form: Form = COMMAND_LINE) -> tuple[int, list[str]]:
@@ -265,6 +264,35 @@ class TestErrors:
         (tmp_path / "in.csv").write_text("text\nx\n")
         assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl")]) == 1
         assert "the input is csv, and so is the output" in capsys.readouterr().err
+
+    def test_an_input_that_is_missing_is_named_also_where_the_output_exists(
+        self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "existing.csv").write_text("text\nx\n")
+        assert main([str(package.folder), str(tmp_path / "missing.csv"), str(tmp_path / "existing.csv")]) == 1
+        assert f"{tmp_path / 'missing.csv'}: there is no such file" in capsys.readouterr().err
+        assert (tmp_path / "existing.csv").read_text() == "text\nx\n"
+
+    @pytest.mark.parametrize("output", ["out.csv", "out.docx", "out", "-"])
+    def test_a_standard_input_of_no_told_format_asks_for_it(
+        self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+    ) -> None:
+        path = output if output == "-" else str(tmp_path / output)
+        assert main([str(package.folder), "-", path]) == 1
+        assert capsys.readouterr().err == (
+            "error: the standard input: its format is not told. Give --format csv, tsv or jsonl\n"
+        )
+
+    @pytest.mark.parametrize("output", ["folder.csv", "file/out.csv"])
+    def test_an_output_that_cannot_be_written_is_named(
+        self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
+    ) -> None:
+        (tmp_path / "in.csv").write_text("text\nx\n")
+        (tmp_path / "folder.csv").mkdir()
+        (tmp_path / "file").write_text("")
+        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / output)]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"error: {tmp_path / output.partition('/')[0]}")
 
 
 SCORE = "-m", "finstill", "score"

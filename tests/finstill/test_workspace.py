@@ -42,3 +42,21 @@ def test_a_profile_whose_folder_would_be_anothers_is_refused_by_name(name: str) 
 def test_what_names_no_recipe_names_no_student(name: str) -> None:
     with pytest.raises(InputError, match="cannot name a student"):
         Workspace(HOME).student(name)
+
+
+def test_two_profiles_of_one_name_do_not_share_a_workspace(tmp_path: Path) -> None:
+    here, there = (tmp_path / folder / "mine.yaml" for folder in ("here", "there"))
+    for file in (here, there):
+        file.parent.mkdir()
+        file.write_text("")
+    workspace = Workspace.of_profile(tmp_path / "home", here)
+    assert Workspace.of_profile(tmp_path / "home", there) == workspace, "nothing was made yet"
+    workspace.belongs_to(here)
+    assert Workspace.of_profile(tmp_path / "home", here) == workspace
+    (tmp_path / "mine.yaml").symlink_to(here)
+    assert Workspace.of_profile(tmp_path / "home", tmp_path / "mine.yaml") == workspace, "it is the same file"
+    with pytest.raises(InputError, match=r"there/mine\.yaml: in .* lie the artefacts of .*here/mine\.yaml") as caught:
+        Workspace.of_profile(tmp_path / "home", there)
+    assert "set FINSTILL_HOME to another folder" in str(caught.value)
+    here.rename(tmp_path / "moved.yaml")
+    assert Workspace.of_profile(tmp_path / "home", there) == workspace, "one that was moved is not another"
