@@ -55,6 +55,15 @@ def tiny_checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
+def exported_teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The graph of `tiny_checkpoint` for 32 tokens: a deployment that starts with it has it exported already."""
+    from finstill.teacher.export import export_teacher
+
+    folder = tmp_path_factory.mktemp("exported") / "onnx"
+    return export_teacher(tiny_checkpoint, folder, max_length=32, source=str(tiny_checkpoint)).folder
+
+
+@pytest.fixture(scope="session")
 def make_package(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Package]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def _failure(result: ExecuteInProcessResult) -> tuple[str, str]:
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Deployment]:
+def deployment(tmp_path: Path, tiny_checkpoint: Path, exported_teacher: Path) -> Iterator[Deployment]:
+    shutil.copytree(exported_teacher, tmp_path / "home" / "mine" / "teacher" / "onnx")
     with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         yield Deployment(tmp_path, tiny_checkpoint, instance)
 
