@@ -6,6 +6,7 @@ import ast
 import shutil
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,15 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
     return found
+
+
+def modules_imported(file: Path) -> set[str]:
+    """Return the modules that a file imports from, inside functions too."""
+    return {
+        node.module
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module
+    }
 
 
 def rooms_imported(file: Path) -> set[str]:
@@ -72,6 +82,15 @@ def test_imports_run_from_pipelines_to_assets_to_finstill(layer: str, forbidden:
     assert files
     wrong = {str(file.relative_to(ROOT)): imported(file) & forbidden for file in files}
     assert {file: names for file, names in wrong.items() if names} == {}
+
+
+def test_no_circle_of_modules_in_pipelines() -> None:
+    """Inside functions too: a module can be read, tested and moved without those that use it."""
+    modules = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in (ROOT / "pipelines").rglob("*.py")
+    }
+    uses = {name: modules_imported(file) & modules.keys() for name, file in modules.items()}
+    assert len(list(TopologicalSorter(uses).static_order())) == len(modules)
 
 
 def test_the_code_location_loads_nothing_heavy() -> None:
