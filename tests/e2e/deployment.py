@@ -158,9 +158,12 @@ class Service:
         wait_for("the webserver", lambda: urllib.request.urlopen(f"{self.url}/server_info").status == 200, 90)
 
         # It is on by default where FINSTILL_NIGHTLY is set; here the tests say when a night begins.
+        self.stop_schedule()
+        self.start_daemon()
+
+    def stop_schedule(self) -> None:
         stop = [BIN / "dagster", "schedule", "stop", "nightly", "--workspace", self._workspace]
         subprocess.run(stop, check=True, capture_output=True, cwd=ROOT, env=self.environment)
-        self.start_daemon()
 
     def start_daemon(self) -> None:
         command = [BIN / "dagster-daemon", "run", "--workspace", self._workspace]

@@ -199,7 +199,7 @@ def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_
     before = watch.ask(RUNS)["runsOrError"]["results"]
     night = watch.new_run("nightly_redistillation", switch.click)
     picture("schedule")
-    switch.click()
+    service.stop_schedule()
     assert watch.finished("nightly_redistillation", night) == "SUCCESS", watch.said(night)
 
     def students() -> dict[str, str]:
@@ -220,8 +220,13 @@ def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_
     picture("cancelled")
     service.start_daemon()
 
+    def is_over() -> bool:
+        runs = watch.ask(RUNS, job="nightly_redistillation")["runsOrError"]["results"]
+        return any(each["runId"] == night and "finstill/outcome" in json.dumps(each["tags"]) for each in runs)
+
+    watch.until("the night's end", is_over, 300)
     page.goto("/assets/night?view=overview")
-    page.get_by_text("[Show Markdown]").first.click(timeout=300_000)
+    page.get_by_text("[Show Markdown]").first.click()
     summary = page.get_by_role("dialog")
     summary.get_by_text("6 texts reached it").wait_for()
     for words in ("126 texts, +6", "small was made again (corpus changed)", "long cancelled at distil (new)"):
