@@ -23,7 +23,6 @@ from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 
-PARITY_TEXTS = 64
 MAPPING_TEXTS = 256
 """Labelled texts on which the possible mappings of a teacher's classes are compared."""
 
@@ -60,6 +59,7 @@ TOKENS_LINEAGE = TableColumnLineage(
 if TYPE_CHECKING:
     import numpy as np
 
+    from finstill.config.workspace import Workspace
     from finstill.teacher.export import TeacherGraph
 
 
@@ -226,6 +226,9 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         precision=settings.teacher.precision,
         revision=checkpoint.revision,
         trained_on=settings.teacher.trained_on,
+        provider=settings.teacher.execution_provider,
+        sample=_parity_rows(workspace),
+        token_budget=settings.teacher.token_budget,
     )
     # Raised here, before the expensive stage, where the teacher's classes are not the task's.
     require_matching_classes(settings.task, teacher.labels, lambda: _labelled_answers(profile, teacher))
@@ -233,12 +236,23 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         metadata={
             "fingerprint": teacher.fingerprint,
             "precision": teacher.precision,
+            "execution_provider": settings.teacher.execution_provider
+            + (", with logits of its own" if teacher.provider else ""),
             "classes": ", ".join(teacher.labels),
             "megabytes": teacher.graph.stat().st_size / 1e6,
             "folder": str(teacher.folder),
         },
         data_version=DataVersion(teacher.fingerprint),
     )
+
+
+def _parity_rows(workspace: Workspace) -> list[list[int]]:
+    """Return the token ids of some texts of the corpus; keys are hashes, so the first ones are a random sample."""
+    import pyarrow.parquet as pq
+
+    from finstill.inference.parity import PARITY_TEXTS
+
+    return pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
 
 
 def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[np.ndarray, np.ndarray]:
@@ -270,16 +284,17 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     from finstill.config.task import class_groups
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.files import digest, remove_folder
-    from finstill.inference.parity import graph_parity
-    from finstill.inference.session import OnnxClassifier
+    from finstill.inference.parity import PARITY_TEXTS
     from finstill.teacher.checkpoint import load_classifier, resolve_checkpoint
-    from finstill.teacher.export import export_teacher
+    from finstill.teacher.export import export_teacher, prove_teacher
 
     settings, workspace = profile.profile(), profile.workspace
     texts = pq.read_table(workspace.corpus, columns=["text"])[:PARITY_TEXTS]["text"].to_pylist()
     teachers = []
     for number, member in enumerate(settings.teacher.ensemble, start=1):
         checkpoint = resolve_checkpoint(member.checkpoint, member.revision)
+        tokenizer = load_tokenizer(checkpoint.folder, settings.teacher.max_length)
+        rows = [each.ids for each in tokenizer.encode_batch(texts)]
         teacher = export_teacher(
             checkpoint.folder,
             workspace.teacher_ensemble / str(number),
@@ -287,11 +302,14 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
             source=checkpoint.source,
             revision=checkpoint.revision,
             trained_on=settings.teacher.trained_on,
+            provider=settings.teacher.execution_provider,
+            sample=rows,
+            token_budget=settings.teacher.token_budget,
         )
         class_groups(settings.task, teacher.labels)
-        rows = [each.ids for each in load_tokenizer(teacher.folder, teacher.max_length).encode_batch(texts)]
-        exported = OnnxClassifier(teacher.float32_graph).logits(rows, settings.teacher.token_budget)
-        graph_parity(exported, load_classifier(checkpoint.folder), rows).require(teacher.source, teacher.folder)
+        model, provider = load_classifier(checkpoint.folder), settings.teacher.execution_provider
+        parity = prove_teacher(teacher, model, rows, settings.teacher.token_budget, provider)
+        parity.require(teacher.source, teacher.folder)
         teachers.append(teacher)
     kept = {teacher.folder for teacher in teachers}
     for folder in workspace.teacher_ensemble.glob("[1-9]*"):
@@ -312,19 +330,19 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
 
 @asset_check(asset=teacher_onnx, blocking=True)
 def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
-    """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class."""
-    import pyarrow.parquet as pq
+    """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class.
 
-    from finstill.inference.parity import LARGEST_DIFFERENCE, graph_parity
-    from finstill.inference.session import OnnxClassifier
+    The graph runs on the provider that labels. Where the logits of that one are its own, and so is the fingerprint, the
+    CPU's must lie within the limit and both must name the same class.
+    """
+    from finstill.inference.parity import LARGEST_DIFFERENCE
     from finstill.teacher.checkpoint import Checkpoint, load_classifier
-    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.export import TeacherGraph, prove_teacher
 
     workspace, settings = profile.workspace, profile.profile().teacher
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
-    rows = pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
-    classifier = OnnxClassifier(TeacherGraph.read(workspace.teacher_onnx).float32_graph)
-    parity = graph_parity(classifier.logits(rows, settings.token_budget), load_classifier(checkpoint.folder), rows)
+    teacher, model = TeacherGraph.read(workspace.teacher_onnx), load_classifier(checkpoint.folder)
+    parity = prove_teacher(teacher, model, _parity_rows(workspace), settings.token_budget, settings.execution_provider)
     return AssetCheckResult(
         passed=parity.holds,
         description=f"The largest difference of a logit is {parity.largest_difference:.2g} over {parity.rows} texts.",
@@ -348,7 +366,13 @@ def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     if teacher.precision == "float32":
         return AssetCheckResult(passed=True, description="The float32 graph labels: there is nothing to compare.")
     test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
-    fidelity = int8_fidelity(teacher.graph, teacher.float32_graph, test.input_ids, settings.teacher.token_budget)
+    fidelity = int8_fidelity(
+        teacher.graph,
+        teacher.float32_graph,
+        test.input_ids,
+        settings.teacher.token_budget,
+        settings.teacher.execution_provider,
+    )
     return AssetCheckResult(
         passed=fidelity.holds,
         description=f"{fidelity.agreement:.2%} of {fidelity.rows:,} texts get the same class, the mean KL is "

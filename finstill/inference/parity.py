@@ -11,9 +11,13 @@ import numpy as np
 import onnxruntime
 
 from finstill.errors import InputError
+from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+PARITY_TEXTS = 64
+"""Texts of the corpus on which a teacher's graph is compared."""
 
 LARGEST_DIFFERENCE = 1e-4
 """How far a logit of a graph may lie from its checkpoint's: some hundred times float32's rounding of a logit."""
@@ -50,6 +54,27 @@ class Parity:
                 where=where,
                 remedy="This is a fault of Finstill or of the installed versions: please report it",
             )
+
+
+def own_provider(graph: Path, provider: str, rows: Sequence[Sequence[int]], token_budget: int) -> str | None:
+    """Return `provider` where its logits of some rows differ from the CPU's by more than rounding, and None otherwise.
+
+    Args:
+        graph: the ONNX file.
+        provider: ONNX Runtime's execution provider.
+        rows: token ids, special tokens included.
+        token_budget: tokens of one batch, padding included.
+
+    Raises:
+        InputError: the provider cannot be used here.
+    """
+    if provider == CPU_PROVIDER or not rows:
+        return None
+    theirs, cpus = (
+        OnnxClassifier(graph, provider=each).logits(rows, token_budget) for each in (provider, CPU_PROVIDER)
+    )
+    # Not `>`, which NaN would pass.
+    return None if np.abs(theirs - cpus).max() <= LARGEST_DIFFERENCE else provider
 
 
 def graph_parity(exported: np.ndarray, model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> Parity:

@@ -18,6 +18,9 @@ GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
+PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""How a provider computes in float32: CUDA's products would otherwise have ten bits of mantissa (TF32)."""
+
 SLOW_FUSIONS = "SkipLayerNormFusion;BiasGeluFusion"
 """Graph rewrites that ONNX Runtime makes by default and whose kernels are slower on a CPU than what they replace."""
 
@@ -36,7 +39,7 @@ class OnnxClassifier:
         provider: ONNX Runtime's execution provider.
 
     Raises:
-        InputError: this build of ONNX Runtime does not have `provider`.
+        InputError: this build of ONNX Runtime does not have `provider`, or has it and cannot load it here.
     """
 
     def __init__(self, graph: Path, *, threads: int | None = None, provider: str = CPU_PROVIDER):
@@ -58,7 +61,18 @@ class OnnxClassifier:
         if provider == CPU_PROVIDER:
             options.add_session_config_entry("optimization.disable_specified_optimizers", SLOW_FUSIONS)
         self._workers = threads if provider == CPU_PROVIDER else 1
-        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        # ONNX Runtime would go on on the CPU where a provider does not load, or fails later, and hardly say so.
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=[(provider, PROVIDER_OPTIONS.get(provider, {}))]
+        )
+        self._session.disable_fallback()
+        if (runs_on := self._session.get_providers()[0]) != provider:
+            raise InputError(
+                f"{provider} is installed and cannot be loaded here: ONNX Runtime would run the graph on {runs_on}",
+                where="teacher.execution_provider",
+                remedy="Install the libraries that it needs (for CUDA: the driver, CUDA and cuDNN of the versions that "
+                f"ONNX Runtime {onnxruntime.__version__} names), or choose {runs_on}",
+            )
 
     def batch_logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
         """Return the logits of one batch of token ids: float32, (rows, classes)."""
@@ -91,8 +105,8 @@ class OnnxClassifier:
         """
         batches = list(length_sorted_batches([len(row) for row in rows], token_budget))
         parts = []
-        with _executor(self._workers) as executor:
-            for part in executor.map(lambda batch: self.batch_logits([rows[i] for i in batch]), batches):
+        with _mapping(min(self._workers, len(batches))) as mapped:
+            for part in mapped(lambda batch: self.batch_logits([rows[i] for i in batch]), batches):
                 parts.append(part)
                 advance(len(part))
         logits = np.concatenate(parts)
@@ -102,11 +116,15 @@ class OnnxClassifier:
 
 
 @contextmanager
-def _executor(workers: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield an executor that drops what it has not begun when the block is left early: a cancelled run ends within the
-    batches in flight."""
+def _mapping(workers: int) -> Iterator[Callable[..., Iterator[np.ndarray]]]:
+    """Yield a `map` of so many threads that drops what it has not begun when the block is left early: a cancelled run
+    ends within the batches in flight."""
+    if workers == 1:
+        # A pool would take longer to make than a small student takes for a text.
+        yield map
+        return
     executor = ThreadPoolExecutor(workers)
     try:
-        yield executor
+        yield executor.map
     finally:
         executor.shutdown(cancel_futures=True)

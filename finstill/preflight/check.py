@@ -34,6 +34,7 @@ from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
 from finstill.errors import InputError
 from finstill.files import remove_folder
+from finstill.inference.parity import PARITY_TEXTS
 from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
@@ -292,6 +293,9 @@ def _teacher(
         max_length=settings.max_length,
         source=member.checkpoint,
         precision=settings.precision if member is settings else "float32",
+        provider=settings.execution_provider,
+        sample=[] if tokens is None else tokens["input_ids"][:PARITY_TEXTS].to_pylist(),
+        token_budget=settings.token_budget,
     )
     found.architecture = type(load_classifier(folder)).__name__
     found.classes = list(profile.task.labels if fine_tuned else graph.labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_
 from finstill.errors import InputError
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.export import export_onnx
-from finstill.inference.session import GRAPH_FILES
+from finstill.inference.parity import Parity, graph_parity, own_provider
+from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
-from finstill.teacher.fingerprint import configuration_identity, teacher_fingerprint
+from finstill.teacher.fingerprint import configuration_identity, fingerprint_on, teacher_fingerprint
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class TeacherGraph:
         source, revision: where its checkpoint came from.
         trained_on: data sets it was trained on.
         parameters: number of weights.
+        provider: ONNX Runtime's, where the logits are that provider's own and the fingerprint says so; None where they
+            are within rounding of the CPU's.
     """
 
     folder: Path
@@ -54,6 +57,7 @@ class TeacherGraph:
     revision: str | None
     trained_on: tuple[str, ...]
     parameters: int
+    provider: str | None = None
 
     @property
     def graph(self) -> Path:
@@ -110,6 +114,9 @@ def export_teacher(
     precision: str = "float32",
     revision: str | None = None,
     trained_on: Sequence[str] = (),
+    provider: str = CPU_PROVIDER,
+    sample: Sequence[Sequence[int]] = (),
+    token_budget: int = 1024,
 ) -> TeacherGraph:
     """Export the classifier in `checkpoint` to the folder `folder`, whole or not at all.
 
@@ -119,10 +126,13 @@ def export_teacher(
         max_length: texts are cut at this many tokens.
         precision: `float32`, or `int8` to label with the quantised graph; the float32 one is kept beside it.
         source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
+        provider: ONNX Runtime's execution provider that the teacher labels on. Where it gives other logits than the CPU
+            on `sample`, it is part of the fingerprint.
+        sample: token ids, special tokens included, in batches of `token_budget` tokens.
 
     Raises:
         InputError: see `load_classifier` and `read_tokenizer`; or the model reads fewer tokens than `max_length`, or
-            knows fewer than the tokenizer gives.
+            knows fewer than the tokenizer gives; or the provider cannot be used here.
     """
     model = load_classifier(checkpoint)
     longest = longest_text(model)
@@ -153,12 +163,22 @@ def export_teacher(
     graph = TeacherGraph(
         folder, fingerprint, labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
     )
-    description = {**asdict(graph), "folder": None}
-    existing = folder / DESCRIPTION_FILE
-    if existing.is_file() and read_json(existing)["fingerprint"] == fingerprint:
-        write_json(existing, description)
-        logger.info("teacher_onnx: unchanged, fingerprint %s", fingerprint)
-        return graph
+
+    def labelling_on(made: Path, own: str | None) -> TeacherGraph:
+        """Return the teacher with its fingerprint there, and write it down."""
+        labelling = replace(graph, fingerprint=fingerprint_on(fingerprint, own), provider=own)
+        write_json(made / DESCRIPTION_FILE, {**asdict(labelling), "folder": None})
+        return labelling
+
+    existing = read_json(folder / DESCRIPTION_FILE) if (folder / DESCRIPTION_FILE).is_file() else None
+    before = None if existing is None else existing.get("provider")
+    if existing is not None and existing["fingerprint"] == fingerprint_on(fingerprint, before):
+        # What was found of this provider then stays so: near the limit, another sample might find otherwise.
+        labelling = labelling_on(
+            folder, before if before == provider else own_provider(graph.graph, provider, sample, token_budget)
+        )
+        logger.info("teacher_onnx: unchanged, fingerprint %s", labelling.fingerprint)
+        return labelling
     with whole_folder(folder) as unfinished:
         exported = unfinished / "exported.onnx"
         export_graph(model, exported)
@@ -167,13 +187,37 @@ def export_teacher(
             quantize_teacher(exported, unfinished / GRAPH_FILES["int8"])
         exported.unlink()
         tokenizer.save(str(unfinished / TOKENIZER_FILE))
-        write_json(unfinished / DESCRIPTION_FILE, description)
+        own = own_provider(unfinished / GRAPH_FILES[precision], provider, sample, token_budget)
+        labelling = labelling_on(unfinished, own)
     logger.info(
         "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",
         f"{tokenizer.get_vocab_size():,}",
-        fingerprint,
+        labelling.fingerprint,
     )
-    return graph
+    return labelling
+
+
+def prove_teacher(
+    teacher: TeacherGraph, model: PreTrainedModel, rows: Sequence[Sequence[int]], token_budget: int, provider: str
+) -> Parity:
+    """Compare the float32 graph with the checkpoint that it was made from, on the provider that labels.
+
+    Where the fingerprint says that the provider's logits are its own, the graph is proved on the CPU, and the provider
+    must name the same class of each row.
+
+    Args:
+        rows: token ids, special tokens included.
+        token_budget: tokens of one batch, padding included.
+        provider: ONNX Runtime's execution provider that the teacher labels on.
+    """
+
+    def on(each: str) -> Parity:
+        return graph_parity(
+            OnnxClassifier(teacher.float32_graph, provider=each).logits(rows, token_budget), model, rows
+        )
+
+    there = on(provider)
+    return there if teacher.provider is None else replace(on(CPU_PROVIDER), argmax_agreement=there.argmax_agreement)
 
 
 def export_graph(model: PreTrainedModel, path: Path) -> None:

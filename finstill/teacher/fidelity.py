@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.metrics import agreement, kl_to_teacher
 
 LEAST_AGREEMENT = 0.99
@@ -46,14 +46,17 @@ class Fidelity:
         )
 
 
-def int8_fidelity(int8: Path, float32: Path, rows: Sequence[Sequence[int]], token_budget: int) -> Fidelity:
+def int8_fidelity(
+    int8: Path, float32: Path, rows: Sequence[Sequence[int]], token_budget: int, provider: str = CPU_PROVIDER
+) -> Fidelity:
     """Compare two graphs of one teacher.
 
     Args:
         rows: token ids, special tokens included.
         token_budget: tokens of one batch, padding included.
+        provider: that the int8 graph runs on; the float32 one runs on the CPU.
     """
-    quantised = OnnxClassifier(int8)
+    quantised = OnnxClassifier(int8, provider=provider)
     ours, exact = quantised.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
     alone = np.concatenate([quantised.batch_logits([row]) for row in rows[:ROWS_ALONE]])
     dependence = float(np.abs(ours[:ROWS_ALONE] - alone).max())

@@ -66,6 +66,11 @@ def teacher_fingerprint(
     return digest(*parts)
 
 
+def fingerprint_on(fingerprint: str, provider: str | None) -> str:
+    """Return what identifies a teacher's logits where `provider` gives others than the CPU; None is the CPU's own."""
+    return fingerprint if provider is None else digest(fingerprint, provider)
+
+
 def configuration_identity(configuration: PreTrainedConfig) -> str:
     """Return as JSON all that a model's configuration says and that can move a logit.
 
