@@ -113,8 +113,8 @@ class StudentEvaluation:
             )
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as arrays:
             predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits")}
-        both = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
-        return cls(*both, values["inputs"], **predictions)
+        student, teacher = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
+        return cls(student, teacher, values["inputs"], **predictions)
 
 
 def evaluation_inputs(
@@ -126,7 +126,7 @@ def evaluation_inputs(
         teacher: fingerprint, of an ensemble that of all.
         validation, test, out_of_domain: as `evaluate_student` takes them.
     """
-    further = [out_of_domain[0], *out_of_domain[1].content()] if out_of_domain else []
+    further: list[str | bytes] = [out_of_domain[0], *out_of_domain[1].content()] if out_of_domain else []
     return digest(teacher, *validation.content(), *test.content(), *further)
 
 

@@ -36,7 +36,7 @@ def test_students_are_measured_on_what_the_runtime_answers(long_house: House) ->
     assert long_house.run("distil", partition="small").success
     workspace = long_house.profile.workspace
     test = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
-    scores = list(StudentClassifier(workspace.package("small"), precision="float32").score(test))
+    scores = list(StudentClassifier(workspace.package("small")).score(test))
     assert max(score.windows for score in scores) > 2
     measured = softmax(StudentEvaluation.read(workspace.evaluation("small")).logits.astype(np.float64), axis=1)
     answered = np.array([list(score.probabilities.values()) for score in scores])
