@@ -93,7 +93,8 @@ class TrainingRows:
 
         Rows without a label speak through the teacher alone. Where they are many, few batches would hold a label.
         """
-        return self._repeated(self._of_an_epoch(labelled_repeats))
+        positions = self._of_an_epoch(labelled_repeats)
+        return self if len(positions) == len(self) else self._repeated(positions)
 
     def labelled_epoch(self, labelled_repeats: int) -> TrainingRows:
         """Return the labelled rows alone, over and over, as many as `epoch` returns.
