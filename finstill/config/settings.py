@@ -26,7 +26,6 @@ RENAMED: dict[str, dict[tuple[str, ...], str]] = {
     },
     "RecipeBook": {("*", "shape"): "architecture"},
     "Recipe": {("shape",): "architecture"},
-    "Evaluation": {("elsewhere",): "out_of_domain", ("divergence",): "kl_to_teacher"},
     "TeacherGraph": {("seen",): "trained_on"},
 }
 """The keys that an older version knew, by what holds them, as the path to each (`*` is any key), with today's name."""

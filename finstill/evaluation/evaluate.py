@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from finstill.config.settings import rename_old_keys
 from finstill.errors import InputError
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
@@ -75,8 +74,6 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        values = dict(values)
-        rename_old_keys(values, cls.__name__)
         out_of_domain = OutOfDomain(**values["out_of_domain"]) if values.get("out_of_domain") else None
         return cls(**{**values, "speed": Speed(**values["speed"]), "out_of_domain": out_of_domain})
 

@@ -21,7 +21,7 @@ def evaluation(
     if macro_f1 is not None:
         bins = [{"rows": 100, "confidence": sure, "accuracy": 0.7}]
         quality = {"macro_f1": macro_f1, "calibration_error": calibration_error, "reliability": bins}
-    return Evaluation("x", "0", 100, 100, quality, agreement, 0.1, 1, 1.0, Speed(1.0, 1.0))
+    return Evaluation("x", "0", 100, 100, quality, agreement, 0.1, 1, 1.0, Speed(1.0, 1.0), 0.8)
 
 
 TEACHER = evaluation(0.85, 1.0)

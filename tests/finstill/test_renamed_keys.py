@@ -1,10 +1,8 @@
 """Settings and files of an older version, which called some keys otherwise: they are read, and the new name is said."""
 
-import json
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +13,7 @@ from assets.resources import ProfileResource
 from finstill.config.profile import read_profile
 from finstill.config.recipe import Recipe, read_recipes
 from finstill.errors import InputError
-from finstill.evaluation.evaluate import Evaluation, OutOfDomain
-from finstill.evaluation.speed import Speed
+from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.files import read_json, write_json
 from finstill.serving import StudentClassifier
 from finstill.serving.package import Package
@@ -118,14 +115,10 @@ def test_a_recipe_that_an_older_tuning_found_is_read(tmp_path: Path) -> None:
     assert profile.recipes()["tuned"] == recipe
 
 
-def test_an_older_evaluation_is_read() -> None:
-    further = OutOfDomain("tweets", 3, {"macro_f1": 0.5}, 0.9)
-    speed = Speed(1.0, 2.0)
-    evaluation = Evaluation("a", "d", 3, 3, None, 0.9, 0.1, 5, 1.0, speed, further)
-    stored = json.loads(json.dumps({**vars(evaluation), "speed": vars(speed), "out_of_domain": vars(further)}))
-    stored["elsewhere"], stored["divergence"] = stored.pop("out_of_domain"), stored.pop("kl_to_teacher")
-    assert Evaluation.from_dict(stored) == evaluation
-    assert Evaluation.from_dict({**stored, "elsewhere": None}) == replace(evaluation, out_of_domain=None)
+def test_an_older_evaluation_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation.json", {"student": {}, "teacher": {}})
+    with pytest.raises(InputError, match=r"another version .* made this evaluation\. Materialize evaluation again"):
+        StudentEvaluation.read(tmp_path)
 
 
 def test_an_older_teachers_description_is_read(tmp_path: Path) -> None:
