@@ -32,7 +32,7 @@ dev: $(READY)
 	@$(VENV)/bin/python -m pipelines.dev
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest --ignore tests/e2e
+	$(VENV)/bin/python -m pytest --ignore tests/e2e --numprocesses 2 --dist loadfile
 
 e2e: $(READY)
 	$(VENV)/bin/python -m pytest tests/e2e
