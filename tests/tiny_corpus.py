@@ -6,7 +6,7 @@ RECIPES = """\
 # Two students that learn the corpus in a second, though their teacher is random.
 small: &small
   architecture: {embedding: random, embedding_width: 8, hidden_width: 8, layers: 1}
-  alpha: 0.3
+  alpha: 0.1
   epochs: 6
   batch_size: 16
   learning_rate: 0.05

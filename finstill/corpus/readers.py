@@ -548,7 +548,9 @@ def _encoding(start: bytes, where: str, form: Form) -> str:
         name = codecs.lookup(given or "utf-8").name
     except (LookupError, ValueError) as error:
         raise InputError(f"there is no encoding '{given}'", where=f"{form.settings}encoding") from error
-    if name.startswith(ONE_BYTE_A_CHARACTER) and not start.isascii() and (text := _utf8(start)):
+    text = _utf8(start) if name.startswith(ONE_BYTE_A_CHARACTER) else None
+    # A start whose only other character is cut in two says nothing.
+    if text and not text.isascii():
         at = next(i for i, character in enumerate(text) if not character.isascii())
         shown = text[text.rfind("\n", 0, at) + 1 :].partition("\n")[0].strip()[:QUOTED_CHARACTERS]
         raise InputError(

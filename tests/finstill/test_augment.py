@@ -251,6 +251,7 @@ class TestAugmentedCorpus:
 
     def test_a_tokenizer_without_a_mask_is_said(self, augment: Augmenter) -> None:
         augment.tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+        augment.tokenizer.enable_truncation(32)
         with pytest.raises(InputError, match="no mask token"):
             augment()
 

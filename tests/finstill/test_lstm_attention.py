@@ -56,7 +56,8 @@ def test_a_layer_that_learns_nothing_keeps_nothing_and_gives_the_same_states(
         asked = layer(states, order)
     assert learning.requires_grad
     assert not asked.requires_grad
-    assert torch.equal(learning, asked)
+    # Two kernels: their sums may be rounded in another order.
+    torch.testing.assert_close(learning, asked, rtol=0, atol=1e-6)
 
 
 def test_reversing_twice_changes_nothing() -> None:

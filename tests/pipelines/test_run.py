@@ -27,7 +27,10 @@ report_to: [tensorboard]
 RECIPES = """\
 tiny: &tiny
   architecture: {embedding: teacher, embedding_width: 16, hidden_width: 16, layers: 1}
-  epochs: 2
+  alpha: 0.1
+  epochs: 10
+  batch_size: 8
+  learning_rate: 0.02
 tiny-baseline:
   <<: *tiny
   alpha: 0
