@@ -242,7 +242,7 @@ def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_
     }
     page.goto("/overview/activity/timeline")
     for job in ("nightly_redistillation", "distil", "decide"):
-        page.get_by_role("link", name=job, exact=True).wait_for()
+        page.get_by_text(job, exact=True).first.wait_for()
     picture("timeline")
 
     page.goto(f"/runs/{long}")
