@@ -22,7 +22,7 @@ class ChampionConfig(Config):
 
 @asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
 def champion(context: AssetExecutionContext, config: ChampionConfig, profile: ProfileResource) -> MaterializeResult:
-    """The student in service. It is replaced only by one that the paired interval shows to be better.
+    """The student in service. It is replaced only by one that is shown to be better.
 
     The one it replaces is kept: materialize this with `roll_back` to have it back.
     """

@@ -118,7 +118,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
 
 @asset_check(asset=comparison)
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
-    """Each distilled student beats its label-only baseline, the 95% interval of the difference above 0."""
+    """Each distilled student is shown to be better than its label-only baseline."""
     from finstill.evaluation.compare import compare
     from finstill.training.distil import TrainedStudent
 

@@ -22,6 +22,7 @@ from assets.teacher import tokens
 from assets.teacher_logits import teacher_logits
 
 if TYPE_CHECKING:
+    from finstill.config.workspace import Workspace
     from finstill.evaluation.evaluate import StudentEvaluation
     from finstill.training.rows import TrainingRows
 
@@ -206,19 +207,20 @@ def rows_to_measure_on(
     Raises:
         InputError: a table's logits are not the teacher's of today.
     """
+    rows = _rows_of(profile, profile.workspace)
+    source = profile.profile().out_of_domain
+    further = (str(source.name), _rows_of(profile, profile.workspace.out_of_domain)["test"]) if source else None
+    return rows["validation"], rows["test"], further
+
+
+def _rows_of(profile: ProfileResource, tables: "Workspace") -> "dict[str, TrainingRows]":
+    """Return the rows of each split of a workspace's corpus, with logits that are the teacher's of today."""
     from finstill.teacher.export import read_teachers, require_answers_of
     from finstill.training.rows import training_rows
 
-    settings, workspace = profile.profile(), profile.workspace
-    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
-    require_answers_of(teachers, workspace.teacher_logits)
-    rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    if (source := settings.out_of_domain) is None:
-        return rows["validation"], rows["test"], None
-    other = workspace.out_of_domain
-    require_answers_of(teachers, other.teacher_logits)
-    labelled = training_rows(other.corpus, other.tokens, settings.task, other.teacher_logits)["test"]
-    return rows["validation"], rows["test"], (str(source.name), labelled)
+    workspace = profile.workspace
+    require_answers_of(read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble), tables.teacher_logits)
+    return training_rows(tables.corpus, tables.tokens, profile.profile().task, tables.teacher_logits)
 
 
 def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
@@ -226,4 +228,4 @@ def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
     import pyarrow.parquet as pq
 
     texts = pq.read_table(profile.workspace.corpus, columns=["text"], filters=[("split", "=", "test")])
-    return rows_to_measure_on(profile)[1], texts["text"].to_pylist()
+    return _rows_of(profile, profile.workspace)["test"], texts["text"].to_pylist()

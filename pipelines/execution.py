@@ -31,6 +31,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from pipelines.failures import step_failure
 
+ROOT = str(Path(__file__).parents[1])
 MODULE = "pipelines.definitions"
 LOCATION = "finstill"
 """The code location's name in `workspace.yaml`, `pyproject.toml` and `deploy/`."""
@@ -63,12 +64,10 @@ def execute(
 
     definition = defs.resolve_job_def(job).with_executor_def(in_process_executor)
     location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(
-            executable_path=sys.executable, module_name=MODULE, working_directory=str(Path(__file__).parents[1])
-        ),
+        LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE, working_directory=ROOT),
         LOCATION,
     )
-    repository = ReconstructableRepository.for_module(MODULE, "defs", str(Path(__file__).parents[1]))
+    repository = ReconstructableRepository.for_module(MODULE, "defs", ROOT)
     run = instance.create_run_for_job(
         definition,
         # Dagster's own console log repeats every event; the stages' progress is what a person follows.

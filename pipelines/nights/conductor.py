@@ -112,15 +112,15 @@ def next_step(instance: DagsterInstance, graph: AssetGraph, recipes: Mapping[str
 def why_a_night(instance: DagsterInstance, graph: AssetGraph, profile: ProfileResource) -> str:
     """Return the reason to begin a night, empty where a night would find nothing to do."""
     night = Night.latest(instance)
-    if night is not None and night.outcome(instance) in ("failed", "cancelled"):
-        return f"{night} {night.outcome(instance)}"
+    outcome = night.outcome(instance) if night is not None else None
+    if outcome in ("failed", "cancelled"):
+        return f"{night} {outcome}"
     read = latest_materialization(instance, corpus.key)
     if read is None:
         return "the corpus was never read"
     if (read.tags or {}).get(INPUTS_TAG) != profile.inputs():
         return "the corpus's source, the teacher, the profile or the recipes changed"
-    stale = stale_students(graph, profile.recipes(), instance)
-    if stale:
+    if stale := stale_students(graph, profile.recipes(), instance):
         return "; ".join(f"{name}: {why}" for name, why in stale.items())
     compared = latest_materialization(instance, comparison.key)
     return "" if compared is not None else "the students were never compared"
