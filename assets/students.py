@@ -73,11 +73,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             "training_steps": trained.steps,
             "parameters": trained.parameters,
             "epochs": len(trained.history),
-            **{
-                f"validation_{measure}": max(epoch[measure] for epoch in trained.history)
-                for measure in ("macro_f1", "agreement")
-                if measure in trained.history[0]
-            },
+            **{f"validation_{measure}": value for measure, value in trained.validation.items()},
             "training": picture(f"Training of {name}", training_curves(trained.history, name)),
             "folder": str(trained.folder),
         },

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from finstill.students.transformer import Transformer
 from machine import describe_machine, read_arguments, report, take_turns
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -33,7 +34,6 @@ from finstill.students.convolution import Convolution, margins
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 from finstill.students.registry import STUDENTS
 from finstill.students.static import Static
-from finstill.students.transformer import Transformer
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import resolve_checkpoint
 

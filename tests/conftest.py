@@ -75,12 +75,12 @@ def make_package(
     from finstill.packaging.build import build_package
     from finstill.packaging.card import Provenance
     from finstill.students.registry import STUDENTS
+    from finstill.students.start import Start
     from finstill.students.vocabulary import Vocabulary
-    from finstill.teacher.checkpoint import load_classifier
     from finstill.teacher.export import export_teacher
 
     checkpoint = make_checkpoint()
-    classifier = load_classifier(checkpoint)
+    start = Start.open("teacher", checkpoint, 32)
     teacher = export_teacher(
         checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="me/finbert"
     )
@@ -96,9 +96,7 @@ def make_package(
         architecture = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
         recipe = recipe or Recipe.model_validate({"architecture": architecture})
         full = Vocabulary.full(VOCABULARY)
-        student = (
-            STUDENTS[recipe.student].from_architecture(recipe.architecture, SENTIMENT.labels, full, classifier).eval()
-        )
+        student = STUDENTS[recipe.student].from_architecture(recipe.architecture, SENTIMENT.labels, full, start).eval()
         for parameter_name, parameter in student.named_parameters():
             if parameter_name == "head.weight":
                 torch.nn.init.normal_(parameter, std=6.0)

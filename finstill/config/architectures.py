@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+TEACHER = "teacher"
 
 
 class BaseConfig(BaseModel):
     """What every student's architecture has.
 
     Attributes:
-        vocabulary: `full` knows every token of the teacher's tokenizer; `corpus` those that occur at least twice in the
-            train rows, and reads any other as the tokenizer's unknown token. A smaller table of word vectors
+        checkpoint: whose tokenizer the student reads by and whose weights it starts from: `teacher`, `embedded` for the
+            encoder that Finstill installs, a folder, or a Hugging Face model name.
+        vocabulary: `full` knows every token of that tokenizer; `corpus` those that occur at least twice in the train
+            rows, and reads any other as the tokenizer's unknown token. A smaller table of word vectors
             is most of a small student's size.
         vocabulary_size: with `corpus`, at most so many tokens, the commonest; none is no limit.
         dropout: share of activations left out in training.
@@ -20,6 +24,7 @@ class BaseConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    checkpoint: str = TEACHER
     vocabulary: Literal["full", "corpus"] = "full"
     vocabulary_size: int | None = Field(None, ge=2)
     dropout: float = Field(0.3, ge=0, lt=1)
@@ -31,8 +36,8 @@ class BaseConfig(BaseModel):
         return self
 
     @property
-    def starts_from_teacher(self) -> bool:
-        """Whether any of the student's first weights are the teacher's."""
+    def starts_from_checkpoint(self) -> bool:
+        """Whether any of the student's first weights come from its checkpoint."""
         return True
 
 
@@ -40,16 +45,23 @@ class EmbeddingConfig(BaseConfig):
     """The architecture of a student with word vectors of its own width.
 
     Attributes:
-        embedding: `teacher` starts from the teacher's word embeddings, projected to `embedding_width` by PCA where the
-            widths differ; `random` starts from nothing.
+        embedding: `input` starts from the checkpoint's word embeddings, `output` from the mean of what its last layer
+            says of each token in the train texts (see `finstill.students.word_vectors`), both projected to
+            `embedding_width` by PCA where the widths differ; `random` starts from nothing.
     """
 
-    embedding: Literal["teacher", "random"] = "teacher"
+    embedding: Literal["input", "output", "random"] = "input"
     embedding_width: int = Field(128, ge=1, le=4096)
 
+    @field_validator("embedding", mode="before")
+    @classmethod
+    def _older_name(cls, embedding: object) -> object:
+        # What an older version's recipes and packages call the word embeddings.
+        return "input" if embedding == "teacher" else embedding
+
     @property
-    def starts_from_teacher(self) -> bool:
-        return self.embedding == "teacher"
+    def starts_from_checkpoint(self) -> bool:
+        return self.embedding != "random"
 
 
 class LstmAttentionConfig(EmbeddingConfig):
@@ -81,14 +93,18 @@ class ConvolutionConfig(EmbeddingConfig):
         return self
 
 
-class TransformerConfig(BaseConfig):
-    """The size of a `transformer` student: as wide as its teacher, some of its layers.
+class EncoderConfig(BaseConfig):
+    """The size of an `encoder` student: as wide as its checkpoint, some of its layers.
 
     Attributes:
-        layers: positions of the teacher's layers that it starts from, in order; the first is 0.
+        layers: positions of the checkpoint's layers that it starts from, in order; the first is 0.
+        embedding_width: word vectors of this width and a projection, in place of vectors as wide as a layer; None keeps
+            those. The table of word vectors is so many times smaller.
     """
 
-    layers: tuple[int, ...] = Field((0, 2, 4), min_length=1, max_length=48)
+    checkpoint: str = "embedded"
+    layers: tuple[int, ...] = Field((0, 2, 5), min_length=1, max_length=48)
+    embedding_width: int | None = Field(None, ge=1, le=4096)
     dropout: float = Field(0.1, ge=0, lt=1)
 
 
@@ -103,12 +119,12 @@ class StaticConfig(EmbeddingConfig):
     hidden_width: int = Field(256, ge=0, le=4096)
 
 
-ArchitectureConfig = LstmAttentionConfig | ConvolutionConfig | TransformerConfig | StaticConfig
-StudentName = Literal["lstm_attention", "convolution", "transformer", "static"]
+ArchitectureConfig = LstmAttentionConfig | ConvolutionConfig | EncoderConfig | StaticConfig
+StudentName = Literal["lstm_attention", "convolution", "encoder", "static"]
 
 ARCHITECTURES: dict[str, type[ArchitectureConfig]] = {
     "lstm_attention": LstmAttentionConfig,
     "convolution": ConvolutionConfig,
-    "transformer": TransformerConfig,
+    "encoder": EncoderConfig,
     "static": StaticConfig,
 }

@@ -8,10 +8,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from finstill.config.architectures import ARCHITECTURES, ArchitectureConfig, StudentName
+from finstill.config.architectures import ARCHITECTURES, TEACHER, ArchitectureConfig, StudentName
 from finstill.config.settings import read_settings, rename_old_keys
 from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
@@ -36,6 +36,10 @@ class Recipe(BaseModel):
         seed: the same recipe, data and seed give the same student.
         labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
             labels would drown.
+        rows_per_epoch: rows without a label that an epoch reads, each epoch the next ones; None reads all. A pool of
+            texts several times larger than an epoch is then read few times each.
+        average_last: share of the steps, at the end of training, whose weights are averaged; the student is the average
+            where that is no worse on the validation rows than the best epoch. 0 averages nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,6 +59,17 @@ class Recipe(BaseModel):
     patience: int = Field(5, ge=1)
     seed: int = 17
     labelled_repeats: int = Field(3, ge=1, le=100)
+    rows_per_epoch: int | None = Field(None, ge=1)
+    average_last: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older_student(cls, values: Any) -> Any:
+        # An older version knew an encoder of its teacher's layers alone, and called it otherwise.
+        if isinstance(values, dict) and values.get("student") == "transformer":
+            architecture = {"checkpoint": TEACHER, "layers": (0, 2, 4), **(values.get("architecture") or {})}
+            return {**values, "student": "encoder", "architecture": architecture}
+        return values
 
     @field_validator("architecture", mode="before")
     @classmethod

@@ -68,10 +68,10 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
     if "merges" in model:
         model["merges"] = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     parts = [_canonical(values[name]) for name in ("normalizer", "pre_tokenizer", "added_tokens")]
-    return digest(json.dumps([*parts, _canonical(model), _frame(tokenizer)], sort_keys=True, ensure_ascii=False))
+    return digest(json.dumps([*parts, _canonical(model), frame(tokenizer)], sort_keys=True, ensure_ascii=False))
 
 
-def _frame(tokenizer: Tokenizer) -> list[list[int]]:
+def frame(tokenizer: Tokenizer) -> list[list[int]]:
     """Return the ids that stand before and after a text. What puts them there may be written in several ways."""
     framed, bare = tokenizer.encode(PROBE).ids, tokenizer.encode(PROBE, add_special_tokens=False).ids
     start = next(i for i in range(len(framed) + 1) if framed[i : i + len(bare)] == bare)

@@ -110,27 +110,29 @@ def tokenize_windows(keys: pa.Array, texts: list[str], tokenizer: Tokenizer, lon
         tokenizer: set to cut at the tokens that are read at once.
         long: a longer text is cut there, or read in windows.
     """
-    read: list[tuple[bytes, Encoding, str | None]]
-    if long == "cut":
-        encodings = tokenizer.encode_batch(texts)
-        read = [(key, encoding, None) for key, encoding in zip(keys.to_pylist(), encodings, strict=True)]
-    else:
-        read = [
-            (key, window.encoding, window.text if len(of_text) > 1 else None)
-            for key, of_text in zip(keys.to_pylist(), _windows_of(texts, tokenizer), strict=True)
-            for window in of_text
-        ]
-    own = pa.array([key if window is None else text_key(window) for key, _, window in read], pa.binary(KEY_BYTES))
-    more = [
-        [key for key, _, _ in read],
-        [len(encoding) - sum(encoding.special_tokens_mask) for _, encoding, _ in read],
-        [window for _, _, window in read],
+    read = [
+        (key, window, window.text if len(of_text) > 1 else None)
+        for key, of_text in zip(keys.to_pylist(), windows_of(texts, tokenizer, long), strict=True)
+        for window in of_text
     ]
-    table = _table(own, [encoding for _, encoding, _ in read])
+    own = pa.array([key if text is None else text_key(text) for key, _, text in read], pa.binary(KEY_BYTES))
+    more = [[key for key, _, _ in read], [window.size for _, window, _ in read], [text for _, _, text in read]]
+    table = _table(own, [window.encoding for _, window, _ in read])
     return pa.table([*table.columns, *more], schema=CORPUS_TOKENS_SCHEMA)
 
 
-def _windows_of(texts: list[str], tokenizer: Tokenizer) -> list[list[Window]]:
+def windows_of(texts: list[str], tokenizer: Tokenizer, long: LongTexts) -> list[list[Window]]:
+    """Return the windows that each text is read in: one where it fits, or where a longer one is cut.
+
+    Args:
+        texts, tokenizer, long: as `tokenize_windows` takes them.
+    """
+    if long == "cut":
+        encodings = tokenizer.encode_batch(texts)
+        return [
+            [Window(text, 0, each, len(each) - sum(each.special_tokens_mask))]
+            for text, each in zip(texts, encodings, strict=True)
+        ]
     cut = tokenizer.truncation
     assert cut is not None
     # Set and set back, and not a copy: to copy a tokenizer is to parse its whole vocabulary again.

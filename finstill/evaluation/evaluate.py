@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
@@ -158,13 +159,22 @@ def evaluate_student(
             where=package.folder,
             remedy="Materialize student_package again",
         )
-    one_thread = OnnxClassifier(package.graph, threads=1)
-    logits = test.over_texts(one_thread.logits(test.input_ids, STUDENT_TOKEN_BUDGET))
+    one_thread, tokenizer = OnnxClassifier(package.graph, threads=1), read_tokenizer(package.folder)
+
+    def read(rows: TrainingRows) -> TrainingRows:
+        # A student may read by another tokenizer than its teacher.
+        return rows.read_by(tokenizer, package.max_length)
+
+    def student_logits(rows: TrainingRows) -> np.ndarray:
+        own = read(rows)
+        return own.over_texts(one_thread.logits(own.input_ids, STUDENT_TOKEN_BUDGET))
+
+    logits = student_logits(test)
     texts = test.whole_texts()
     assert texts.teacher_logits is not None
     readers = [(teacher, test.input_ids), *further]
     contenders = [
-        Contender(one_thread, STUDENT_TOKEN_BUDGET, test.input_ids[:SPEED_SAMPLE]),
+        Contender(one_thread, STUDENT_TOKEN_BUDGET, read(test).input_ids[:SPEED_SAMPLE]),
         *(
             Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows[:SPEED_SAMPLE])
             for each, rows in readers
@@ -175,14 +185,13 @@ def evaluate_student(
     teacher_speed = one_after_the_other(teacher_speeds)
     validation_texts = validation.whole_texts()
     assert validation_texts.teacher_logits is not None
-    validation_logits = validation.over_texts(one_thread.logits(validation.input_ids, STUDENT_TOKEN_BUDGET))
     student_evaluation = _evaluation(
         package.name,
         package.digest,
         [package],
         logits,
         speed,
-        _score(validation_logits, validation_texts),
+        _score(student_logits(validation), validation_texts),
         package.labels,
         texts,
     )
@@ -200,7 +209,7 @@ def evaluate_student(
         name, rows = out_of_domain
         whole = rows.whole_texts()
         assert whole.teacher_logits is not None
-        students = rows.over_texts(one_thread.logits(rows.input_ids, STUDENT_TOKEN_BUDGET))
+        students = student_logits(rows)
         student_evaluation, teacher_evaluation = (
             replace(evaluation, out_of_domain=_out_of_domain(name, scores, package.labels, whole))
             for evaluation, scores in (

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 
 from finstill.config.task import Task
-from finstill.corpus.tokenizer import TOKENIZER_FILE
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.errors import InputError
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
@@ -60,7 +60,10 @@ def build_package(
     Raises:
         InputError: the graph and the checkpoint differ, or the int8 graph answers otherwise; no package is made.
     """
-    model, test = load_student(student), rows["test"]
+    model = load_student(student)
+    # A student may read by another tokenizer than its teacher.
+    tokenizer = read_tokenizer(student)
+    validation, test = (rows[split].read_by(tokenizer, model.config.longest) for split in ("validation", "test"))
     with whole_folder(folder) as unfinished:
         shutil.copytree(student, unfinished, dirs_exist_ok=True)
         _compact_json(unfinished / TOKENIZER_FILE)
@@ -84,7 +87,7 @@ def build_package(
                 where=student,
                 remedy="Train it longer, or make it wider: a student that is hardly trained decides by small margins",
             )
-        temperature = _temperature(served, rows["validation"])
+        temperature = _temperature(served, validation)
         measured = {
             **_measure(test.over_texts(logits), test.whole_texts(), task.labels, temperature),
             "graph": asdict(parity),
@@ -99,7 +102,7 @@ def build_package(
             name=name,
             task=task.name,
             labels=task.labels,
-            max_length=teachers[0].max_length,
+            max_length=model.config.longest,
             teacher=ensemble_fingerprint(teachers),
             corpus=provenance.corpus_digest,
             recipe=recipe,

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.students.embedding import TokenEmbedding, fit_width
 from finstill.students.graph import exported_graph
+from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
@@ -23,6 +24,7 @@ class StudentConfig(PretrainedConfig):
         architecture: the student's own settings; see `finstill.config.architectures`.
         vocab_size: ids that the tokenizer can give.
         known_tokens: how many of them have a vector of their own; all where it is not given.
+        longest: tokens of a text that it reads at once, special ones included.
     """
 
     # Students that an older version saved call it their shape.
@@ -33,16 +35,18 @@ class StudentConfig(PretrainedConfig):
         architecture: dict[str, Any] | None = None,
         vocab_size: int = 30522,
         known_tokens: int | None = None,
+        longest: int = 512,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.architecture = architecture or {}
         self.vocab_size = vocab_size
         self.known_tokens = known_tokens or vocab_size
+        self.longest = longest
 
 
 class Student(PreTrainedModel):
-    """A small classifier that reads the teacher's token ids.
+    """A small classifier of token ids.
 
     Loaded and saved as any transformers model. `forward(input_ids, attention_mask)` returns a
     `SequenceClassifierOutput` with logits of shape (rows, classes), and each row's logits depend on that row alone. Its
@@ -56,29 +60,35 @@ class Student(PreTrainedModel):
 
     @classmethod
     def from_architecture(
-        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
+        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, start: Start
     ) -> Self:
         """Return an untrained student.
 
         Args:
             architecture: the student's own part of the recipe.
             labels: the task's labels, in the order of the logits.
-            vocabulary: the tokens it knows, by the ids of the teacher's tokenizer.
-            teacher: what the student may take its first weights from.
+            vocabulary: the tokens it knows, by the ids of its tokenizer.
+            start: what it may take its first weights from.
 
         Raises:
-            InputError: the architecture asks of this teacher what it does not have.
+            InputError: the architecture asks of this checkpoint what it does not have.
         """
         assert isinstance(architecture, EmbeddingConfig)
-        student = cls(cls.configuration(architecture, labels, vocabulary))
-        vectors = None
-        if architecture.starts_from_teacher:
-            vectors = fit_width(word_embeddings(teacher), architecture.embedding_width)[vocabulary.token_ids]
+        student = cls(cls.configuration(architecture, labels, vocabulary, start.max_length))
+        vectors, width = None, architecture.embedding_width
+        if architecture.embedding == "input":
+            # Of all tokens, so that those a student knows start alike whatever else it knows.
+            vectors = fit_width(word_embeddings(start.encoder), width)[vocabulary.token_ids]
+        elif architecture.embedding == "output":
+            assert start.output_vectors is not None
+            vectors = fit_width(start.output_vectors, width)
         student.embedding.start_from(vocabulary, vectors)
         return student
 
     @classmethod
-    def configuration(cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, **more: Any) -> Any:
+    def configuration(
+        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, longest: int, **more: Any
+    ) -> Any:
         """Return the configuration of a student; `more` are fields that its own class adds."""
         assert cls.config_class is not None
         assert issubclass(cls.config_class, StudentConfig)
@@ -86,6 +96,7 @@ class Student(PreTrainedModel):
             architecture=architecture.model_dump(mode="json"),
             vocab_size=vocabulary.size,
             known_tokens=len(vocabulary.token_ids),
+            longest=longest,
             **label_maps(labels),
             **more,
         )

@@ -9,14 +9,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from finstill.quiet import quiet_transformers
 from finstill.students.base import Student
 from finstill.students.convolution import Convolution
+from finstill.students.encoder import Encoder
 from finstill.students.lstm_attention import LstmAttention
 from finstill.students.static import Static
-from finstill.students.transformer import Transformer
 
 STUDENTS: dict[str, type[Student]] = {
     "lstm_attention": LstmAttention,
     "convolution": Convolution,
-    "transformer": Transformer,
+    "encoder": Encoder,
     "static": Static,
 }
 

@@ -56,12 +56,13 @@ class Checkpoint:
         return cls(**{**values, "folder": standing_folder(Path(values["folder"]))})
 
 
-def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
+def resolve_checkpoint(name: str, revision: str = "main", where: str = "teacher.checkpoint") -> Checkpoint:
     """Return the checkpoint that `name` stands for, downloaded where it is the hub's.
 
     Args:
         name: a folder, `embedded`, or a Hugging Face model name.
         revision: branch, tag or commit on the hub.
+        where: the setting that names it, for messages.
 
     Raises:
         InputError: there is no such folder, or the hub does not know the name or the revision.
@@ -72,17 +73,15 @@ def resolve_checkpoint(name: str, revision: str = "main") -> Checkpoint:
         if spec is None or spec.origin is None:
             raise InputError(
                 f"the package {EMBEDDED_ENCODER_PACKAGE}, which holds the embedded encoder, is not installed",
-                where="teacher.checkpoint",
+                where=where,
                 remedy="Install finstill[pipeline]",
             )
         return Checkpoint(Path(spec.origin).parent / "model", EMBEDDED, None)
     if Path(name).is_dir():
         return Checkpoint(Path(name), name, None)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        raise InputError(
-            f"'{name}' is neither a folder nor a Hugging Face model name (owner/name)", where="teacher.checkpoint"
-        )
-    return _download(name, revision)
+        raise InputError(f"'{name}' is neither a folder nor a Hugging Face model name (owner/name)", where=where)
+    return _download(name, revision, where)
 
 
 def record_source(name: str, revision: str, path: Path) -> Checkpoint:
@@ -120,7 +119,7 @@ def recorded_source(name: str, revision: str, path: Path) -> Checkpoint:
     raise InputError(problem, where=path, remedy="Materialize teacher_source")
 
 
-def _download(name: str, revision: str) -> Checkpoint:
+def _download(name: str, revision: str, where: str) -> Checkpoint:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -132,11 +131,11 @@ def _download(name: str, revision: str) -> Checkpoint:
         files = needed_files([file.rfilename for file in info.siblings or []])
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except RevisionNotFoundError as error:
-        raise InputError(f"'{name}' has no revision '{revision}'", where="teacher.revision") from error
+        raise InputError(f"'{name}' has no revision '{revision}'", where=where) from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"the hub has no model '{name}', or it is private",
-            where="teacher.checkpoint",
+            where=where,
             remedy="Check the spelling; for a private model set HF_TOKEN",
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
@@ -144,9 +143,8 @@ def _download(name: str, revision: str) -> Checkpoint:
         if fetched is None:
             raise UnreachableError(
                 f"'{name}' cannot be fetched: the hub is out of reach and the model is not in the local cache",
-                where="teacher.checkpoint",
-                remedy="Connect once to fetch it, or copy the checkpoint here and give its folder as "
-                "teacher.checkpoint",
+                where=where,
+                remedy=f"Connect once to fetch it, or copy the checkpoint here and give its folder as {where}",
             ) from error
         folder = fetched
     # The hub's cache names a snapshot's folder after the commit it holds.
@@ -216,6 +214,31 @@ def load_classifier(folder: Path) -> PreTrainedModel:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(f"the weight '{name}' holds values that are not finite", where=folder)
+    return model.eval()
+
+
+def load_encoder(folder: Path) -> PreTrainedModel:
+    """Return the encoder in `folder` without any head, in float32 and evaluation mode.
+
+    Raises:
+        InputError: the folder holds no configuration or weights, or lacks weights of a layer.
+    """
+    import torch
+    from transformers import AutoModel
+
+    from finstill.quiet import quiet_transformers
+
+    try:
+        with quiet_transformers():
+            model, loading = AutoModel.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = str(error).strip().splitlines()[0]
+        raise InputError(f"the checkpoint cannot be loaded: {problem}", where=folder) from error
+    # The pooler is a head too: a checkpoint trained without one has none.
+    if missing := sorted(name for name in loading["missing_keys"] if not name.startswith("pooler.")):
+        raise InputError(f"the checkpoint has no weights for {', '.join(missing[:4])}", where=folder)
     return model.eval()
 
 

@@ -11,24 +11,27 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from torch.utils.tensorboard import SummaryWriter
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
-from finstill.config.architectures import BaseConfig
+from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.provenance import TableProvenance, require_together, says_nothing
-from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
+from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.quiet import quiet_transformers
 from finstill.students.base import Student
 from finstill.students.registry import STUDENTS
+from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
-from finstill.teacher.checkpoint import load_classifier, word_embeddings
+from finstill.students.word_vectors import output_vectors
+from finstill.teacher.checkpoint import word_embeddings
+from finstill.training.averaging import WeightAverage
+from finstill.training.epochs import Epoch, EpochSampler
 from finstill.training.loop import (
     collate,
     early_stopping,
@@ -60,6 +63,7 @@ class DistillationTrainer(Trainer):
         recipe: how to train.
         student: untrained.
         train, validation: the rows; teacher logits are needed unless the recipe's alpha is 0.
+        epoch: how many of the train rows an epoch reads.
         checkpoints: the folder that a cut-off training resumes from.
         stage: how logs and errors call this training.
         callbacks, report_to: as transformers takes them.
@@ -71,6 +75,7 @@ class DistillationTrainer(Trainer):
         student: Student,
         train: TrainingRows,
         validation: TrainingRows,
+        epoch: Epoch,
         checkpoints: Path,
         *,
         stage: str,
@@ -99,10 +104,14 @@ class DistillationTrainer(Trainer):
         )
         self._recipe = recipe
         self._train = train
+        self._epoch = epoch
         self._stage = stage
         self.label_names = ["labels", "teacher_logits"] if recipe.alpha > 0 else ["labels"]
         # The loss is a mean over the batch: the trainer is not to rescale it by its own count of items.
         self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        return EpochSampler(self._train, self._epoch, self._recipe.batch_size, self._recipe.seed)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train with one thread to a product, as `Trainer.train` does otherwise.
@@ -116,6 +125,17 @@ class DistillationTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             torch.set_num_threads(threads)
+
+    @property
+    def student(self) -> Student:
+        assert isinstance(self.model, Student)
+        return self.model
+
+    def validate(self) -> dict[str, float]:
+        """Return the validation figures of the student as it is: macro-F1 and agreement, where they can be measured."""
+        rows: Any = self.eval_dataset
+        metrics = self.predict(rows, metric_key_prefix="eval").metrics or {}
+        return {name: metrics[f"eval_{name}"] for name in ("macro_f1", "agreement") if f"eval_{name}" in metrics}
 
     @property
     def temperature(self) -> float:
@@ -190,6 +210,7 @@ class TrainedStudent:
         recipe: what it was made by.
         inputs: digest of everything that determines it; equal inputs give an equal student.
         history: an entry an epoch: loss, temperature, validation figures.
+        validation: its own validation figures: its best epoch's, or those of its mean weights.
         rows: texts it was trained on, each counted once.
         steps: batches it was trained on.
         parameters: number of weights.
@@ -201,6 +222,7 @@ class TrainedStudent:
     recipe: Recipe
     inputs: str
     history: list[dict[str, float]]
+    validation: dict[str, float]
     rows: int
     steps: int
     parameters: int
@@ -215,7 +237,7 @@ class TrainedStudent:
         """
         folder = standing_folder(folder)
         values = read_json(folder / TRAINING_FILE)
-        if "steps" not in values:
+        if "validation" not in values:
             raise InputError(
                 "another version of Finstill trained this student", where=folder, remedy="Materialize student again"
             )
@@ -224,7 +246,7 @@ class TrainedStudent:
         return cls(
             folder,
             Recipe.from_stored(values["recipe"]),
-            **{name: values[name] for name in ("inputs", "history", "rows", "steps", "parameters")},
+            **{name: values[name] for name in ("inputs", "history", "validation", "rows", "steps", "parameters")},
             provenance=TableProvenance.from_dict(provenance) if provenance else None,
         )
 
@@ -270,46 +292,60 @@ def train_student(
     Raises:
         InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
     """
-    teacher = load_classifier(teacher_checkpoint)
+    said = train.provenance
+    max_length = said.max_length if said else None
+    start = Start.open(recipe.architecture.checkpoint, teacher_checkpoint, max_length)
+    train, validation = (rows.read_by(start.tokenizer, start.max_length) for rows in (train, validation))
     # Before rows without a label are left out, so that a label-only baseline knows the same words.
-    tokenizer = read_tokenizer(teacher_checkpoint)
-    vocabulary = _vocabulary(recipe.architecture, train, tokenizer, len(word_embeddings(teacher)))
-    provenance = train.provenance
+    vocabulary = _vocabulary(recipe.architecture, train, start)
+    epoch, read = Epoch.of(recipe, train), train.input_ids
     if recipe.alpha == 0:
-        provenance = provenance and replace(provenance, teachers=())
-        epoch = TrainingRows(train.input_ids, train.labels).labelled_epoch(recipe.labelled_repeats)
+        said = said and replace(said, teachers=())
+        epoch = epoch.of_labels_alone()
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
-    else:
-        epoch = train.epoch(recipe.labelled_repeats)
-    inputs = _inputs_digest(recipe, train, len(epoch), validation, labels, vocabulary, tokenizer, teacher)
+    inputs = _inputs_digest(recipe, train, epoch, validation, labels, vocabulary, start)
     existing = read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     # The rest of the file may be another version's.
     if existing is not None and existing["inputs"] == inputs:
         # Another teacher may give the same logits.
-        write_json(folder / TRAINING_FILE, {**existing, "provenance": provenance and asdict(provenance)})
+        write_json(folder / TRAINING_FILE, {**existing, "provenance": said and asdict(said)})
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
         return TrainedStudent.read(folder)
+    if isinstance(recipe.architecture, EmbeddingConfig) and recipe.architecture.embedding == "output":
+        start = replace(start, output_vectors=output_vectors(start, read, vocabulary, stage))
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
-    student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, teacher)
-    del teacher  # A large one need not stay in memory while its student is trained.
-    callbacks = [early_stopping(recipe.patience), *callbacks]
+    student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
+    tokenizer = start.tokenizer
+    del start  # A large checkpoint need not stay in memory while its student is trained.
+    average = WeightAverage(student, recipe.average_last) if recipe.average_last else None
+    callbacks = [early_stopping(recipe.patience), *([average] if average else []), *callbacks]
     if "tensorboard" in report_to:
         # The trainer's own writes among the checkpoints, which go when training is done.
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
     trainer = DistillationTrainer(
         recipe,
         student,
-        epoch,
+        train,
         validation,
+        epoch,
         folder.parent / f"training-{inputs}",
         stage=stage,
         callbacks=callbacks,
         report_to=[each for each in report_to if each != "tensorboard"],
     )
     history = run_training(trainer, stage)
-    steps = trainer.state.global_step
-    trained = TrainedStudent(folder, recipe, inputs, history, len(train), steps, student.num_parameters(), provenance)
+    trained = TrainedStudent(
+        folder=folder,
+        recipe=recipe,
+        inputs=inputs,
+        history=history,
+        validation=_settle(trainer, average, stage),
+        rows=len(train),
+        steps=trainer.state.global_step,
+        parameters=student.num_parameters(),
+        provenance=said,
+    )
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)
@@ -323,21 +359,42 @@ def train_student(
     return trained
 
 
-def _vocabulary(architecture: BaseConfig, train: TrainingRows, tokenizer: Tokenizer, size: int) -> Vocabulary:
+def _settle(trainer: DistillationTrainer, average: WeightAverage | None, stage: str) -> dict[str, float]:
+    """Give the student the mean weights where they are no worse on the validation rows, and return its figures there.
+
+    The trainer's student has its best epoch's weights.
+    """
+    figures = trainer.validate()
+    weights = average.weights() if average else None
+    if weights is None:
+        return figures
+    best = {name: each.clone() for name, each in trainer.student.state_dict().items()}
+    trainer.student.load_state_dict(weights)
+    averaged, measure = trainer.validate(), str(trainer.args.metric_for_best_model)
+    logger.info(
+        "%s: %s %.4g of the mean weights, %.4g of the best epoch's", stage, measure, averaged[measure], figures[measure]
+    )
+    if averaged[measure] >= figures[measure]:
+        return averaged
+    trainer.student.load_state_dict(best)
+    return figures
+
+
+def _vocabulary(architecture: BaseConfig, train: TrainingRows, start: Start) -> Vocabulary:
+    size = len(word_embeddings(start.encoder))
     if architecture.vocabulary == "full":
         return Vocabulary.full(size)
-    return Vocabulary.of_corpus(train.input_ids, size, tokenizer, at_most=architecture.vocabulary_size)
+    return Vocabulary.of_corpus(train.input_ids, size, start.tokenizer, at_most=architecture.vocabulary_size)
 
 
 def _inputs_digest(
     recipe: Recipe,
     train: TrainingRows,
-    rows_an_epoch: int,
+    epoch: Epoch,
     validation: TrainingRows,
     labels: Sequence[str],
     vocabulary: Vocabulary,
-    tokenizer: Tokenizer,
-    teacher: PreTrainedModel,
+    start: Start,
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
@@ -345,10 +402,12 @@ def _inputs_digest(
         versions,
         *labels,
         vocabulary.token_ids.tobytes(),
-        tokenizer_identity(tokenizer),
-        str(rows_an_epoch),
+        tokenizer_identity(start.tokenizer),
+        str(start.max_length),
+        str(len(epoch)),
     ]
-    if recipe.architecture.starts_from_teacher:
-        # The tensors and not their file, and each by its digest: a large teacher need not be in memory twice.
-        parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in sorted(teacher.state_dict().items())]
+    if recipe.architecture.starts_from_checkpoint:
+        # The tensors and not their file, and each by its digest: a large one need not be in memory twice.
+        weights = sorted(start.encoder.state_dict().items())
+        parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in weights]
     return digest(*parts, *train.content(), *validation.content())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,12 @@ from finstill.config.task import Task, task_logits
 from finstill.corpus.long_texts import mean_over_windows
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.splits import SPLITS
-from finstill.corpus.tokens import text_positions
+from finstill.corpus.tokenizer import tokenizer_identity
+from finstill.corpus.tokens import ROWS_PER_CHUNK, text_positions, windows_of
 from finstill.errors import InputError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NO_LABEL = -100
 """Stands for the label of a row that has none: what torch's cross-entropy passes over."""
@@ -53,6 +57,7 @@ class TrainingRows:
         teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
         windows: which windows are of one text; None where each row is a text.
         provenance: what made the tables that the rows come from; None where they come from none.
+        texts: each whole text, in the order of the rows; None where they are not known.
     """
 
     input_ids: list[list[int]]
@@ -60,6 +65,7 @@ class TrainingRows:
     teacher_logits: np.ndarray | None = None
     windows: WindowsOfTexts | None = None
     provenance: TableProvenance | None = None
+    texts: list[str] | None = None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -81,39 +87,52 @@ class TrainingRows:
         first = np.flatnonzero(np.diff(self.windows.texts, prepend=-1))
         logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
         return TrainingRows(
-            [self.input_ids[i] for i in first.tolist()], self.labels[first], logits, None, self.provenance
+            [self.input_ids[i] for i in first.tolist()], self.labels[first], logits, None, self.provenance, self.texts
+        )
+
+    def read_by(self, tokenizer: Tokenizer, max_length: int) -> TrainingRows:
+        """Return the same texts as this tokenizer reads them; the rows themselves where it is theirs.
+
+        Soft labels belong to texts: a student may read them by another tokenizer than its teacher. Where it reads a
+        long text in windows of its own, each window has the teacher's logits of the whole text.
+
+        Args:
+            tokenizer: neither pads nor cuts.
+            max_length: tokens that are read at once, special ones included.
+
+        Raises:
+            InputError: the texts are not known.
+        """
+        said = self.provenance
+        if said is None or (said.tokenizer, said.max_length) == (tokenizer_identity(tokenizer), max_length):
+            return self
+        if self.texts is None:
+            raise InputError("these rows are token ids without their texts, and another tokenizer cannot read them")
+        texts = self.whole_texts()
+        tokenizer.enable_truncation(max_length)
+        ids, owners, sizes = [], [], []
+        for start in range(0, len(self.texts), ROWS_PER_CHUNK):
+            chunk = self.texts[start : start + ROWS_PER_CHUNK]
+            for owner, windows in enumerate(windows_of(chunk, tokenizer, said.long), start):
+                for window in windows:
+                    ids.append(window.ids)
+                    owners.append(owner)
+                    sizes.append(window.size)
+        tokenizer.no_truncation()
+        of = np.array(owners, np.int64)
+        whole = len(of) == len(texts)
+        return TrainingRows(
+            ids,
+            texts.labels[of],
+            None if texts.teacher_logits is None else texts.teacher_logits[of],
+            None if whole else WindowsOfTexts(of, np.array(sizes, np.int64)),
+            replace(said, tokenizer=tokenizer_identity(tokenizer), max_length=max_length),
+            self.texts,
         )
 
     def labelled(self) -> TrainingRows:
         """Return the rows that have a label."""
         return self.at(np.flatnonzero(self.labels != NO_LABEL))
-
-    def epoch(self, labelled_repeats: int) -> TrainingRows:
-        """Return the rows that an epoch reads: each labelled one so many times, or all once where all are labelled.
-
-        Rows without a label speak through the teacher alone. Where they are many, few batches would hold a label.
-        """
-        positions = self._of_an_epoch(labelled_repeats)
-        return self if len(positions) == len(self) else self._repeated(positions)
-
-    def labelled_epoch(self, labelled_repeats: int) -> TrainingRows:
-        """Return the labelled rows alone, over and over, as many as `epoch` returns.
-
-        So a label-only baseline takes as many steps as the student that also hears the teacher, at the same learning
-        rates, and is as often judged on the validation rows: neither has the longer training.
-        """
-        positions = np.flatnonzero(self.labels != NO_LABEL)
-        return self._repeated(np.resize(positions, len(self._of_an_epoch(labelled_repeats))))
-
-    def _of_an_epoch(self, labelled_repeats: int) -> np.ndarray:
-        labelled = np.flatnonzero(self.labels != NO_LABEL)
-        if len(labelled) == len(self):
-            return labelled
-        return np.concatenate([np.arange(len(self)), *[labelled] * (labelled_repeats - 1)])
-
-    def _repeated(self, positions: np.ndarray) -> TrainingRows:
-        # A batch knows no texts: only what is measured is put together from windows.
-        return replace(self, windows=None).at(positions)
 
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""
@@ -124,12 +143,17 @@ class TrainingRows:
 
     def at(self, positions: np.ndarray) -> TrainingRows:
         """Return the rows at `positions`, int64, ascending where rows are windows."""
+        texts = self.texts
+        if texts is not None:
+            kept = positions if self.windows is None else np.unique(self.windows.texts[positions])
+            texts = [texts[i] for i in kept.tolist()]
         return TrainingRows(
             [self.input_ids[i] for i in positions.tolist()],
             self.labels[positions],
             None if self.teacher_logits is None else self.teacher_logits[positions],
             None if self.windows is None else self.windows.at(positions),
             self.provenance,
+            texts,
         )
 
 
@@ -149,7 +173,7 @@ def training_rows(
             or up to another length, or a text has no logits, or has them twice.
     """
     provenance = TableProvenance.read(tokens)
-    columns = pq.read_table(corpus, columns=["key", "label", "split"])
+    columns = pq.read_table(corpus, columns=["key", "text", "label", "split"])
     ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
     texts = text_positions(columns["key"], ids["text_key"], tokens)
     labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
@@ -160,7 +184,9 @@ def training_rows(
         provenance = said
         logits = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
-    rows = TrainingRows(ids["input_ids"].to_pylist(), labels[texts], logits, windows, provenance)
+    rows = TrainingRows(
+        ids["input_ids"].to_pylist(), labels[texts], logits, windows, provenance, columns["text"].to_pylist()
+    )
     splits = columns["split"].to_numpy()[texts]
     return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
 
@@ -185,12 +211,21 @@ def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, t
         TableProvenance.read(teacher_logits),
         "Materialize augmented_corpus and teacher_logits again",
     )
-    texts = pq.read_table(augmented, columns=["key", "input_ids"])
+    texts = pq.read_table(augmented, columns=["key", "text", "input_ids"])
+    windows = train.windows
+    if windows is not None:
+        # A variant is never longer than a window.
+        windows = WindowsOfTexts(
+            np.concatenate([windows.texts, len(train.texts or ()) + np.arange(len(texts))]),
+            np.concatenate([windows.sizes, np.ones(len(texts), np.int64)]),
+        )
     return TrainingRows(
         train.input_ids + texts["input_ids"].to_pylist(),
         np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
         np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)]),
-        provenance=train.provenance,
+        windows,
+        train.provenance,
+        None if train.texts is None else train.texts + texts["text"].to_pylist(),
     )
 
 

@@ -13,16 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedModel
 
 from finstill.config.architectures import (
     ARCHITECTURES,
     BaseConfig,
     ConvolutionConfig,
+    EncoderConfig,
     LstmAttentionConfig,
     StaticConfig,
     StudentName,
-    TransformerConfig,
 )
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
@@ -30,10 +29,12 @@ from finstill.inference.batching import pad
 from finstill.inference.parity import graph_parity
 from finstill.inference.session import OnnxClassifier
 from finstill.students.base import Student, StudentConfig
+from finstill.students.encoder import Encoder
 from finstill.students.lstm_attention import LstmAttention
 from finstill.students.registry import STUDENTS, load_student
-from finstill.students.transformer import Transformer
+from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
+from finstill.students.word_vectors import output_vectors
 from finstill.teacher.checkpoint import load_classifier
 
 LABELS = ("negative", "neutral", "positive")
@@ -41,9 +42,9 @@ VOCABULARY = 30522
 UNKNOWN = 100
 SMALL: dict[str, BaseConfig] = {
     "lstm_attention": LstmAttentionConfig(embedding="random", embedding_width=12, hidden_width=8, layers=3),
-    "convolution": ConvolutionConfig(embedding="teacher", embedding_width=12, filters=6, widths=(2, 3, 5)),
-    "transformer": TransformerConfig(layers=(1,)),
-    "static": StaticConfig(embedding="teacher", embedding_width=40, hidden_width=8),
+    "convolution": ConvolutionConfig(embedding="input", embedding_width=12, filters=6, widths=(2, 3, 5)),
+    "encoder": EncoderConfig(layers=(1,)),
+    "static": StaticConfig(embedding="input", embedding_width=40, hidden_width=8),
 }
 TRIMMED = Vocabulary(np.array([3, 5, 9, 20, 50, UNKNOWN]), VOCABULARY, UNKNOWN)
 VOCABULARIES = {"full": Vocabulary.full(VOCABULARY), "trimmed": TRIMMED}
@@ -54,12 +55,12 @@ Built = tuple[Student, OnnxClassifier]
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_checkpoint: Path) -> PreTrainedModel:
-    return load_classifier(tiny_checkpoint)
+def teacher(tiny_checkpoint: Path) -> Start:
+    return Start.open("teacher", tiny_checkpoint, 128)
 
 
 @pytest.fixture(scope="module")
-def build(teacher: PreTrainedModel) -> Callable[..., Student]:
+def build(teacher: Start) -> Callable[..., Student]:
     """Return a function that makes a student with weights that are not its first ones."""
 
     def make(name: str, vocabulary: str = "full", seed: int = 0) -> Student:
@@ -151,10 +152,10 @@ def test_parity_notices_a_graph_of_other_weights(build: Callable[..., Student], 
 @pytest.mark.parametrize("width", [6, 32, 40])
 def test_the_teachers_embeddings_keep_what_is_near_to_what(make_checkpoint: Callable[..., Path], width: int) -> None:
     """Three words that point the same way stay nearer to each other than to the rest, at any width."""
-    teacher = load_classifier(make_checkpoint())
-    embeddings = teacher.get_input_embeddings().weight.data
+    teacher = Start.open("teacher", make_checkpoint(), 128)
+    embeddings = teacher.encoder.get_input_embeddings().weight.data
     embeddings[201:203] = embeddings[200] + 0.0002 * torch.randn(2, 32, generator=torch.manual_seed(0))
-    architecture = SMALL["lstm_attention"].model_copy(update={"embedding": "teacher", "embedding_width": width})
+    architecture = SMALL["lstm_attention"].model_copy(update={"embedding": "input", "embedding_width": width})
     student = LstmAttention.from_architecture(architecture, LABELS, Vocabulary.full(VOCABULARY), teacher)
     start = student.embedding.vectors.weight.detach().numpy()
     distances = np.linalg.norm(start - start[200], axis=1)
@@ -162,7 +163,7 @@ def test_the_teachers_embeddings_keep_what_is_near_to_what(make_checkpoint: Call
     assert start.std() == pytest.approx(1, rel=0.01)
 
 
-def test_a_trimmed_student_starts_from_the_same_vectors_as_a_full_one(teacher: PreTrainedModel) -> None:
+def test_a_trimmed_student_starts_from_the_same_vectors_as_a_full_one(teacher: Start) -> None:
     full, trimmed = (
         STUDENTS["static"].from_architecture(SMALL["static"], LABELS, each, teacher) for each in VOCABULARIES.values()
     )
@@ -170,35 +171,61 @@ def test_a_trimmed_student_starts_from_the_same_vectors_as_a_full_one(teacher: P
     assert torch.equal(full.embedding(row), trimmed.embedding(row))
 
 
-def test_a_transformer_of_all_its_teachers_layers_and_head_is_its_teacher(teacher: PreTrainedModel) -> None:
-    architecture = TransformerConfig(layers=(0, 1))
-    student = Transformer.from_architecture(architecture, LABELS, Vocabulary.full(VOCABULARY), teacher).eval()
-    student.head.load_state_dict(teacher.classifier.state_dict())  # type: ignore[union-attr, arg-type]
+@pytest.mark.parametrize("embedding_width", [None, 32])
+def test_an_encoder_of_all_its_teachers_layers_and_head_is_its_teacher(
+    tiny_checkpoint: Path, teacher: Start, embedding_width: int | None
+) -> None:
+    """Vectors as wide as before lose nothing in being factorised."""
+    classifier = load_classifier(tiny_checkpoint)
+    architecture = EncoderConfig(layers=(0, 1), embedding_width=embedding_width)
+    student = Encoder.from_architecture(architecture, LABELS, Vocabulary.full(VOCABULARY), teacher).eval()
+    student.head.load_state_dict(classifier.classifier.state_dict())  # type: ignore[union-attr, arg-type]
     input_ids, mask = map(torch.from_numpy, pad([[101, 5, 6, 7, 102], [101, 9, 102]]))
     with torch.inference_mode():
-        expected = teacher(input_ids=input_ids, attention_mask=mask).logits
+        expected = classifier(input_ids=input_ids, attention_mask=mask).logits
         assert student(input_ids, mask).logits.numpy() == pytest.approx(expected.numpy(), abs=1e-5)
 
 
-def test_a_transformer_starts_from_the_layers_chosen(make_checkpoint: Callable[..., Path]) -> None:
-    teacher = load_classifier(make_checkpoint(num_hidden_layers=4))
-    student = Transformer.from_architecture(TransformerConfig(layers=(1, 3)), LABELS, TRIMMED, teacher)
+def test_an_encoder_starts_from_the_layers_chosen(make_checkpoint: Callable[..., Path]) -> None:
+    teacher = Start.open("teacher", make_checkpoint(num_hidden_layers=4), 128)
+    student = Encoder.from_architecture(EncoderConfig(layers=(1, 3)), LABELS, TRIMMED, teacher)
     for layer, position in zip(student.layers, (1, 3), strict=True):
-        theirs = teacher.bert.encoder.layer[position].output.dense.weight
+        theirs = teacher.encoder.encoder.layer[position].output.dense.weight
         assert torch.equal(layer.linear2.weight, theirs)
 
 
-def test_a_layer_the_teacher_does_not_have_is_said(teacher: PreTrainedModel) -> None:
-    with pytest.raises(
-        InputError, match=r"architecture\.layers: the teacher has no layer 2: it has 2, and the first is 0"
-    ):
-        Transformer.from_architecture(TransformerConfig(layers=(0, 2)), LABELS, TRIMMED, teacher)
+def test_a_layer_the_teacher_does_not_have_is_said(teacher: Start) -> None:
+    with pytest.raises(InputError, match=r"architecture\.layers: .* has no layer 2: it has 2, and the first is 0"):
+        Encoder.from_architecture(EncoderConfig(layers=(0, 2)), LABELS, TRIMMED, teacher)
 
 
-def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: PreTrainedModel) -> None:
+def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: Start) -> None:
     student = STUDENTS["static"].from_architecture(SMALL["static"], LABELS, VOCABULARIES["full"], teacher).eval()
     row = torch.tensor([[5, 6, 7, 8]])
     assert student(row, output_attentions=True).attentions[0].tolist() == [[0.25] * 4]
+
+
+def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teacher: Start) -> None:
+    rows = [[101, 5, 9, 102], [101, 5, 5, 102], [101, 20, 7, 102]]
+    vectors = output_vectors(teacher, rows, TRIMMED, "student")
+    with torch.inference_mode():
+        states = [teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows, [101, 5, 102]]]
+    expected = np.mean([states[0][1], states[1][1], states[1][2], states[3][1]], axis=0)
+    assert vectors.shape == (len(TRIMMED.token_ids), 32)
+    assert vectors[1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_output_vectors_are_the_same_whatever_the_number_of_threads(teacher: Start) -> None:
+    rows = [[101, *range(1, 3 + i), 102] for i in range(60)]
+    usual, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(output_vectors(teacher, rows, TRIMMED, "student"))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(usual)
+    assert np.array_equal(*found)
 
 
 class TestVocabulary:

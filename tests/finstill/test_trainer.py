@@ -8,21 +8,31 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
+from transformers import TrainerState
 
-from finstill.config.architectures import ConvolutionConfig, LstmAttentionConfig, StaticConfig, TransformerConfig
+from finstill.config.architectures import ConvolutionConfig, EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
 from finstill.config.temperature import TemperatureSchedule
+from finstill.corpus.long_texts import read_windows
+from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
 from finstill.inference.batching import pad
 from finstill.students.registry import load_student
+from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.training.averaging import WeightAverage
 from finstill.training.distil import TrainedStudent, train_student
+from finstill.training.epochs import Epoch, EpochSampler
 from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.soft_losses import SOFT_LOSSES
 
@@ -36,9 +46,9 @@ OTHER_KINDS = {
         architecture=ConvolutionConfig(embedding_width=16, filters=16, vocabulary="corpus"),
         **TRAINING,
     ),
-    "transformer": Recipe(
-        student="transformer",
-        architecture=TransformerConfig(layers=(1,), vocabulary="corpus"),
+    "encoder": Recipe(
+        student="encoder",
+        architecture=EncoderConfig(checkpoint="teacher", layers=(1,), vocabulary="corpus"),
         **TRAINING,
     ),
     "static": Recipe(
@@ -167,12 +177,18 @@ train_student(recipe, rows("train"), rows("validation"), ("negative", "neutral",
 """
 
 
+@pytest.mark.parametrize("settings_of_the_pool", [{}, {"rows_per_epoch": 40, "average_last": 1.0}], ids=str)
 def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
-    train: Train, learnable_rows: Callable[..., TrainingRows], tiny_checkpoint: Path, tmp_path: Path
+    train: Train,
+    learnable_rows: Callable[..., TrainingRows],
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    settings_of_the_pool: dict,
 ) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 8, "patience": 8})
+    recipe = RECIPE.model_copy(update={"epochs": 8, "patience": 8, **settings_of_the_pool})
     arrays: dict[str, np.ndarray] = {}
-    for name, rows in (("train", learnable_rows(160)), ("validation", learnable_rows(40, seed=1))):
+    train_rows = learnable_rows(160, unlabelled=100)
+    for name, rows in (("train", train_rows), ("validation", learnable_rows(40, seed=1))):
         arrays[f"{name}_ids"], _ = pad(rows.input_ids)
         arrays[f"{name}_lengths"] = np.array([len(ids) for ids in rows.input_ids])
         arrays[f"{name}_labels"] = rows.labels
@@ -187,8 +203,8 @@ def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not folder.exists(), "the training ended before it was cut off"
-    resumed = train(recipe, name="cut")
-    undisturbed = train(recipe, name="undisturbed")
+    resumed = train(recipe, name="cut", rows=train_rows)
+    undisturbed = train(recipe, name="undisturbed", rows=train_rows)
     assert len(resumed.history) == len(undisturbed.history) == 8
     ours, theirs = weights(resumed), weights(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -199,19 +215,18 @@ def test_labelled_rows_are_read_more_often_among_rows_without_a_label(
     train: Train, learnable_rows: Callable[..., TrainingRows]
 ) -> None:
     rows = learnable_rows(6, unlabelled=4)
-    repeated = rows.epoch(3)
-    assert repeated.input_ids == [*rows.input_ids, *rows.input_ids[4:], *rows.input_ids[4:]]
-    assert repeated.labels[6:].tolist() == [*rows.labels[4:], *rows.labels[4:]]
-    assert np.array_equal(repeated.teacher_logits[6:8], rows.teacher_logits[4:])  # type: ignore[index]
-    assert learnable_rows(6).epoch(3).input_ids == learnable_rows(6).input_ids
+    read = sorted(EpochSampler(rows, Epoch.of(RECIPE, rows), batch_size=2, seed=0))
+    assert read == [0, 1, 2, 3, *[4] * 3, *[5] * 3]
+    alone = learnable_rows(6)
+    assert sorted(EpochSampler(alone, Epoch.of(RECIPE, alone), batch_size=2, seed=0)) == list(range(6))
     assert train(RECIPE.model_copy(update={"epochs": 1}), rows=learnable_rows(160, unlabelled=100)).rows == 160
 
 
 class Failing(TrainingRows):
-    """Rows that can be read only so many times: 160 to learn their lengths, and 160 an epoch."""
+    """Rows that can be read only so many times: 160 an epoch."""
 
     reads = 0
-    at_most = 160 + 2 * 160 + 40
+    at_most = 2 * 160 + 40
 
     def __getitem__(self, position: int) -> dict:
         Failing.reads += 1
@@ -308,6 +323,100 @@ def test_a_label_only_baseline_takes_as_many_steps_as_the_student_that_hears_the
     baseline = train(distilled.model_copy(update={"alpha": 0.0}), name="baseline", rows=rows)
     assert student.steps == baseline.steps > 0
     assert (student.rows, baseline.rows) == (160, 60)
-    epoch = rows.labelled_epoch(3)
-    assert len(epoch) == len(rows.epoch(3))
-    assert (epoch.labels != NO_LABEL).all()
+    epoch = Epoch.of(distilled, rows)
+    read = list(EpochSampler(rows, epoch.of_labels_alone(), batch_size=16, seed=0))
+    assert len(read) == len(epoch)
+    assert (rows.labels[read] != NO_LABEL).all()
+
+
+@settings(deadline=None)
+@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))
+def test_no_row_without_a_label_comes_again_before_all_were_read(
+    labelled: int, unlabelled: int, rows_per_epoch: int, seed: int
+) -> None:
+    labels = np.array([0] * labelled + [NO_LABEL] * unlabelled)
+    rows = TrainingRows([[1] * (1 + i % 5) for i in range(len(labels))], labels)
+    recipe = RECIPE.model_copy(update={"rows_per_epoch": rows_per_epoch})
+    sampler = EpochSampler(rows, Epoch.of(recipe, rows), batch_size=4, seed=seed)
+    counts = np.zeros(len(labels), int)
+    for number in range(5):
+        sampler.set_epoch(number)
+        read = np.bincount(list(sampler), minlength=len(labels))
+        assert read.sum() == len(sampler)
+        assert (read[:labelled] == 3).all()
+        assert read[labelled:].sum() == min(rows_per_epoch, unlabelled)
+        counts += read
+    assert np.ptp(counts[labelled:]) <= 1
+    assert list(sampler) == list(sampler)
+
+
+def test_the_student_is_the_mean_of_its_last_weights_where_that_is_no_worse(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    rows = learnable_rows(160)
+    averaged = train(RECIPE.model_copy(update={"average_last": 0.5}), name="averaged", rows=rows)
+    plain = train(name="plain", rows=rows)
+    # The same steps: what is averaged does not reach them.
+    assert averaged.history == plain.history
+    assert averaged.validation["macro_f1"] >= plain.validation["macro_f1"]
+    ours, theirs = weights(averaged), weights(plain)
+    assert not torch.equal(ours["head.weight"], theirs["head.weight"])
+
+
+def test_the_mean_of_weights_is_over_the_last_steps_alone() -> None:
+    module = torch.nn.Linear(1, 1, bias=False)
+    average = WeightAverage(module, last=0.5)
+    state = TrainerState(max_steps=4)
+    assert average.weights() is None
+    for step, weight in enumerate([100.0, 10.0, 1.0, 3.0], 1):
+        module.weight.data.fill_(weight)
+        state.global_step = step
+        average.on_step_end(None, state, None)
+    (mean,) = average.weights().values()  # type: ignore[union-attr]
+    assert mean.item() == 2.0
+
+
+class TestTokenizerOfItsOwn:
+    """A student of another checkpoint's tokenizer: `make_checkpoint` gives one of 32 tokens at most."""
+
+    TEXTS = ("profit fell", "sales rose " * 30, "no change")
+
+    def rows(self) -> TrainingRows:
+        """What a teacher read as the whole of each text, by a tokenizer of which nothing but its name is known."""
+        said = TableProvenance("another", 512, "windows", ("teacher",))
+        logits = np.eye(3, dtype=np.float32)
+        return TrainingRows([[1], [2], [3]], np.arange(3), logits, None, said, list(self.TEXTS))
+
+    def test_reads_texts_as_its_package_will(self) -> None:
+        tokenizer = read_tokenizer(resolve_checkpoint("embedded").folder)
+        rows = self.rows().read_by(tokenizer, 32)
+        windows = [
+            each.ids for each in read_windows(self.TEXTS[1].strip(), tokenizer.encode(self.TEXTS[1]), tokenizer, 32)
+        ]
+        assert rows.input_ids[1:-1] == windows
+        assert len(windows) > 1
+        assert rows.labels.tolist() == [0, *[1] * len(windows), 2]
+        # Whatever it is cut into, the text's logits are the teacher's.
+        assert rows.whole_texts().teacher_logits.tolist() == self.rows().teacher_logits.tolist()  # type: ignore[union-attr]
+        assert rows.read_by(tokenizer, 32) is rows
+
+    def test_goes_with_the_student(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
+        recipe = Recipe(student="encoder", architecture=EncoderConfig(layers=(0,), embedding_width=8), epochs=1)
+        student = train_student(
+            recipe, self.rows(), self.rows(), LABELS, tiny_checkpoint, tmp_path / "student", stage="own"
+        )
+        own = resolve_checkpoint("embedded").folder
+        assert tokenizer_identity(read_tokenizer(student.folder)) == tokenizer_identity(read_tokenizer(own))
+        assert load_student(student.folder).config.width == 384
+
+    def test_needs_the_texts(self) -> None:
+        tokenizer = read_tokenizer(resolve_checkpoint("embedded").folder)
+        with pytest.raises(InputError, match="token ids without their texts"):
+            replace(self.rows(), texts=None).read_by(tokenizer, 32)
+
+
+def test_a_student_that_starts_from_output_vectors_learns(train: Train) -> None:
+    recipe = OTHER_KINDS["static"]
+    architecture = recipe.architecture.model_copy(update={"embedding": "output"})
+    student = train(recipe.model_copy(update={"architecture": architecture, "epochs": 6}))
+    assert student.validation["agreement"] > 0.9

@@ -1,43 +1,44 @@
-"""`transformer`: a BERT of some of its teacher's layers."""
+"""`encoder`: a BERT of some layers of a pretrained one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import BertForSequenceClassification, PreTrainedModel
+from transformers import BertModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from finstill.config.architectures import BaseConfig, TransformerConfig
+from finstill.config.architectures import BaseConfig, EncoderConfig
 from finstill.errors import InputError
 from finstill.students.base import Student, StudentConfig
 from finstill.students.embedding import TokenEmbedding
+from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
 
 
-class PretrainedTransformerConfig(StudentConfig):
-    """Of a `Transformer`; its architecture is a `TransformerConfig`, and the other sizes are its teacher's.
+class PretrainedEncoderConfig(StudentConfig):
+    """Of an `Encoder`; its architecture is an `EncoderConfig`, and the other sizes are its checkpoint's.
 
     Attributes:
         width: of a token's state.
         heads: of each attention.
         inner_width: of each feed-forward block.
-        longest: tokens of the longest text it can read.
         epsilon: of each layer norm.
     """
 
-    model_type = "finstill_transformer"
+    model_type = "finstill_encoder"
 
     def __init__(
         self,
         width: int = 384,
         heads: int = 12,
         inner_width: int = 1536,
-        longest: int = 512,
         epsilon: float = 1e-12,
         **kwargs: Any,
     ):
@@ -45,7 +46,6 @@ class PretrainedTransformerConfig(StudentConfig):
         self.width = width
         self.heads = heads
         self.inner_width = inner_width
-        self.longest = longest
         self.epsilon = epsilon
 
 
@@ -77,19 +77,22 @@ class EncoderLayer(nn.TransformerEncoderLayer):
         return self.norm2(states + self.dropout2(self.linear2(inner))), weights
 
 
-class Transformer(Student):
+class Encoder(Student):
     """Word and position embeddings, layers of attention and feed-forward, the first token's state, a linear head.
 
-    Devlin et al. 2019, "BERT", started from chosen layers of the teacher as in Sanh et al. 2019, "DistilBERT"; the head
-    is new, since the teacher's classes need not be the task's.
+    Devlin et al. 2019, "BERT", started from chosen layers of a larger one as in Sanh et al. 2019, "DistilBERT", and
+    where its recipe says so with factorised word vectors as in Lan et al. 2020, "ALBERT". The head is new, since a
+    checkpoint's classes need not be the task's.
     """
 
-    config_class = PretrainedTransformerConfig
+    config_class = PretrainedEncoderConfig
 
-    def __init__(self, config: PretrainedTransformerConfig):
+    def __init__(self, config: PretrainedEncoderConfig):
         super().__init__(config)
-        architecture = TransformerConfig(**config.architecture)
-        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, config.width)
+        architecture = EncoderConfig(**config.architecture)
+        narrow = architecture.embedding_width
+        self.embedding = TokenEmbedding(config.known_tokens, config.vocab_size, narrow or config.width)
+        self.widening = nn.Linear(narrow, config.width) if narrow else None
         self.positions = nn.Parameter(torch.zeros(config.longest, config.width))
         self.norm = nn.LayerNorm(config.width, eps=config.epsilon)
         self.dropout = nn.Dropout(architecture.dropout)
@@ -111,20 +114,21 @@ class Transformer(Student):
 
     @classmethod
     def from_architecture(
-        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, teacher: PreTrainedModel
+        cls, architecture: BaseConfig, labels: Sequence[str], vocabulary: Vocabulary, start: Start
     ) -> Self:
-        assert isinstance(architecture, TransformerConfig)
-        if not isinstance(teacher, BertForSequenceClassification) or teacher.config.hidden_act != "gelu":
+        assert isinstance(architecture, EncoderConfig)
+        bert = start.encoder
+        if not isinstance(bert, BertModel) or bert.config.hidden_act != "gelu":
             raise InputError(
-                f"a transformer student starts from the layers of a BERT with gelu, and the teacher is a "
-                f"{teacher.config.model_type} with {getattr(teacher.config, 'hidden_act', 'another activation')}",
-                where="student",
-                remedy="Choose another student for this teacher",
+                f"an encoder student starts from the layers of a BERT with gelu, and this is a "
+                f"{bert.config.model_type} with {getattr(bert.config, 'hidden_act', 'another activation')}",
+                where=start.folder,
+                remedy="Name another architecture.checkpoint, as `embedded`, or choose another student",
             )
-        bert, sizes = teacher.bert, teacher.config
+        sizes = bert.config
         if absent := [layer for layer in architecture.layers if not 0 <= layer < sizes.num_hidden_layers]:
             raise InputError(
-                f"the teacher has no layer {absent[0]}: it has {sizes.num_hidden_layers}, and the first is 0",
+                f"{start.folder} has no layer {absent[0]}: it has {sizes.num_hidden_layers}, and the first is 0",
                 where="architecture.layers",
             )
         student = cls(
@@ -132,23 +136,26 @@ class Transformer(Student):
                 architecture,
                 labels,
                 vocabulary,
+                start.max_length,
                 width=sizes.hidden_size,
                 heads=sizes.num_attention_heads,
                 inner_width=sizes.intermediate_size,
-                longest=sizes.max_position_embeddings,
                 epsilon=sizes.layer_norm_eps,
             )
         )
-        student.embedding.start_from(vocabulary, word_embeddings(teacher)[vocabulary.token_ids])
+        words = word_embeddings(bert)[vocabulary.token_ids]
+        if student.widening is not None:
+            words = _factorised(words, student.widening)
+        student.embedding.start_from(vocabulary, words)
         embeddings = bert.embeddings
         # Every token of a single text is of type 0, so its embedding is a part of the position's.
         both = embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[0]
-        student.positions.data.copy_(both.detach())
+        student.positions.data.copy_(both[: start.max_length].detach())
         student.norm.load_state_dict(embeddings.LayerNorm.state_dict())
         for layer, position in zip(student.layers, architecture.layers, strict=True):
             layer.load_state_dict(_layer_weights(bert.encoder.layer[position]))
-        assert bert.pooler is not None
-        student.pooler.load_state_dict(bert.pooler.dense.state_dict())
+        if bert.pooler is not None:
+            student.pooler.load_state_dict(bert.pooler.dense.state_dict())
         return student
 
     def forward(
@@ -169,13 +176,26 @@ class Transformer(Student):
             logits: float, (rows, classes).
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        states = self.embedding(input_ids) + self.positions[: input_ids.shape[1]]
-        states = self.dropout(self.norm(states))
+        words = self.embedding(input_ids)
+        if self.widening is not None:
+            words = self.widening(words)
+        states = self.dropout(self.norm(words + self.positions[: input_ids.shape[1]]))
         for layer in self.layers:
             states, weights = layer(states, mask)
         pooled = torch.tanh(self.pooler(states[:, 0]))
         shares = (weights[:, :, 0].mean(dim=1),) if output_attentions else None
         return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)), attentions=shares)
+
+
+def _factorised(words: np.ndarray, widening: nn.Linear) -> np.ndarray:
+    """Return narrow vectors of `words`, float32, (known, width), and set the layer that widens them again.
+
+    By PCA: of all such factors, their product lies nearest `words` (Eckart and Young 1936).
+    """
+    pca = PCA(widening.in_features, svd_solver="covariance_eigh").fit(words)
+    widening.weight.data.copy_(torch.from_numpy(pca.components_.T))
+    widening.bias.data.copy_(torch.from_numpy(pca.mean_))
+    return pca.transform(words).astype(np.float32)
 
 
 def _layer_weights(layer: nn.Module) -> dict[str, Tensor]:

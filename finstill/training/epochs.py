@@ -1,0 +1,91 @@
+"""Which rows each epoch reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from finstill.config.recipe import Recipe
+from finstill.training.rows import NO_LABEL, TrainingRows
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """How many rows an epoch reads of each kind.
+
+    Attributes:
+        labelled: rows with a label, each counted as often as it is read.
+        unlabelled: rows without, each read once at most.
+    """
+
+    labelled: int
+    unlabelled: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, rows: TrainingRows) -> Epoch:
+        """Return the epoch of a student that hears the teacher.
+
+        Each labelled row is read `labelled_repeats` times: rows without a label speak through the teacher alone, and
+        where they are many, few batches would hold a label.
+        """
+        labelled = int((rows.labels != NO_LABEL).sum())
+        unlabelled = len(rows) - labelled
+        repeats = recipe.labelled_repeats if unlabelled else 1
+        return cls(labelled * repeats, min(unlabelled, recipe.rows_per_epoch or unlabelled))
+
+    def __len__(self) -> int:
+        return self.labelled + self.unlabelled
+
+    def of_labels_alone(self) -> Epoch:
+        """Return an epoch of as many rows, all of them labelled.
+
+        So a label-only baseline takes as many steps as the student that also hears the teacher, at the same learning
+        rates, and is as often judged on the validation rows: neither has the longer training.
+        """
+        return Epoch(len(self), 0)
+
+
+class EpochSampler(Sampler[int]):
+    """The rows of each epoch in batches of similar length, the same for the same seed, whichever epoch comes first.
+
+    Where an epoch reads a part of the rows without a label, each reads the next part of them in one shuffled order: no
+    row comes again before all were read. Many texts read few times teach more than few texts read often (Beyer et al.
+    2022, "Knowledge distillation: A good teacher is patient and consistent").
+
+    Args:
+        rows: all rows there are.
+        epoch: how many an epoch reads.
+        batch_size: rows of a batch.
+        seed: of both orders.
+    """
+
+    def __init__(self, rows: TrainingRows, epoch: Epoch, batch_size: int, seed: int):
+        self._lengths = np.array([len(ids) for ids in rows.input_ids])
+        self._labelled = np.flatnonzero(rows.labels != NO_LABEL)
+        unlabelled = np.flatnonzero(rows.labels == NO_LABEL)
+        self._unlabelled = np.random.default_rng(seed).permutation(unlabelled)
+        self._epoch = epoch
+        self._batch_size = batch_size
+        self._seed = seed
+        self._number = 0
+
+    def set_epoch(self, number: int) -> None:
+        """Choose the epoch, from 0, that the next iteration yields; the trainer's loader calls it."""
+        self._number = number
+
+    def __len__(self) -> int:
+        return len(self._epoch)
+
+    def __iter__(self) -> Iterator[int]:
+        read = np.arange(self._epoch.unlabelled) + self._number * self._epoch.unlabelled
+        positions = np.concatenate(
+            [np.resize(self._labelled, self._epoch.labelled), self._unlabelled[read % max(1, len(self._unlabelled))]]
+        )
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._number)
+        order = get_length_grouped_indices(self._lengths[positions].tolist(), self._batch_size, generator=generator)
+        yield from positions[order].tolist()
