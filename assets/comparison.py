@@ -37,7 +37,7 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.evaluation.mistakes import worst_mistakes
     from finstill.evaluation.report import draw, write_report
     from finstill.serving.package import Package
-    from finstill.training.distil import TrainedStudent
+    from finstill.training.trained import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
     students, left_out = current_students(profile)
@@ -120,7 +120,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     """Each distilled student is shown to be better than its label-only baseline."""
     from finstill.evaluation.compare import compare
-    from finstill.training.distil import TrainedStudent
+    from finstill.training.trained import TrainedStudent
 
     students, _ = current_students(profile)
     steps = {name: TrainedStudent.read(profile.workspace.student(name)).steps for name in students}

@@ -112,7 +112,7 @@ def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation")
     import pyarrow.parquet as pq
 
     from finstill.evaluation.advice import Learned, advice
-    from finstill.training.distil import TrainedStudent
+    from finstill.training.trained import TrainedStudent
 
     train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
     student = TrainedStudent.read(profile.workspace.student(name))

@@ -61,6 +61,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
         checkpoint,
         workspace.student(name),
         stage=f"student {name}",
+        champion=workspace.champion / "current",
         report_to=settings.report_to,
         callbacks=[stop_when_cancelled(context)],
     )
@@ -72,6 +73,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             "rows_trained_on": trained.rows,
             "training_steps": trained.steps,
             "parameters": trained.parameters,
+            **({"started_from_champion": trained.started_from} if trained.started_from else {}),
             "epochs": len(trained.history),
             **{f"validation_{measure}": value for measure, value in trained.validation.items()},
             "training": picture(f"Training of {name}", training_curves(trained.history, name)),
@@ -97,8 +99,8 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
     from finstill.packaging.build import build_package
     from finstill.packaging.card import CARD_FILE, Provenance
     from finstill.teacher.export import read_teachers, require_answers_of
-    from finstill.training.distil import TrainedStudent
     from finstill.training.rows import training_rows
+    from finstill.training.trained import TrainedStudent
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     trained = TrainedStudent.read(workspace.student(name))

@@ -40,6 +40,9 @@ class Recipe(BaseModel):
             texts several times larger than an epoch is then read few times each.
         average_last: share of the steps, at the end of training, whose weights are averaged; the student is the average
             where that is no worse on the validation rows than the best epoch. 0 averages nothing.
+        start_from: `checkpoint` trains anew; `champion` goes on from the student in service, where its recipe has the
+            same architecture and it heard the same teacher: see `finstill.training.warm_start`.
+        warm_epochs: epochs of a student that starts from the champion.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,6 +64,14 @@ class Recipe(BaseModel):
     labelled_repeats: int = Field(3, ge=1, le=100)
     rows_per_epoch: int | None = Field(None, ge=1)
     average_last: float = Field(0.0, ge=0, le=1)
+    start_from: Literal["checkpoint", "champion"] = "checkpoint"
+    warm_epochs: int = Field(2, ge=1, le=1000)
+
+    @model_validator(mode="after")
+    def _baseline_of_labels_alone(self) -> Recipe:
+        if self.alpha == 0 and self.start_from == "champion":
+            raise ValueError("alpha: 0 learns from labels alone, and a champion may have heard the teacher")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -99,8 +110,12 @@ class Recipe(BaseModel):
         return digest(self.canonical)
 
     def is_baseline_of(self, other: Recipe) -> bool:
-        """Whether this is `other` trained on labels alone: alpha 0 and nothing else changed."""
-        return self.alpha == 0 < other.alpha and self == other.model_copy(update={"alpha": 0.0})
+        """Whether this is `other` trained on labels alone: alpha 0 and nothing else changed.
+
+        Where the other starts from the champion, its baseline is trained anew: the champion has heard the teacher.
+        """
+        alone = other.model_copy(update={"alpha": 0.0, "start_from": self.start_from})
+        return self.alpha == 0 < other.alpha and self == alone
 
 
 def _architecture_class(settings: dict[str, Any]) -> type[ArchitectureConfig]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch.utils.tensorboard import SummaryWriter
@@ -19,10 +20,9 @@ from transformers.trainer_utils import get_last_checkpoint
 import finstill
 from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.config.recipe import Recipe
-from finstill.corpus.provenance import TableProvenance, require_together, says_nothing
 from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
 from finstill.errors import InputError
-from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
+from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.quiet import quiet_transformers
 from finstill.students.base import Student
 from finstill.students.registry import STUDENTS
@@ -41,8 +41,8 @@ from finstill.training.loop import (
 )
 from finstill.training.loss import distillation_loss
 from finstill.training.rows import TrainingRows
-
-TRAINING_FILE = "training.json"
+from finstill.training.trained import TRAINING_FILE, TrainedStudent
+from finstill.training.warm_start import LEARNED_FILE, row_digests, start_from_champion
 
 logger = logging.getLogger(__name__)
 
@@ -201,68 +201,6 @@ class DistillationTrainer(Trainer):
         super().log(logs, start_time)
 
 
-@dataclass(frozen=True)
-class TrainedStudent:
-    """A trained student's folder.
-
-    Attributes:
-        folder: in the transformers layout, with the tokenizer and this description.
-        recipe: what it was made by.
-        inputs: digest of everything that determines it; equal inputs give an equal student.
-        history: an entry an epoch: loss, temperature, validation figures.
-        validation: its own validation figures: its best epoch's, or those of its mean weights.
-        rows: texts it was trained on, each counted once.
-        steps: batches it was trained on.
-        parameters: number of weights.
-        provenance: how the texts were read that it learned from, and by which teachers' logits, if any; None where that
-            is not known.
-    """
-
-    folder: Path
-    recipe: Recipe
-    inputs: str
-    history: list[dict[str, float]]
-    validation: dict[str, float]
-    rows: int
-    steps: int
-    parameters: int
-    provenance: TableProvenance | None = None
-
-    @classmethod
-    def read(cls, folder: Path) -> TrainedStudent:
-        """Read what `train_student` wrote.
-
-        Raises:
-            InputError: another version of Finstill wrote it.
-        """
-        folder = standing_folder(folder)
-        values = read_json(folder / TRAINING_FILE)
-        if "validation" not in values:
-            raise InputError(
-                "another version of Finstill trained this student", where=folder, remedy="Materialize student again"
-            )
-        # An older version's says nothing of it.
-        provenance = values.get("provenance")
-        return cls(
-            folder,
-            Recipe.from_stored(values["recipe"]),
-            **{name: values[name] for name in ("inputs", "history", "validation", "rows", "steps", "parameters")},
-            provenance=TableProvenance.from_dict(provenance) if provenance else None,
-        )
-
-    def require_taught_by(self, teacher_logits: Path) -> None:
-        """Refuse to measure the student beside logits of texts that it reads otherwise, or of teachers it did not hear.
-
-        Raises:
-            InputError: names both files, and what each says; or one of them says nothing.
-        """
-        file = self.folder / TRAINING_FILE
-        if self.provenance is None:
-            raise says_nothing(file, "student")
-        said = TableProvenance.read(teacher_logits)
-        require_together(file, self.provenance, teacher_logits, said, "Materialize student again")
-
-
 def train_student(
     recipe: Recipe,
     train: TrainingRows,
@@ -272,6 +210,7 @@ def train_student(
     folder: Path,
     *,
     stage: str,
+    champion: Path | None = None,
     report_to: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedStudent:
@@ -286,6 +225,9 @@ def train_student(
         teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and some of its weights are the
             student's first ones where the recipe asks for it.
         stage: how log lines call this training.
+        champion: the folder of the package in service, for a recipe that starts from it. What the student is then also
+            depends on the students before it, and these are no part of its inputs: where rows and recipe are the same,
+            it is kept.
         report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
         callbacks: of the trainer; one may raise to end the training.
 
@@ -311,11 +253,19 @@ def train_student(
         write_json(folder / TRAINING_FILE, {**existing, "provenance": said and asdict(said)})
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
         return TrainedStudent.read(folder)
-    if isinstance(recipe.architecture, EmbeddingConfig) and recipe.architecture.embedding == "output":
-        start = replace(start, output_vectors=output_vectors(start, read, vocabulary, stage))
+    learned, warm = row_digests(train), None
+    if recipe.start_from == "champion" and champion is not None:
+        warm = start_from_champion(recipe, champion, said, labels, start.tokenizer, stage)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
-    student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
+    if warm is not None:
+        training, student, train = warm.recipe, warm.student, train.at(warm.rows_to_read(train, recipe.seed))
+        learned, epoch = np.union1d(learned, warm.learned), Epoch.of(training, train)
+    else:
+        if isinstance(recipe.architecture, EmbeddingConfig) and recipe.architecture.embedding == "output":
+            start = replace(start, output_vectors=output_vectors(start, read, vocabulary, stage))
+        training = recipe
+        student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
     tokenizer = start.tokenizer
     del start  # A large checkpoint need not stay in memory while its student is trained.
     average = WeightAverage(student, recipe.average_last) if recipe.average_last else None
@@ -324,7 +274,7 @@ def train_student(
         # The trainer's own writes among the checkpoints, which go when training is done.
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
     trainer = DistillationTrainer(
-        recipe,
+        training,
         student,
         train,
         validation,
@@ -344,12 +294,14 @@ def train_student(
         rows=len(train),
         steps=trainer.state.global_step,
         parameters=student.num_parameters(),
+        started_from=warm.champion if warm else None,
         provenance=said,
     )
     with whole_folder(folder) as unfinished:
         with quiet_transformers():
             student.save_pretrained(unfinished)
         tokenizer.save(str(unfinished / TOKENIZER_FILE))
+        np.save(unfinished / LEARNED_FILE, learned)
         write_json(
             unfinished / TRAINING_FILE, {**asdict(trained), "folder": None, "recipe": recipe.model_dump(mode="json")}
         )

@@ -40,8 +40,8 @@ from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.package import Package
 from finstill.teacher.export import read_teachers
-from finstill.training.distil import TrainedStudent
 from finstill.training.rows import training_rows
+from finstill.training.trained import TrainedStudent
 from tests import hub
 from tests.tables import forget_provenance
 from tests.tiny_corpus import RECIPES, TEXTS, csv_rows

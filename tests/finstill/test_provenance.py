@@ -25,8 +25,9 @@ from finstill.errors import InputError
 from finstill.files import read_json, write_json
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, require_answers_of
-from finstill.training.distil import TRAINING_FILE, TrainedStudent, train_student
+from finstill.training.distil import train_student
 from finstill.training.rows import TrainingRows, training_rows, with_augmented
+from finstill.training.trained import TRAINING_FILE, TrainedStudent
 from tests.tables import forget_provenance, write_logits_table
 
 ROWS = {"train": ("Sales rose", "positive"), "validation": ("It meets", "neutral"), "test": ("Sales fell", "negative")}

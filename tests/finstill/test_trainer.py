@@ -31,10 +31,11 @@ from finstill.inference.batching import pad
 from finstill.students.registry import load_student
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training.averaging import WeightAverage
-from finstill.training.distil import TrainedStudent, train_student
+from finstill.training.distil import train_student
 from finstill.training.epochs import Epoch, EpochSampler
 from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.soft_losses import SOFT_LOSSES
+from finstill.training.trained import TrainedStudent
 
 LABELS = ("negative", "neutral", "positive")
 SMALL = LstmAttentionConfig(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)

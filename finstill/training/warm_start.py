@@ -1,0 +1,116 @@
+"""Starting a student from the champion: a few epochs over what is new and a sample of what is not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from finstill.config.recipe import Recipe
+from finstill.config.temperature import TemperatureSchedule
+from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
+from finstill.errors import InputError
+from finstill.files import digest
+from finstill.students.base import Student
+from finstill.students.registry import load_student
+from finstill.training.rows import NO_LABEL, TrainingRows
+from finstill.training.trained import TrainedStudent
+
+LEARNED_FILE = "learned.npy"
+"""Of each row that a student, or one that it started from, learned from: `row_digests`."""
+
+LEARNING_RATE_LEFT = 0.25
+"""Of the recipe's learning rate: a training ends at a low one, and starting at the full one forgets."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """A student that already knows most of what it is to learn.
+
+    Attributes:
+        champion: digest of the weights it has.
+        student: the model.
+        recipe: how it goes on: as its training ended, for a few epochs.
+        learned: uint64, (rows,), ascending: the digests of the rows it has learned from.
+    """
+
+    champion: str
+    student: Student
+    recipe: Recipe
+    learned: np.ndarray
+
+    def rows_to_read(self, rows: TrainingRows, seed: int) -> np.ndarray:
+        """Return the positions of the labelled rows, of those it has not seen, and of as many that it has.
+
+        Rehearsal of old rows beside the new ones keeps what was learned from being overwritten (Robins 1995,
+        "Catastrophic Forgetting, Rehearsal and Pseudorehearsal").
+
+        Returns:
+            int64, ascending.
+        """
+        labelled = rows.labels != NO_LABEL
+        known = np.isin(row_digests(rows), self.learned)
+        new, old = np.flatnonzero(~labelled & ~known), np.flatnonzero(~labelled & known)
+        rehearsed = np.random.default_rng(seed).permutation(old)[: len(new)]
+        return np.sort(np.concatenate([np.flatnonzero(labelled), new, rehearsed]))
+
+
+def row_digests(rows: TrainingRows) -> np.ndarray:
+    """Return 64 bits that stand for the tokens of each row: uint64, (rows,)."""
+    digests = (blake2b(np.array(ids, np.int32).tobytes(), digest_size=8).digest() for ids in rows.input_ids)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+def start_from_champion(
+    recipe: Recipe,
+    champion: Path,
+    said: TableProvenance | None,
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    stage: str,
+) -> WarmStart | None:
+    """Return the champion as the start of `recipe`'s student; None, with a line in the log, where it cannot be that.
+
+    Args:
+        champion: the folder of the package in service, which may be missing.
+        said: what the rows say of the teachers whose logits the student is to hear.
+        labels: the task's, in the order of the logits.
+        tokenizer: the one the student is to read by.
+        stage: how log lines call this training.
+    """
+    try:
+        trained = TrainedStudent.read(champion)
+        learned = np.load(trained.folder / LEARNED_FILE, allow_pickle=False)
+    except (InputError, FileNotFoundError):
+        logger.info("%s: is trained anew: there is no champion, or another version made it", stage)
+        return None
+    student, own = load_student(trained.folder), trained.provenance
+    unlike = {
+        "has another architecture": trained.recipe.architecture != recipe.architecture,
+        "learned from another teacher": (own.teachers if own else ()) != (said.teachers if said else ()),
+        "answers another task": list((student.config.id2label or {}).values()) != list(labels),
+        "reads by another tokenizer": tokenizer_identity(read_tokenizer(trained.folder))
+        != tokenizer_identity(tokenizer),
+    }
+    if reasons := [reason for reason, holds in unlike.items() if holds]:
+        logger.info("%s: is trained anew: the champion %s", stage, reasons[0])
+        return None
+    logger.info("%s: starts from the champion", stage)
+    end = TemperatureSchedule(schedule="constant", start=recipe.temperature.at(1, 2))
+    further = recipe.model_copy(
+        update={
+            "epochs": recipe.warm_epochs,
+            "learning_rate": recipe.learning_rate * LEARNING_RATE_LEFT,
+            "temperature": end,
+            "rows_per_epoch": None,
+        }
+    )
+    return WarmStart(digest(trained.folder / "model.safetensors"), student, further, learned)

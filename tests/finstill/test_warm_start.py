@@ -1,0 +1,133 @@
+"""A student that goes on from the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from safetensors.torch import load_file
+
+from finstill.config.architectures import LstmAttentionConfig
+from finstill.config.recipe import Recipe
+from finstill.corpus.provenance import TableProvenance
+from finstill.students.base import Student
+from finstill.training.distil import train_student
+from finstill.training.rows import NO_LABEL, TrainingRows
+from finstill.training.trained import TrainedStudent
+from finstill.training.warm_start import WarmStart, row_digests
+
+LABELS = ("negative", "neutral", "positive")
+SMALL = LstmAttentionConfig(embedding="random", embedding_width=16, hidden_width=16, layers=1, dropout=0.1)
+WIDER = SMALL.model_copy(update={"hidden_width": 24})
+RECIPE = Recipe(architecture=SMALL, epochs=6, batch_size=16, learning_rate=0.01, start_from="champion", warm_epochs=2)
+
+Night = Callable[..., TrainedStudent]
+
+
+@pytest.fixture
+def night(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path) -> Night:
+    """Return a function that trains the student of a night, and the next night's champion."""
+
+    def run(rows: int, recipe: Recipe = RECIPE, teacher: str = "a teacher", labels: tuple = LABELS) -> TrainedStudent:
+        said = TableProvenance("a tokenizer", 512, "cut", (teacher,))
+        train = replace(learnable_rows(400, unlabelled=360).at(np.arange(400 - rows, 400)), provenance=said)
+        validation = replace(learnable_rows(40, seed=1), provenance=said)
+        # The tests' rows are token ids of the tokenizer that the student has.
+        train, validation = (replace(each, provenance=_read_by(tiny_checkpoint, each)) for each in (train, validation))
+        return train_student(
+            recipe,
+            train,
+            validation,
+            labels,
+            tiny_checkpoint,
+            tmp_path / "student",
+            champion=tmp_path / "student",
+            stage="student",
+        )
+
+    return run
+
+
+def _read_by(checkpoint: Path, rows: TrainingRows) -> TableProvenance:
+    from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
+
+    assert rows.provenance is not None
+    return replace(rows.provenance, tokenizer=tokenizer_identity(read_tokenizer(checkpoint)))
+
+
+def test_a_night_costs_what_is_new_and_forgets_nothing(night: Night) -> None:
+    first = night(300)
+    assert first.started_from is None
+    assert len(first.history) == 6
+    second = night(340)
+    assert second.started_from is not None
+    # 40 labelled rows three times, 40 new ones and as many old: 200 rows, 13 batches an epoch. Some texts of the tests
+    # are the same by chance.
+    assert 110 <= second.rows <= 40 + 40 + 40
+    assert second.steps == 2 * 13
+    assert second.validation["macro_f1"] >= first.validation["macro_f1"] - 0.05
+    third = night(340)
+    assert replace(third, folder=second.folder) == second, "nothing is new, and the student is kept"
+    fourth = night(360)
+    assert fourth.rows <= 40 + 20 + 20, "what the second night learned is old in the next"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            {"recipe": RECIPE.model_copy(update={"architecture": WIDER})},
+            "has another architecture",
+        ),
+        ({"teacher": "another"}, "learned from another teacher"),
+        ({"labels": ("negative", "positive", "neutral")}, "answers another task"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_champion_of_another_kind_is_no_start(
+    night: Night, caplog: pytest.LogCaptureFixture, change: dict, reason: str
+) -> None:
+    caplog.set_level("INFO", "finstill")
+    night(300)
+    assert night(340, **change).started_from is None
+    assert f"is trained anew: the champion {reason}" in caplog.text
+
+
+def test_a_champion_of_another_version_is_no_start(night: Night) -> None:
+    first = night(300)
+    (first.folder / "learned.npy").unlink()
+    assert night(340).started_from is None
+
+
+def test_a_warm_student_begins_with_the_champions_weights(night: Night) -> None:
+    first = load_file(night(300).folder / "model.safetensors")
+    still = RECIPE.model_copy(update={"learning_rate": 1e-9, "warm_epochs": 1})
+    second = load_file(night(340, still).folder / "model.safetensors")
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_a_label_only_baseline_starts_from_no_champion() -> None:
+    with pytest.raises(ValidationError, match="alpha: 0 learns from labels alone"):
+        Recipe(alpha=0, start_from="champion")
+    baseline = Recipe(alpha=0)
+    assert baseline.is_baseline_of(Recipe(start_from="champion"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.integers(0, 3))
+def test_every_new_and_every_labelled_row_is_read_and_as_many_old_ones(kinds: list, seed: int) -> None:
+    labelled, known = np.array(kinds).T
+    rows = TrainingRows([[i] for i in range(len(kinds))], np.where(labelled, 0, NO_LABEL))
+    start = WarmStart("", Student.__new__(Student), RECIPE, np.sort(row_digests(rows)[known]))
+    read = start.rows_to_read(rows, seed)
+    new, old = ~labelled & ~known, ~labelled & known
+    assert set(np.flatnonzero(labelled | new)) <= set(read.tolist())
+    assert old[read].sum() == min(new.sum(), old.sum())
+    assert (np.diff(read) > 0).all()
