@@ -19,28 +19,28 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from finstill.students.transformer import Transformer
 from machine import describe_machine, read_arguments, report, take_turns
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from finstill.config.architectures import ARCHITECTURES
 from finstill.inference.parity import graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.packaging.int8 import quantize_student
-from finstill.quiet import quiet_transformers
 from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.convolution import Convolution, margins
+from finstill.students.encoder import Encoder
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 from finstill.students.registry import STUDENTS
+from finstill.students.start import Start
 from finstill.students.static import Static
 from finstill.students.vocabulary import Vocabulary
-from finstill.teacher.checkpoint import resolve_checkpoint
 
 LABELS = ("negative", "neutral", "positive")
 VOCABULARY = 30522
 UNKNOWN = 100
 WORDS = 8000
+MAX_LENGTH = 128
 ONE_TEXT = 30
 """Tokens of the text whose latency is measured."""
 
@@ -55,13 +55,11 @@ def main() -> None:
     rows = [random.integers(1, VOCABULARY, size).tolist() for size in random.integers(4, 61, texts)]
     words = np.union1d([UNKNOWN], random.choice(VOCABULARY, WORDS, replace=False))
     vocabulary = Vocabulary(words, VOCABULARY, UNKNOWN)
-    with quiet_transformers():
-        encoder = resolve_checkpoint("embedded").folder
-        teacher = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=len(LABELS))
+    start = Start.open("embedded", Path(), MAX_LENGTH)
     figures: dict[str, float] = {}
     for name, by_hand in BY_HAND.items():
         torch.manual_seed(0)
-        student = STUDENTS[name].from_architecture(ARCHITECTURES[name](), LABELS, vocabulary, teacher).eval()
+        student = STUDENTS[name].from_architecture(ARCHITECTURES[name](), LABELS, vocabulary, start).eval()
         with tempfile.TemporaryDirectory(prefix="finstill-bench-") as folder:
             graphs = {"exported": student.onnx_graph(), "by_hand": by_hand(student)}
             figures |= compare(name, graphs, student, rows, rounds, single_texts, Path(folder))
@@ -171,7 +169,7 @@ def static_by_hand(student: Static) -> onnx.ModelProto:
     return build_graph("static", student.embedding.graph_part(), GraphPart(nodes, weights))
 
 
-def transformer_by_hand(student: Transformer) -> onnx.ModelProto:
+def encoder_by_hand(student: Encoder) -> onnx.ModelProto:
     config = student.config
     head_width = config.width // config.heads
     norm = f"LayerNormalization <axis = -1, epsilon = {config.epsilon:.3e}>"
@@ -248,7 +246,7 @@ def transformer_by_hand(student: Transformer) -> onnx.ModelProto:
         "head": as_array(student.head.weight),
         "head_bias": as_array(student.head.bias),
     }
-    return build_graph("transformer", student.embedding.graph_part(), GraphPart(nodes, weights))
+    return build_graph("encoder", student.embedding.graph_part(), GraphPart(nodes, weights))
 
 
 def linear(states: str, weight: str, result: str) -> str:
@@ -262,7 +260,7 @@ def norm_weights(name: str, norm: nn.LayerNorm) -> dict[str, np.ndarray]:
 BY_HAND: dict[str, Callable[[Any], onnx.ModelProto]] = {
     "convolution": convolution_by_hand,
     "static": static_by_hand,
-    "transformer": transformer_by_hand,
+    "encoder": encoder_by_hand,
 }
 
 

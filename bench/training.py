@@ -35,6 +35,7 @@ from finstill.students.lstm_attention import AdditiveAttention, LstmAttention
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training.distil import DistillationTrainer
+from finstill.training.epochs import Epoch
 from finstill.training.loop import run_training
 from finstill.training.loss import distillation_loss
 from finstill.training.rows import TrainingRows
@@ -100,12 +101,20 @@ def read_rows(texts: int | None) -> TrainingRows:
 def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
     """Return the seconds of an epoch of our trainer."""
     torch.manual_seed(0)
-    config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(vocabulary))
+    config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(vocabulary), MAX_LENGTH)
+    assert rows.teacher_logits is not None
     few = TrainingRows(rows.input_ids[:64], rows.labels[:64], rows.teacher_logits[:64])
     timer = EpochTimer()
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as folder:
         trainer = DistillationTrainer(
-            recipe, LstmAttention(config), rows, few, Path(folder) / "training", stage="ours", callbacks=[timer]
+            recipe,
+            LstmAttention(config),
+            rows,
+            few,
+            Epoch.of(recipe, rows),
+            Path(folder) / "training",
+            stage="ours",
+            callbacks=[timer],
         )
         run_training(trainer, "ours")
     (seconds,) = timer.seconds
