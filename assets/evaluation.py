@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from finstill.evaluation.evaluate import StudentEvaluation
     from finstill.training.rows import TrainingRows
 
-LEAST_AGREEMENT = 0.8
-LARGEST_EXCESS_CALIBRATION_ERROR = 0.05
-
 
 @asset(
     partitions_def=students,
@@ -138,36 +135,6 @@ def within_budgets(context: AssetCheckExecutionContext, profile: ProfileResource
         if found
         else f"It keeps to {asked or 'no budget: none is set'}.",
         metadata={f"budget_{name}": value for name, value in asked.items()},
-    )
-
-
-@asset_check(asset=evaluation)
-def faithful_to_the_teacher(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
-    """A distilled student gives at least 80% of the test texts the teacher's class."""
-    measured = _evaluation(context, profile)
-    heard = profile.recipes()[measured.student.name].alpha > 0
-    return AssetCheckResult(
-        passed=not heard or measured.student.agreement >= LEAST_AGREEMENT,
-        severity=AssetCheckSeverity.WARN,
-        description=f"{measured.student.agreement:.1%} of the test texts get the teacher's class."
-        + ("" if heard else " It learned from labels alone, and nothing is asked of it."),
-        metadata={"agreement": measured.student.agreement, "least_agreement": LEAST_AGREEMENT},
-    )
-
-
-@asset_check(asset=evaluation)
-def as_calibrated_as_the_teacher(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
-    """The expected calibration error exceeds the teacher's by at most 0.05."""
-    measured = _evaluation(context, profile)
-    student, teacher = measured.student.quality, measured.teacher.quality
-    if student is None or teacher is None:
-        return AssetCheckResult(passed=True, description="No test text is labelled: calibration cannot be measured.")
-    own, teachers = student["calibration_error"], teacher["calibration_error"]
-    return AssetCheckResult(
-        passed=own - teachers <= LARGEST_EXCESS_CALIBRATION_ERROR,
-        severity=AssetCheckSeverity.WARN,
-        description=f"The calibration error is {own:.3f}, the teacher's is {teachers:.3f}.",
-        metadata={"calibration_error": own, "teachers_calibration_error": teachers},
     )
 
 

@@ -69,8 +69,6 @@ CHECKS = [
     assets.corpus.corpus_is_sound,
     assets.corpus.classes_as_before,
     assets.evaluation.within_budgets,
-    assets.evaluation.faithful_to_the_teacher,
-    assets.evaluation.as_calibrated_as_the_teacher,
     assets.evaluation.no_worse_than_the_champion,
 ]
 
