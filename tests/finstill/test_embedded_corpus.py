@@ -11,19 +11,28 @@ import pytest
 
 from finstill.corpus.text import normalise
 
-LARGEST_SHARE_OF_TRIPLES = 0.3
+LARGEST_SHARE_OF_TRIPLES = 0.2
 
 
 @pytest.fixture(scope="module")
-def rows() -> list[dict[str, str]]:
+def all_rows() -> list[dict[str, str]]:
     file = importlib.resources.files("finstill.data") / "corpus.jsonl"
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def test_size_and_columns(rows: list[dict[str, str]]) -> None:
+@pytest.fixture(scope="module")
+def rows(all_rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    return [row for row in all_rows if "sentiment" in row]
+
+
+def test_size_and_columns(all_rows: list[dict[str, str]], rows: list[dict[str, str]]) -> None:
     assert len(rows) >= 1500
     assert all(set(row) == {"text", "sentiment", "risk", "kind"} for row in rows)
-    assert all(row["text"] == normalise(row["text"]) for row in rows)
+    others = [row for row in all_rows if row not in rows]
+    assert len(others) >= 3000
+    assert all(set(row) == {"text", "split"} and row["split"] == "train" for row in others)
+    assert all(row["text"] == normalise(row["text"]) for row in all_rows)
+    assert all(3 <= len(row["text"].split()) <= 60 for row in all_rows)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +55,9 @@ def test_risk_is_not_another_word_for_negative(rows: list[dict[str, str]]) -> No
     assert both["neutral", "risk"] + both["positive", "risk"] >= 50
 
 
-def test_no_two_texts_are_near_duplicates(rows: list[dict[str, str]]) -> None:
+def test_no_two_texts_are_near_duplicates(all_rows: list[dict[str, str]]) -> None:
     """The Jaccard similarity of the sets of word triples, over every pair that shares one."""
-    words = [re.findall(r"\w+", row["text"].lower()) for row in rows]
+    words = [re.findall(r"\w+", row["text"].lower()) for row in all_rows]
     triples = [{tuple(text[i : i + 3]) for i in range(len(text) - 2)} for text in words]
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for i, found in enumerate(triples):
@@ -56,15 +65,15 @@ def test_no_two_texts_are_near_duplicates(rows: list[dict[str, str]]) -> None:
             holders[triple].append(i)
     shared = Counter((a, b) for texts in holders.values() for i, a in enumerate(texts) for b in texts[i + 1 :])
     near = [
-        (rows[a]["text"], rows[b]["text"])
+        (all_rows[a]["text"], all_rows[b]["text"])
         for (a, b), common in shared.items()
         if common / len(triples[a] | triples[b]) > LARGEST_SHARE_OF_TRIPLES
     ]
     assert near == []
 
 
-def test_no_opening_is_used_often(rows: list[dict[str, str]]) -> None:
-    openings = Counter(" ".join(row["text"].lower().split()[:4]) for row in rows)
+def test_no_opening_is_used_often(all_rows: list[dict[str, str]]) -> None:
+    openings = Counter(" ".join(row["text"].lower().split()[:4]) for row in all_rows)
     assert max(openings.values()) <= 4
 
 
