@@ -1,4 +1,4 @@
-"""Token ids by the teacher's own tokenizer: student and teacher read the same input."""
+"""Token ids of texts, each text in as many windows as it is read in."""
 
 from __future__ import annotations
 
