@@ -96,7 +96,8 @@ class TestInt8:
         ("student", "architecture"),
         [
             ("convolution", {"embedding_width": 16, "filters": 24, "widths": [2, 3]}),
-            ("transformer", {"layers": [0, 1]}),
+            ("encoder", {"checkpoint": "teacher", "layers": [0, 1]}),
+            ("encoder", {"checkpoint": "teacher", "layers": [1], "embedding_width": 24}),
             ("static", {"embedding_width": 32, "hidden_width": 64}),
         ],
     )

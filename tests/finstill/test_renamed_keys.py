@@ -150,3 +150,10 @@ def test_an_older_package_in_service_is_read_and_scores(make_package: Callable[.
     assert Package.read(folder).digest == package["digest"]
     assert list(StudentClassifier(folder).score(["Profit rose"])) == [expected]
     assert load_student(folder).config.architecture == weights.config.architecture
+
+
+def test_students_and_embeddings_of_an_older_version_are_understood() -> None:
+    recipe = Recipe.model_validate({"student": "transformer", "architecture": {"layers": [1]}})
+    assert (recipe.student, recipe.architecture.checkpoint) == ("encoder", "teacher")
+    assert recipe == Recipe(student="encoder", architecture={"checkpoint": "teacher", "layers": (1,)})
+    assert Recipe.model_validate({"architecture": {"embedding": "teacher"}}) == Recipe()
