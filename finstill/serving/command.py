@@ -19,7 +19,7 @@ STREAM = "-"
 
 
 def run(given: argparse.Namespace) -> int:
-    """Run the command and return its exit status: 1 where it cannot be done, 130 where it was interrupted.
+    """Score and say how it went; return the exit status: 1 where it cannot be done, 130 where it was interrupted.
 
     Raises:
         InputError: what was given cannot be used.
