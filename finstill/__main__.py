@@ -1,23 +1,10 @@
-"""The command `finstill`. Scoring works wherever the runtime does; everything else is the pipeline's."""
+"""`python -m finstill` is the command `finstill`."""
 
 from __future__ import annotations
 
 import sys
 
-
-def main() -> None:
-    if sys.argv[1:2] == ["score"]:
-        from finstill.serving.command import main as score
-
-        sys.exit(score(sys.argv[2:]))
-    try:
-        from finstill.cli import app
-    except ModuleNotFoundError as error:
-        sys.exit(
-            f"error: {error}. Here `finstill score` works alone; for everything else: pip install 'finstill[pipeline]'"
-        )
-    app()
-
+from finstill.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from finstill.cli import main
 from finstill.config.profile import CorpusSource
 from finstill.corpus.build import BadRows, distinct_texts, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
 from finstill.serving import StudentClassifier
-from finstill.serving.command import main
 from finstill.serving.package import Package
 from finstill.serving.tables import open_table
 
@@ -161,7 +161,7 @@ class TestScoring:
     ) -> None:
         path = write(tmp_path / "x.csv", "text\na\n")
         with pytest.raises(SystemExit):
-            main([str(package.folder), str(path), "--delimiter", "ab"])
+            main(["score", str(package.folder), str(path), "--delimiter", "ab"])
         assert "one character was expected, not 'ab'" in capsys.readouterr().err
 
     def test_a_student_reads_a_text_as_the_corpus_did_that_it_learned_from(self, package: Package) -> None:
@@ -172,5 +172,5 @@ class TestScoring:
 
     def test_half_a_character_beside_the_text_is_written_as_it_was_read(self, package: Package, tmp_path: Path) -> None:
         path = write(tmp_path / "x.jsonl", '{"text": "a", "id": "\\ud800"}\n')
-        assert main([str(package.folder), str(path), str(tmp_path / "out.jsonl")]) == 0
+        assert main(["score", str(package.folder), str(path), str(tmp_path / "out.jsonl")]) == 0
         assert json.loads((tmp_path / "out.jsonl").read_text())["id"] == "\ud800"

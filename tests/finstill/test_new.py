@@ -8,9 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from finstill.cli import app
+from finstill.cli import main
 from finstill.config.profile import Profile, read_profile
 from finstill.config.recipe import read_recipes
 
@@ -20,9 +19,7 @@ WORDS = ("Bearish", "Neutral", "Bullish")
 def propose(folder: Path, *files: str | Path, options: tuple[str, ...] = ()) -> tuple[Profile, str]:
     """Run the command in `folder`; return the profile that it wrote, read back, and its text."""
     written = folder / "mine.yaml"
-    arguments = ["new", *map(str, files), "--profile", str(written), *options]
-    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    assert main(["new", *map(str, files), "--profile", str(written), *options]) == 0
     profile = read_profile(written)
     read_recipes(profile.recipes)
     return profile, written.read_text()
@@ -132,13 +129,12 @@ def test_any_name_of_a_column_is_read_back(column: str, tmp_path: Path) -> None:
     assert profile.corpus.text == column
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = table(tmp_path / "x.csv", "text,label", "News {i},{word}")
     propose(tmp_path, file)
     before = (tmp_path / "mine.yaml").read_text()
-    result = CliRunner().invoke(app, ["new", str(file), "--profile", str(tmp_path / "mine.yaml")])
-    assert result.exit_code == 1
-    assert "this file exists already" in result.output
+    assert main(["new", str(file), "--profile", str(tmp_path / "mine.yaml")]) == 1
+    assert "this file exists already" in capsys.readouterr().err
     assert (tmp_path / "mine.yaml").read_text() == before
 
 
@@ -150,9 +146,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
         ("missing.csv", None, "there is no such file"),
     ],
 )
-def test_what_cannot_be_looked_at_is_said(name: str, content: str | None, words: str, tmp_path: Path) -> None:
+def test_what_cannot_be_looked_at_is_said(
+    name: str, content: str | None, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    result = CliRunner().invoke(app, ["new", str(tmp_path / name)])
-    assert result.exit_code == 1
-    assert words in result.output
+    assert main(["new", str(tmp_path / name)]) == 1
+    assert words in capsys.readouterr().err

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from finstill.cli import main
 from finstill.corpus.readers import Form
 from finstill.serving import StudentClassifier, score, tables
-from finstill.serving.command import main
 from finstill.serving.package import Package
 from finstill.serving.score import TableScorer
 from finstill.serving.tables import COMMAND_LINE, open_table
@@ -50,7 +50,7 @@ class TestFormats:
         rows = [("1", 'a "quoted", text\nof two lines'), ("2", "Ünïcode")]
         with (tmp_path / "in.csv").open("w", newline="", encoding="utf-8-sig") as file:
             csv.writer(file).writerows([("id", "text"), *rows])
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
         written = read_csv(tmp_path / "out.csv")
         assert [(row["id"], row["text"]) for row in written] == rows
         for row, (label, probabilities) in zip(written, expected(package, [text for _, text in rows]), strict=True):
@@ -62,7 +62,7 @@ class TestFormats:
     def test_jsonl(self, package: Package, tmp_path: Path) -> None:
         rows = [{"text": text, "n": i, "nested": {"a": [i]}} for i, text in enumerate(TEXTS)]
         (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
-        assert main([str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
         written = read_jsonl(tmp_path / "out.jsonl")
         assert [{name: row[name] for name in rows[0]} for row in written] == rows
         assert [row["label"] for row in written] == [label for label, _ in expected(package, TEXTS)]
@@ -72,7 +72,7 @@ class TestFormats:
             {"n": pa.array(range(50), pa.int16()), "news": pa.array(TEXTS).dictionary_encode(), "t": [b"\xff"] * 50}
         )
         pq.write_table(table, tmp_path / "in.parquet")
-        command = [str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]
+        command = ["score", str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]
         assert main([*command, "--text", "news", "--explain"]) == 0
         written = pq.read_table(tmp_path / "out.parquet")
         assert written.select(["n", "news", "t"]).schema.types == table.schema.types
@@ -83,7 +83,7 @@ class TestFormats:
 
     def test_a_header_without_rows_is_a_table_without_rows(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text,id\n")
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
         assert (tmp_path / "out.csv").read_text().startswith("text,id,label,probability_negative")
 
 
@@ -92,7 +92,7 @@ class TestBadRows:
     def test_of_csv_go_to_a_side_file_and_the_rest_are_scored(self, package: Package, tmp_path: Path) -> None:
         lines = [b"text,id", b"good,1", b"one field", b"caf\xe9,3", b",4", b"good,5", b"a,b,c", *[b"good,7"] * 10]
         (tmp_path / "in.csv").write_bytes(b"\n".join(lines))
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
         assert [row["id"] for row in read_csv(tmp_path / "out.csv")] == ["1", "5", *["7"] * 10]
         rejects = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
         assert [(each["row"], each["reason"]) for each in rejects] == [
@@ -106,7 +106,7 @@ class TestBadRows:
     def test_of_jsonl(self, package: Package, tmp_path: Path) -> None:
         lines = [b'{"text": "good"}', b"{", b"[1]", b'{"text": 3}', b'{"text": null}', b'{"id": 1}', b'"\xff"']
         (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines))
-        assert main([str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
         assert len(read_jsonl(tmp_path / "out.jsonl")) == 1
         reasons = [each["reason"] for each in read_jsonl(tmp_path / "out.jsonl.rejects.jsonl")]
         assert reasons[0].startswith("not a JSON object: ")
@@ -122,13 +122,13 @@ class TestBadRows:
         binary = pa.array([b"good", None, b"  ", b"\xff", b"good"], pa.binary())
         broken = pa.Array.from_buffers(pa.string(), 5, binary.buffers())
         pq.write_table(pa.table({"text": broken}), tmp_path / "in.parquet")
-        assert main([str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")]) == 0
         assert pq.read_table(tmp_path / "out.parquet")["text"].to_pylist() == ["good", "good"]
         assert [each["row"] for each in read_jsonl(tmp_path / "out.parquet.rejects.jsonl")] == [2, 3, 4]
 
     def test_long_texts_are_marked_or_set_aside(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text(f"text\nshort\n{LONG}\nshort\n")
-        command = [str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]
+        command = ["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]
         assert main(command) == 0
         assert [int(row["windows"]) > 1 for row in read_csv(tmp_path / "out.csv")] == [False, True, False]
         assert main([*command, "--long", "refuse"]) == 0
@@ -139,7 +139,7 @@ class TestBadRows:
     def test_a_table_without_bad_rows_leaves_no_side_file(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text\ngood\n")
         (tmp_path / "out.csv.rejects.jsonl").write_text("of an earlier run\n")
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.csv"]
 
 
@@ -162,7 +162,7 @@ class TestResume:
 
         with monkeypatch.context() as patched:
             patched.setattr(score, "_write", failing)
-            assert main([str(package.folder), str(source), str(source.with_name("out.csv"))]) == 1
+            assert main(["score", str(package.folder), str(source), str(source.with_name("out.csv"))]) == 1
         assert not source.with_name("out.csv").exists()
 
     def score(self, folder: Path, source: Path, form: Form = COMMAND_LINE) -> tuple[int, list[str]]:
@@ -247,13 +247,14 @@ class TestErrors:
     ) -> None:
         (tmp_path / name).write_text(content)
         output = tmp_path / name.replace("in", "out")
-        assert main([str(package.folder), str(tmp_path / name), str(output), *options]) == 1
+        assert main(["score", str(package.folder), str(tmp_path / name), str(output), *options]) == 1
         assert message in capsys.readouterr().err
         assert not output.exists()
 
     def test_a_prefix_makes_room(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text,label\nx,y\n")
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--prefix", "s_"]) == 0
+        command = ["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]
+        assert main([*command, "--prefix", "s_"]) == 0
         (row,) = read_csv(tmp_path / "out.csv")
         assert row["label"] == "y"
         assert row["s_label"] in package.labels
@@ -262,14 +263,14 @@ class TestErrors:
         self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "in.csv").write_text("text\nx\n")
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl")]) == 1
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl")]) == 1
         assert "the input is csv, and so is the output" in capsys.readouterr().err
 
     def test_an_input_that_is_missing_is_named_also_where_the_output_exists(
         self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "existing.csv").write_text("text\nx\n")
-        assert main([str(package.folder), str(tmp_path / "missing.csv"), str(tmp_path / "existing.csv")]) == 1
+        assert main(["score", str(package.folder), str(tmp_path / "missing.csv"), str(tmp_path / "existing.csv")]) == 1
         assert f"{tmp_path / 'missing.csv'}: there is no such file" in capsys.readouterr().err
         assert (tmp_path / "existing.csv").read_text() == "text\nx\n"
 
@@ -278,7 +279,7 @@ class TestErrors:
         self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str], output: str
     ) -> None:
         path = output if output == "-" else str(tmp_path / output)
-        assert main([str(package.folder), "-", path]) == 1
+        assert main(["score", str(package.folder), "-", path]) == 1
         assert capsys.readouterr().err == (
             "error: the standard input: its format is not told. Give --format csv, tsv or jsonl\n"
         )
@@ -290,7 +291,7 @@ class TestErrors:
         (tmp_path / "in.csv").write_text("text\nx\n")
         (tmp_path / "folder.csv").mkdir()
         (tmp_path / "file").write_text("")
-        assert main([str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / output)]) == 1
+        assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / output)]) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: {tmp_path / output.partition('/')[0]}")
 
@@ -320,6 +321,9 @@ class TestWithTheBaseDependenciesAlone:
         refused = run_alone("-m", "finstill", "cache", "ls")
         assert refused.returncode == 1
         assert b"pip install 'finstill[pipeline]'" in refused.stderr
+        told = run_alone("-m", "finstill", "--help")
+        assert told.returncode == 0
+        assert all(name in told.stdout for name in (b"score", b"new", b"check", b"cache"))
 
 
 def test_a_reader_that_has_enough_is_no_error(package: Package, tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from typer.testing import CliRunner
 
-from finstill.cli import app
+from finstill.cli import main
 from finstill.config.profile import CorpusSource
 from finstill.config.task import SENTIMENT
 from finstill.corpus.build import read_corpus
@@ -50,16 +49,14 @@ def test_a_data_set_as_it_is_published_becomes_a_champion_in_three_commands(
     for file in ("mine.yaml", "recipes.yaml"):
         (house.root / file).unlink()
     given = PUBLISHED[name](house.root)
-    profile, run = str(house.root / "mine.yaml"), CliRunner().invoke
-    written = run(app, ["new", str(given), "--teacher", str(finbert), "--profile", profile])
-    assert written.exit_code == 0, written.output
+    profile = str(house.root / "mine.yaml")
+    assert main(["new", str(given), "--teacher", str(finbert), "--profile", profile]) == 0
     graph = house.root / "home" / "mine" / "teacher" / "onnx"
     # That of the house's first teacher.
     shutil.rmtree(graph)
     if exported.is_dir():
         shutil.copytree(exported, graph)
-    checked = run(app, ["check", profile, "--home", str(house.root / "home")])
-    assert checked.exit_code == 0, checked.output
+    assert main(["check", profile, "--home", str(house.root / "home")]) == 0
     # The recipes that were written take minutes; these take a second.
     (house.root / "mine.students.yaml").write_text(RECIPES)
     house.instance.add_dynamic_partitions("students", ["small"])

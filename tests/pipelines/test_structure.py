@@ -71,7 +71,7 @@ def test_no_sub_package_imports_one_above_it(room: str) -> None:
 
 def test_modules_at_the_top_import_no_sub_package_but_the_commands() -> None:
     loose = {file.name: rooms_imported(file) for file in (ROOT / "finstill").glob("*.py")}
-    assert {name for name, rooms in loose.items() if rooms} == {"__main__.py", "cli.py"}
+    assert {name for name, rooms in loose.items() if rooms} == {"cli.py"}
 
 
 @pytest.mark.parametrize(

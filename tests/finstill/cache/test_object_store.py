@@ -11,12 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
-from typer.testing import CliRunner
 
 from finstill.cache.cache import DamagedPartError, SoftLabelCache, teachers
 from finstill.cache.labelling import label_texts, write_logits
 from finstill.cache.upkeep import compact, prune, quarantine, statistics, verify
-from finstill.cli import app
+from finstill.cli import main
 from finstill.errors import InputError
 from finstill.inference.session import OnnxClassifier
 
@@ -68,7 +67,9 @@ def test_a_teacher_pass_costs_new_texts_only(
     np.testing.assert_allclose(remote["logits"].to_pylist(), here["logits"].to_pylist(), rtol=0, atol=1e-4)
 
 
-def test_upkeep_works_there_too(root: str, bucket, make_rows: Callable[..., pa.Table]) -> None:  # type: ignore[no-untyped-def]
+def test_upkeep_works_there_too(  # type: ignore[no-untyped-def]
+    root: str, bucket, make_rows: Callable[..., pa.Table], capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = SoftLabelCache(root, FINGERPRINT, LABELS, {"source": "moto"})
     for seed in range(4):
         cache.append(make_rows(20, seed))
@@ -87,8 +88,8 @@ def test_upkeep_works_there_too(root: str, bucket, make_rows: Callable[..., pa.T
 
     assert teachers(root) == [FINGERPRINT]
     assert SoftLabelCache.open(root, FINGERPRINT).description()["about"] == {"source": "moto"}
-    listing = CliRunner().invoke(app, ["cache", "ls", "--root", root])
-    assert FINGERPRINT[:12] in listing.output
+    assert main(["cache", "ls", "--root", root]) == 0
+    assert FINGERPRINT[:12] in capsys.readouterr().out
     prune(cache)
     assert teachers(root) == []
 
