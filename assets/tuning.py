@@ -72,5 +72,5 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
             "importances": table([{"setting": name, "share": share} for name, share in found.importances.items()]),
             **{title: picture(title, png) for title, png in plots.items()},
         },
-        data_version=DataVersion(found.recipe.canonical),
+        data_version=DataVersion(found.recipe.digest),
     )

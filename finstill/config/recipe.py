@@ -48,9 +48,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     student: StudentName = "lstm_attention"
-    architecture: ArchitectureConfig = Field(
-        default_factory=lambda settings: _architecture_class(settings)(), serialization_alias="shape"
-    )
+    architecture: ArchitectureConfig = Field(default_factory=lambda settings: _architecture_class(settings)())
     alpha: float = Field(0.7, ge=0, le=1)
     alpha_rule: Literal["constant", "trusted"] = "constant"
     temperature: TemperatureSchedule = TemperatureSchedule()
@@ -100,14 +98,9 @@ class Recipe(BaseModel):
         return cls.model_validate(values)
 
     @property
-    def canonical(self) -> str:
-        """What digests of a recipe are of. A setting that is called otherwise now has its first name here."""
-        return self.model_dump_json(by_alias=True)
-
-    @property
     def digest(self) -> str:
         """Tells this recipe from every other."""
-        return digest(self.canonical)
+        return digest(self.model_dump_json())
 
     def is_baseline_of(self, other: Recipe) -> bool:
         """Whether this is `other` trained on labels alone: alpha 0 and nothing else changed.

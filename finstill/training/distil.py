@@ -350,7 +350,7 @@ def _inputs_digest(
 ) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
-        recipe.canonical,
+        recipe.digest,
         versions,
         *labels,
         vocabulary.token_ids.tobytes(),

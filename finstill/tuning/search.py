@@ -85,7 +85,7 @@ def search(
             "a recipe with alpha 0 hears no teacher: there is no temperature to tune", where="tuning.recipe"
         )
     measure = "macro_f1" if len(validation.labelled()) else "agreement"
-    study = _study(storage, digest(base.canonical, *labels, *train.content(), *validation.content()), seed)
+    study = _study(storage, digest(base.digest, *labels, *train.content(), *validation.content()), seed)
     left = trials - len(study.get_trials(deepcopy=False, states=FINISHED))
     logger.info("tuning: %s of %s trials are left", f"{max(left, 0):,}", f"{trials:,}")
 

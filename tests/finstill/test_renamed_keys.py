@@ -97,12 +97,6 @@ def test_an_error_below_an_old_key_names_its_line(tmp_path: Path) -> None:
         read_recipes(file)
 
 
-def test_a_recipe_has_the_digest_that_it_had_under_its_old_key() -> None:
-    # Computed before the key was renamed: no student is trained again for its name.
-    assert Recipe().digest == "13fc33812d1b760958877b4f990da97f"
-    assert Recipe(student="static", alpha=0).digest == "2377568ccce0dc8c4871f2978e50b4d5"
-
-
 def test_a_recipe_that_an_older_tuning_found_is_read(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"architecture": {"layers": 2}, "alpha": 0.4})
     profile = ProfileResource(path=str(tmp_path / "mine.yaml"), home=str(tmp_path / "home"), cache=str(tmp_path))
