@@ -52,6 +52,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         storage=profile.study or f"sqlite:///{workspace.root / 'study.db'}",
         trials=settings.tuning.trials,
         seed=settings.tuning.seed,
+        word_vectors=workspace.word_vectors,
     )
     plots = {
         "Tuning": search_history(found.trials, found.measure),

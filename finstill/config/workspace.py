@@ -108,6 +108,11 @@ class Workspace:
         return Workspace(self.root / "out_of_domain")
 
     @property
+    def word_vectors(self) -> Path:
+        """Holds what students started from, by the digest of what that was made from."""
+        return self.root / "word-vectors"
+
+    @property
     def tuning(self) -> Path:
         return self.root / "tuning"
 

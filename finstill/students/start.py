@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from finstill.config.architectures import TEACHER
 from finstill.corpus.tokenizer import read_tokenizer
+from finstill.files import digest
 from finstill.teacher.checkpoint import load_classifier, load_encoder, longest_text, resolve_checkpoint
 
 
@@ -56,3 +57,9 @@ class Start:
             encoder = load_encoder(folder)
         lengths = [length for length in (max_length, longest_text(encoder)) if length is not None]
         return cls(folder, read_tokenizer(folder), encoder, min(lengths))
+
+    def weights_digests(self) -> list[str]:
+        """Return a digest of each weight: of the tensors and not their file, so that a large one need not be in memory
+        twice."""
+        weights = sorted(self.encoder.state_dict().items())
+        return [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in weights]

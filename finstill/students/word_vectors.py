@@ -6,13 +6,15 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from joblib import cpu_count
 from transformers import PreTrainedModel
 
-from finstill.corpus.tokenizer import frame
+from finstill.corpus.tokenizer import frame, tokenizer_identity
+from finstill.files import digest, whole_file
 from finstill.inference.batching import length_sorted_batches, pad
 from finstill.progress import progress_logger
 from finstill.students.start import Start
@@ -26,48 +28,82 @@ TOKEN_BUDGET = 2048
 logger = logging.getLogger(__name__)
 
 
-def output_vectors(start: Start, rows: Sequence[Sequence[int]], vocabulary: Vocabulary, stage: str) -> np.ndarray:
+def output_vectors(
+    start: Start, rows: Sequence[Sequence[int]], vocabulary: Vocabulary, folder: Path | None, stage: str
+) -> np.ndarray:
     """Return for each token of a student the mean of the encoder's last hidden states over its occurrences.
 
     Bommasani et al. 2020, "Interpreting Pretrained Contextualized Representations via Reductions to Static Embeddings":
-    such vectors are better than the encoder's own word embeddings. A token counts as read once by itself too, so that
-    one which no text holds has a vector. Each batch runs on one thread, so that their number moves no bit.
+    such vectors are better than the encoder's own word embeddings. A token that no text holds is read by itself. Each
+    batch runs on one thread, so that their number moves no bit.
 
     Args:
         rows: token ids of texts, special ones included; at most `TEXTS` of them, evenly spaced, are read.
         vocabulary: the student's.
+        folder: where vectors are kept for other students of the same checkpoint, texts and vocabulary; None keeps none.
         stage: how log lines call this.
 
     Returns:
         float32, (tokens, width), in the vocabulary's order.
     """
+    texts = list(rows[:: max(1, -(-len(rows) // TEXTS))])
+    file = folder / f"{_inputs_digest(start, texts, vocabulary)}.npy" if folder else None
+    if file is not None and file.is_file():
+        return np.load(file, allow_pickle=False)
     before, after = frame(start.tokenizer)
-    step = max(1, -(-len(rows) // TEXTS))
-    texts = [[*before, token, *after] for token in vocabulary.token_ids.tolist()] + list(rows[::step])
     positions = vocabulary.positions()
-    total: np.ndarray | None = None
-    counts = np.zeros(len(vocabulary.token_ids))
-    advance = progress_logger(logger, f"{stage}: word vectors", len(texts), "texts")
-    batches = [
-        [texts[i] for i in batch] for batch in length_sorted_batches([len(text) for text in texts], TOKEN_BUDGET)
-    ]
+    read = np.unique(positions[np.concatenate([np.asarray(text) for text in texts])])
+    absent = np.delete(vocabulary.token_ids, read).tolist()
+    vectors = _mean_states(start.encoder, texts, positions, len(vocabulary.token_ids), f"{stage}: word vectors")
+    alone = [[*before, token, *after] for token in absent]
+    if alone:
+        by_itself = _mean_states(start.encoder, alone, positions, len(vectors), f"{stage}: words alone")
+        unread = np.delete(np.arange(len(vectors)), read)
+        vectors[unread] = by_itself[unread]
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(file) as unfinished, unfinished.open("wb") as written:
+            np.save(written, vectors)
+    return vectors
+
+
+def _mean_states(
+    encoder: PreTrainedModel, texts: Sequence[Sequence[int]], positions: np.ndarray, tokens: int, stage: str
+) -> np.ndarray:
+    """Return the mean last hidden state of each token over all its occurrences: float32, (tokens, width).
+
+    Args:
+        positions: int64, (ids,): for each id of the tokenizer which of the `tokens` it is.
+    """
+    total = np.zeros((tokens, encoder.config.hidden_size))
+    counts = np.zeros(tokens)
+    advance = progress_logger(logger, stage, len(texts), "texts")
+    lengths = [len(text) for text in texts]
+    batches = [[texts[i] for i in batch] for batch in length_sorted_batches(lengths, TOKEN_BUDGET)]
     threads = torch.get_num_threads()
-    with ThreadPoolExecutor(cpu_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
-        for batch, states in zip(batches, pool.map(partial(_states, start.encoder), batches), strict=True):
-            tokens = positions[np.concatenate([np.asarray(text) for text in batch])]
-            if total is None:
-                total = np.zeros((len(counts), states.shape[1]))
-            np.add.at(total, tokens, states)
-            np.add.at(counts, tokens, 1)
-            advance(len(batch))
-    torch.set_num_threads(threads)
-    assert total is not None
-    # A token alone was read once at least.
-    return (total / counts[:, None]).astype(np.float32)
+    try:
+        with ThreadPoolExecutor(cpu_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
+            for batch, states in zip(batches, pool.map(partial(_states, encoder), batches), strict=True):
+                read = positions[np.concatenate([np.asarray(text) for text in batch])]
+                np.add.at(total, read, states)
+                np.add.at(counts, read, 1)
+                advance(len(batch))
+    finally:
+        torch.set_num_threads(threads)
+    return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
+
+
+def _inputs_digest(start: Start, texts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> str:
+    return digest(
+        *start.weights_digests(),
+        tokenizer_identity(start.tokenizer),
+        vocabulary.token_ids.tobytes(),
+        *(np.array(text, np.int32).tobytes() for text in texts),
+    )
 
 
 @torch.inference_mode()
-def _states(encoder: PreTrainedModel, texts: list[list[int]]) -> np.ndarray:
+def _states(encoder: PreTrainedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the last hidden states of the texts' tokens, one text after the other: float32, (tokens, width)."""
     ids, mask = (torch.from_numpy(array) for array in pad(texts))
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].numpy()

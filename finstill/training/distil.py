@@ -210,6 +210,7 @@ def train_student(
     folder: Path,
     *,
     stage: str,
+    word_vectors: Path | None = None,
     champion: Path | None = None,
     report_to: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
@@ -225,6 +226,7 @@ def train_student(
         teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and some of its weights are the
             student's first ones where the recipe asks for it.
         stage: how log lines call this training.
+        word_vectors: the folder where output vectors are kept for other students that start from the same.
         champion: the folder of the package in service, for a recipe that starts from it. What the student is then also
             depends on the students before it, and these are no part of its inputs: where rows and recipe are the same,
             it is kept.
@@ -263,7 +265,7 @@ def train_student(
         learned, epoch = np.union1d(learned, warm.learned), Epoch.of(training, train)
     else:
         if isinstance(recipe.architecture, EmbeddingConfig) and recipe.architecture.embedding == "output":
-            start = replace(start, output_vectors=output_vectors(start, read, vocabulary, stage))
+            start = replace(start, output_vectors=output_vectors(start, read, vocabulary, word_vectors, stage))
         training = recipe
         student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
     tokenizer = start.tokenizer
@@ -359,7 +361,5 @@ def _inputs_digest(
         str(len(epoch)),
     ]
     if recipe.architecture.starts_from_checkpoint:
-        # The tensors and not their file, and each by its digest: a large one need not be in memory twice.
-        weights = sorted(start.encoder.state_dict().items())
-        parts += [digest(tensor.contiguous().numpy().tobytes()) for _, tensor in weights]
+        parts += start.weights_digests()
     return digest(*parts, *train.content(), *validation.content())

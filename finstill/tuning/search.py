@@ -64,6 +64,7 @@ def search(
     storage: str,
     trials: int,
     seed: int,
+    word_vectors: Path | None = None,
 ) -> Search:
     """Try recipes around `base` until `trials` of them are finished, and return what was found.
 
@@ -76,6 +77,7 @@ def search(
         folder: of the trial in progress; emptied after each.
         storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql+psycopg2://...`.
         trials: finished ones in the end, those of earlier runs counted.
+        word_vectors: as `train_student` takes it.
 
     Raises:
         InputError: the base recipe hears no teacher, the database cannot be opened, or no trial came to its end.
@@ -101,11 +103,12 @@ def search(
                 teacher_checkpoint,
                 folder / "checkpoint",
                 stage=stage,
+                word_vectors=word_vectors,
                 callbacks=[_Pruning(trial, f"eval_{measure}")],
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        return max(epoch[measure] for epoch in trained.history)
+        return trained.validation[measure]
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
         value = "no value" if trial.value is None else f"{measure} {trial.value:.4f}"

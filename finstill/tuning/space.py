@@ -35,8 +35,8 @@ def suggest(trial: Trial, base: Recipe) -> Recipe:
             width, [max(1, own // 2), own, own * 3 // 2, own * 2]
         )
     for name in type(base).model_fields:
-        # Every choice by name that is not the architecture is one of the loss.
-        if name != "student" and (choices := _choices(type(base), name)):
+        # Every other choice by name is one of the loss.
+        if name not in ("student", "start_from") and (choices := _choices(type(base), name)):
             settings[name] = trial.suggest_categorical(name, choices)
     return Recipe.model_validate(settings)
 

@@ -205,14 +205,19 @@ def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: Start) ->
     assert student(row, output_attentions=True).attentions[0].tolist() == [[0.25] * 4]
 
 
-def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teacher: Start) -> None:
+def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teacher: Start, tmp_path: Path) -> None:
     rows = [[101, 5, 9, 102], [101, 5, 5, 102], [101, 20, 7, 102]]
-    vectors = output_vectors(teacher, rows, TRIMMED, "student")
+    vectors = output_vectors(teacher, rows, TRIMMED, tmp_path / "kept", "student")
     with torch.inference_mode():
-        states = [teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows, [101, 5, 102]]]
-    expected = np.mean([states[0][1], states[1][1], states[1][2], states[3][1]], axis=0)
+        states = [teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows, [101, 3, 102]]]
     assert vectors.shape == (len(TRIMMED.token_ids), 32)
-    assert vectors[1] == pytest.approx(expected, abs=1e-5)
+    # TRIMMED is 3, which no text holds, then 5, which stands in two; 7 is read as the unknown token.
+    assert vectors[0] == pytest.approx(states[3][1], abs=1e-5)
+    assert vectors[1] == pytest.approx(np.mean([states[0][1], states[1][1], states[1][2]], axis=0), abs=1e-5)
+    (file,) = (tmp_path / "kept").iterdir()
+    np.save(file, np.zeros(1))
+    assert output_vectors(teacher, rows, TRIMMED, tmp_path / "kept", "student").tolist() == [0], "it is kept"
+    assert len(output_vectors(teacher, rows[:2], TRIMMED, tmp_path / "kept", "student")) > 1, "of other texts"
 
 
 def test_output_vectors_are_the_same_whatever_the_number_of_threads(teacher: Start) -> None:
@@ -221,7 +226,7 @@ def test_output_vectors_are_the_same_whatever_the_number_of_threads(teacher: Sta
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(output_vectors(teacher, rows, TRIMMED, "student"))
+            found.append(output_vectors(teacher, rows, TRIMMED, None, "student"))
             assert torch.get_num_threads() == threads
     finally:
         torch.set_num_threads(usual)
