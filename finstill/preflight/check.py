@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.cache.joins import first_positions
+from finstill.config.architectures import TEACHER
 from finstill.config.profile import Member, Profile, Teacher, read_profile
 from finstill.config.recipe import read_recipes
 from finstill.config.task import task_logits
@@ -30,7 +31,7 @@ from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus, write_corpus
 from finstill.corpus.soundness import faults
 from finstill.corpus.splits import SPLITS
-from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokenizer import load_tokenizer, unknown_id
 from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
 from finstill.errors import InputError
 from finstill.files import remove_folder
@@ -192,6 +193,9 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
         corpus = None
         with report.reported():
             corpus = _corpus(profile, scratch, report)
+        if corpus is not None and report.students:
+            with report.reported():
+                _students_tokenizers(profile, corpus, report)
         workspace = Workspace.of_profile(home, path)
         first, further = profile.teacher, profile.teacher.ensemble
         report.teacher = TeacherReport(first.checkpoint)
@@ -216,6 +220,25 @@ def _students(profile: Profile, report: CheckReport) -> list[str]:
             "has none. Remove these recipes, or name corpus.label"
         )
     return list(recipes)
+
+
+def _students_tokenizers(profile: Profile, corpus: pa.Table, report: CheckReport) -> None:
+    """Warn of students that would not know much of the corpus's words."""
+    by_checkpoint: dict[str, list[str]] = {}
+    for name, recipe in read_recipes(profile.recipes).items():
+        if recipe.architecture.checkpoint != TEACHER:
+            by_checkpoint.setdefault(recipe.architecture.checkpoint, []).append(name)
+    texts = corpus["text"][:SAMPLE].to_pylist()
+    for checkpoint, names in by_checkpoint.items():
+        folder = resolve_checkpoint(checkpoint, where="architecture.checkpoint").folder
+        tokenizer = load_tokenizer(folder, profile.teacher.max_length)
+        unknown = unknown_id(tokenizer)
+        ids = np.concatenate([encoding.ids for encoding in tokenizer.encode_batch(texts)])
+        if unknown is not None and (share := float((ids == unknown).mean())) > NOTABLE_UNKNOWN_SHARE:
+            report.warn(
+                f"{profile.recipes}: {share:.1%} of the corpus's tokens are unknown to the tokenizer of "
+                f"'{checkpoint}', by which {', '.join(names)} would read. Set architecture.checkpoint to {TEACHER}"
+            )
 
 
 def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Table:

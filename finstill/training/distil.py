@@ -82,6 +82,7 @@ class DistillationTrainer(Trainer):
         callbacks: Sequence[TrainerCallback] = (),
         report_to: Sequence[str] = (),
     ):
+        steps = recipe.epochs * -(-len(epoch) // recipe.batch_size)
         arguments = training_arguments(
             checkpoints,
             best_by="macro_f1" if len(validation.labelled()) > 0 else "agreement",
@@ -90,6 +91,8 @@ class DistillationTrainer(Trainer):
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
+            # A first step at the full rate can push an LSTM to where it answers every text alike.
+            warmup_steps=steps // 10,
             report_to=list(report_to),
             run_name=stage,
         )

@@ -94,6 +94,14 @@ def test_a_teacher_of_another_language_and_texts_that_are_cut_are_warned_of(hous
     assert any("validation texts have a label" in message for message in warnings)
 
 
+def test_a_student_whose_tokenizer_does_not_know_the_language_is_warned_of(house: House) -> None:
+    house.recipes.write_text("own: {student: encoder, architecture: {layers: [0]}}\nas-teacher: {epochs: 1}\n")
+    house.add("more.csv", range(0), "".join(f"{'𐍈 ' * 20} {i},neutral\n" for i in range(60)))
+    _, report = check(house)
+    (warning,) = [each["message"] for each in report["problems"] if "would read" in each["message"]]
+    assert "the tokenizer of 'embedded', by which own would read. Set architecture.checkpoint to teacher" in warning
+
+
 def test_a_profile_that_cannot_be_read_is_the_only_problem(house: House) -> None:
     (house.root / "mine.yaml").write_text("task: sentiment\n")
     status, report = check(house)
