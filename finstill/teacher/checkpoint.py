@@ -131,7 +131,7 @@ def _download(name: str, revision: str, where: str) -> Checkpoint:
         files = needed_files([file.rfilename for file in info.siblings or []])
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
     except RevisionNotFoundError as error:
-        raise InputError(f"'{name}' has no revision '{revision}'", where=where) from error
+        raise InputError(f"'{name}' has no revision '{revision}'", where="teacher.revision") from error
     except RepositoryNotFoundError as error:
         raise InputError(
             f"the hub has no model '{name}', or it is private",
