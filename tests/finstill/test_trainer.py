@@ -50,7 +50,7 @@ OTHER_KINDS = {
     "encoder": Recipe(
         student="encoder",
         architecture=EncoderConfig(checkpoint="teacher", layers=(1,), vocabulary="corpus"),
-        **{**TRAINING, "learning_rate": 0.003},
+        **{**TRAINING, "learning_rate": 0.005},
     ),
     "static": Recipe(
         student="static",
