@@ -49,10 +49,15 @@ class BidirectionalLayer(nn.Module):
         Returns:
             float, (tokens, rows, 2 * hidden_width).
         """
-        weights = *self.forwards.parameters(), *self.backwards.parameters()
-        forwards, backwards = _BothDirections.apply(
-            self.forwards, self.backwards, torch.is_grad_enabled(), states, _Exchange.apply(states, reversal), *weights
-        )
+        reversed_states = _Exchange.apply(states, reversal)
+        if torch.is_grad_enabled():
+            weights = *self.forwards.parameters(), *self.backwards.parameters()
+            forwards, backwards = _BothDirections.apply(
+                self.forwards, self.backwards, states, reversed_states, *weights
+            )
+        else:
+            # For a text alone a thread costs more than a layer.
+            forwards, backwards = self.forwards(states)[0], self.backwards(reversed_states)[0]
         return torch.cat([forwards, _Exchange.apply(backwards, reversal)], dim=-1)
 
     def onnx_weights(self) -> dict[str, np.ndarray]:
@@ -210,18 +215,17 @@ class _BothDirections(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, first: nn.LSTM, second: nn.LSTM, learns: bool, states: Tensor, reversed_states: Tensor, *_: Tensor
+        ctx: Any, first: nn.LSTM, second: nn.LSTM, states: Tensor, reversed_states: Tensor, *_: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the states of `first` on `states` and of `second` on `reversed_states`.
 
         Args:
-            learns: whether a gradient may be asked for.
             _: the weights of both, so that autograd knows of them.
         """
 
         def run(lstm: nn.LSTM, states: Tensor) -> tuple[Tensor, Tensor]:
-            states = states.detach().requires_grad_(learns)
-            with torch.set_grad_enabled(learns):
+            states = states.detach().requires_grad_()
+            with torch.enable_grad():
                 return states, lstm(states)[0]
 
         ctx.lstms = first, second
@@ -236,7 +240,7 @@ class _BothDirections(torch.autograd.Function):
             return torch.autograd.grad(result, [states, *ctx.lstms[i].parameters()], gradients[i])
 
         (of_states, *weights), (of_reversed, *other_weights) = _side_by_side(lambda: run(0), lambda: run(1))
-        return None, None, None, of_states, of_reversed, *weights, *other_weights
+        return None, None, of_states, of_reversed, *weights, *other_weights
 
 
 class _Exchange(torch.autograd.Function):
