@@ -37,8 +37,10 @@ LEFTOVERS = (
     "students/*/training-*",
     "teacher/checkpoint/fine-tuning-*",
     "trial/training-*",
+    "word-vectors/*.npy",
 )
-"""What runs that were cut off leave in a workspace. A student may be called `training-long`: the place tells."""
+"""What runs that were cut off leave in a workspace, and what is made again where it is missing. A student may be called
+`training-long`: the place tells."""
 
 FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
@@ -57,7 +59,8 @@ class Ages(Config):
     leftovers: int = Field(
         default=7,
         ge=1,
-        description="Unfinished files and checkpoints of runs that were cut off, and replaced versions of folders.",
+        description="Unfinished files and checkpoints of runs that were cut off, replaced versions of folders, and the "
+        "word vectors that students started from.",
     )
 
 
