@@ -1,0 +1,150 @@
+"""Ten nights of headlines: a student that starts from last night's, beside one that is trained anew.
+
+    python bench/warm_nights.py [--quick] [--json FILE]
+
+The labelled rows are Financial PhraseBank's, the teacher is the embedded encoder fine-tuned on its train rows. The
+corpus begins with the older headlines; each night brings the next ones by date. The warm student starts every night
+from the one before, as the champion. Trained anew, on the same rows and by the same recipe, is a student on the first
+night and on the last.
+
+`warm_night_cost` is the median of a night's training seconds over those of training anew on the last night.
+`warm_night_macro_f1_lost` is the macro-F1 on `test` of the student trained anew on the last night less that of the warm
+one after it, in points, both in float32; the mean over the seeds.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from machine import describe_machine, read_arguments, read_shared, report
+
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts, write_logits
+from finstill.config.architectures import LstmAttentionConfig
+from finstill.config.profile import CorpusSource, FineTuning
+from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
+from finstill.config.workspace import Workspace
+from finstill.corpus.build import build_corpus
+from finstill.corpus.sources import read_rows
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_corpus
+from finstill.inference.batching import length_sorted_batches, pad
+from finstill.inference.session import OnnxClassifier
+from finstill.metrics import macro_f1
+from finstill.students.registry import load_student
+from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.teacher.export import export_teacher
+from finstill.training.distil import train_student
+from finstill.training.fine_tune import fine_tune
+from finstill.training.rows import NO_LABEL, TrainingRows, training_rows
+
+GOALS = {"warm_night_cost": "at most 0.2", "warm_night_macro_f1_lost": "at most 0.5 points"}
+
+NIGHTS = 10
+MAX_LENGTH = 128
+TOKEN_BUDGET = 512
+RECIPE = Recipe(
+    architecture=LstmAttentionConfig(
+        checkpoint="embedded", embedding="output", embedding_width=192, vocabulary="corpus", dropout=0.15
+    ),
+    alpha=0.9,
+    epochs=4,
+    batch_size=64,
+    average_last=0.3,
+    start_from="champion",
+)
+
+
+def main() -> None:
+    arguments = read_arguments(__doc__)
+    seeds, older, a_night = (1, 4_000, 200) if arguments.quick else (3, 20_000, 1_000)
+    with tempfile.TemporaryDirectory(prefix="finstill-bench-") as name:
+        files = Workspace(Path(name))
+        rows = make_rows(files, older + NIGHTS * a_night)
+        costs, lost = zip(*(nights(files, rows, older, a_night, seed) for seed in range(seeds)), strict=True)
+    figures = {
+        "warm_night_cost": float(np.mean(costs)),
+        "warm_night_macro_f1_lost": 100 * float(np.mean(lost)),
+        "warm_night_macro_f1_lost_std": 100 * float(np.std(lost)),
+    }
+    report(figures, GOALS, describe_machine("torch"), arguments.json)
+
+
+def make_rows(files: Workspace, headlines: int) -> dict[str, TrainingRows]:
+    """Return the rows of each split with the teacher's logits; the headlines come last in `train`, by date."""
+    labelled = read_shared("financial_phrasebank").select(["text", "label", "split"])
+    texts = read_shared("business_headlines").sort_by("date")["text"][:headlines].combine_chunks()
+    rest = pa.table([texts, pa.nulls(headlines), pa.repeat("train", headlines)], names=labelled.column_names)
+    source = files.root / "source.parquet"
+    pq.write_table(pa.concat_tables([labelled, rest.cast(labelled.schema)]), source)
+    corpus, _ = build_corpus(
+        list(read_rows(CorpusSource(path=str(source), label="label", split="split"))), SENTIMENT.labels, {}
+    )
+    order = {text: i for i, text in enumerate(texts.to_pylist())}
+    place = pa.array([order.get(text, -1) for text in corpus["text"].to_pylist()])
+    pq.write_table(corpus.append_column("place", place).sort_by("place").drop_columns("place"), files.corpus)
+    encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
+    tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
+    rows = training_rows(files.corpus, files.tokens, SENTIMENT)
+    fine_tune(encoder, FineTuning(), rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
+    teacher = export_teacher(checkpoint, files.teacher_onnx, max_length=MAX_LENGTH, source="embedded")
+    cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
+    label_texts(files.tokens, cache, partial(OnnxClassifier, teacher.graph), TOKEN_BUDGET)
+    write_logits([files.tokens], cache, files.teacher_logits)
+    return training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
+
+
+def nights(files: Workspace, rows: dict[str, TrainingRows], older: int, a_night: int, seed: int) -> tuple[float, float]:
+    """Return the cost of a night as a share of training anew, and the macro-F1 lost after the last one."""
+    train, unlabelled = rows["train"], np.flatnonzero(rows["train"].labels == NO_LABEL)
+    labelled = np.flatnonzero(train.labels != NO_LABEL)
+    recipe, seconds = RECIPE.model_copy(update={"seed": seed}), []
+    warm, anew = (files.root / "students" / f"{kind}-{seed}" / "student" for kind in ("warm", "anew"))
+    for night in range(NIGHTS + 1):
+        seen = np.sort(np.concatenate([labelled, unlabelled[: older + night * a_night]]))
+        seconds.append(timed(files, recipe, train.at(seen), rows["validation"], warm, warm))
+    whole = timed(files, recipe, train.at(seen), rows["validation"], anew, None)
+    scores = [score(folder, rows["test"]) for folder in (anew, warm)]
+    print(f"seed {seed}: nights {[round(each) for each in seconds]} s, anew {whole:.0f} s; macro-F1 {scores}")
+    return median(seconds[1:]) / whole, scores[0] - scores[1]
+
+
+def timed(
+    files: Workspace, recipe: Recipe, train: TrainingRows, validation: TrainingRows, folder: Path, champion: Path | None
+) -> float:
+    started = time.perf_counter()
+    train_student(
+        recipe,
+        train,
+        validation,
+        SENTIMENT.labels,
+        files.teacher_checkpoint,
+        folder,
+        stage=folder.parent.name,
+        word_vectors=files.word_vectors,
+        champion=champion,
+    )
+    return time.perf_counter() - started
+
+
+def score(folder: Path, test: TrainingRows) -> float:
+    student = load_student(folder)
+    logits = np.empty((len(test), len(SENTIMENT.labels)), np.float32)
+    with torch.inference_mode():
+        for batch in length_sorted_batches([len(ids) for ids in test.input_ids], 4096):
+            ids, mask = map(torch.from_numpy, pad([test.input_ids[i] for i in batch]))
+            logits[batch] = student(ids, mask).logits.numpy()
+    return macro_f1(test.labels, logits)
+
+
+if __name__ == "__main__":
+    main()
