@@ -226,8 +226,7 @@ def train_student(
     Args:
         train, validation: teacher logits over the task's labels; with alpha 0 only labelled rows are read.
         labels: the task's labels, in the order of the logits.
-        teacher_checkpoint: the teacher's folder; its tokenizer goes with the student, and some of its weights are the
-            student's first ones where the recipe asks for it.
+        teacher_checkpoint: the teacher's folder, for a recipe whose student reads by its tokenizer and starts from it.
         stage: how log lines call this training.
         word_vectors: the folder where output vectors are kept for other students that start from the same.
         champion: the folder of the package in service, for a recipe that starts from it. What the student is then also
@@ -237,7 +236,8 @@ def train_student(
         callbacks: of the trainer; one may raise to end the training.
 
     Raises:
-        InputError: the loss is not finite or diverges, or the recipe asks of this teacher what it does not have.
+        InputError: the loss is not finite or diverges, or the recipe asks of its checkpoint what it does not have.
+        UnreachableError: the checkpoint is the hub's, which cannot be reached.
     """
     said = train.provenance
     max_length = said.max_length if said else None
