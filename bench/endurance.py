@@ -22,12 +22,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from machine import describe_machine, read_arguments, report
+from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
 from finstill.cache.cache import SoftLabelCache, teachers
@@ -35,9 +37,10 @@ from finstill.config.profile import CorpusSource
 from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus
-from finstill.corpus.tokenizer import TOKENIZER_FILE
+from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.errors import InputError
 from finstill.files import digest
+from finstill.inference.batching import pad
 from finstill.quiet import quiet_transformers
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
@@ -96,14 +99,12 @@ class House:
         self.home = folder / "home"
         (folder / "mine.yaml").write_text(PROFILE)
         (folder / "recipes.yaml").write_text(RECIPES)
-        rows = (f"{text.format(i)},{label}\n" for i in range(40) for label, text in TEXTS.items())
-        (folder / "texts.csv").write_text("text,label\n" + "".join(rows))
-        torch.manual_seed(0)
-        small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        rows = [(text.format(i), label) for i in range(40) for label, text in TEXTS.items()]
+        (folder / "texts.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+        tokenizer = resolve_checkpoint("embedded").folder / TOKENIZER_FILE
         with quiet_transformers():
-            model = BertForSequenceClassification(BertConfig(**small, id2label=dict(enumerate(SENTIMENT.labels))))
-            model.save_pretrained(folder / "teacher")
-        shutil.copy(resolve_checkpoint("embedded").folder / TOKENIZER_FILE, folder / "teacher")
+            taught_teacher(rows, read_tokenizer(tokenizer.parent)).save_pretrained(folder / "teacher")
+        shutil.copy(tokenizer, folder / "teacher")
 
     def start(self) -> subprocess.Popen[bytes]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
@@ -132,6 +133,22 @@ class House:
         names = sorted(path.name for path in workspace.students.iterdir())
         students = {name: digest(workspace.student(name) / "model.safetensors") for name in names}
         return logits, students, Package.read(workspace.champion / "current").digest
+
+
+def taught_teacher(rows: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> BertForSequenceClassification:
+    """Return a small teacher that knows the labels: one that is worse than the commonest class stops a run."""
+    torch.manual_seed(0)
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    config.id2label = dict(enumerate(SENTIMENT.labels))
+    model = BertForSequenceClassification(config)
+    ids, mask = map(torch.from_numpy, pad([encoding.ids for encoding in tokenizer.encode_batch([t for t, _ in rows])]))
+    labels = torch.tensor([SENTIMENT.labels.index(label) for _, label in rows])
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, attention_mask=mask, labels=labels).loss.backward()
+        optimizer.step()
+    return model
 
 
 def survive(folder: Path, kills: int) -> tuple[int, int]:
