@@ -6,8 +6,10 @@ timeline and can be executed again from there.
 
 from __future__ import annotations
 
+import fcntl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from dagster import (
@@ -15,6 +17,7 @@ from dagster import (
     DagsterInstance,
     DagsterRunStatus,
     JobExecutionResult,
+    RunsFilter,
     in_process_executor,
 )
 from dagster._core.definitions.job_base import InMemoryJob
@@ -37,6 +40,12 @@ LOCATION = "finstill"
 """The code location's name in `workspace.yaml`, `pyproject.toml` and `deploy/`."""
 
 
+CALL_TAG = "finstill/call"
+"""The tag of runs in this process, with the same value for all runs of one call."""
+
+RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+
+
 class RunFailedError(Exception):
     """A Dagster run did not succeed.
 
@@ -49,6 +58,29 @@ class RunFailedError(Exception):
         super().__init__(f"{job} {partition}: {stage}: {cause}" if partition else f"{job}: {stage}: {cause}")
         self.stage = stage
         self.cause = cause
+
+
+@contextmanager
+def calling(instance: DagsterInstance) -> Iterator[None]:
+    """Mark this process as one that executes runs, and first end the runs that such a process left when it was killed.
+
+    A killed run keeps its slot in a pool, so that the next one would wait for it without end; a daemon would free it,
+    and there need be none. The operating system gives up a lock with the process that holds it: whoever gets this one
+    knows that no other process is at work here.
+    """
+    with (Path(instance.root_directory) / "calling.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Another call is at work: its runs are alive, and those before it were ended when it began.
+            pass
+        else:
+            for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
+                # One that was executed again from the UI has the tag too, and a process of its own.
+                if CALL_TAG in run.tags and run.parent_run_id is None:
+                    instance.report_run_failed(run, "The process that executed this run is gone: it was killed.")
+                    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        yield
 
 
 def execute(

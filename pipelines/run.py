@@ -26,7 +26,7 @@ from finstill.errors import InputError
 from finstill.files import read_json
 from finstill.progress import progress_to
 from pipelines.deployment import home, prepare_instance, profile_path
-from pipelines.execution import RunFailedError, execute
+from pipelines.execution import CALL_TAG, RunFailedError, calling, execute
 
 # Where the output is no terminal, rich would fold the table into 80 columns.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -69,8 +69,8 @@ def run_all_stages() -> tuple[JobExecutionResult, JobExecutionResult]:
     assert isinstance(profile, ProfileResource)
     recipes = list(profile.recipes())
     # One tag for all runs of this call: the UI finds them together by it.
-    tags = {"finstill/call": uuid.uuid4().hex[:8]}
-    with DagsterInstance.get() as instance:
+    tags = {CALL_TAG: uuid.uuid4().hex[:8]}
+    with DagsterInstance.get() as instance, calling(instance):
         instance.add_dynamic_partitions(str(students.name), recipes)
         label = stage("label", instance, tags)
         for name in recipes:
