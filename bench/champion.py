@@ -121,7 +121,7 @@ def nights_to_promote(rows: int, repeats: int) -> float:
 
 def main() -> None:
     arguments = read_arguments(__doc__)
-    years, repeats = (4, 15) if arguments.quick else (40, 101)
+    years, repeats = (4, 15) if arguments.quick else (12, 45)
     rows = TEST_ROWS[1]
     print(f"Promotions of equal students in a year, mean of {years} years, {rows:,} test texts")
     counts = {}
