@@ -21,9 +21,9 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from machine import describe_machine, read_arguments, read_shared, report
 
 from finstill.cache.cache import SoftLabelCache
@@ -37,9 +37,9 @@ from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
-from finstill.inference.batching import length_sorted_batches, pad
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import macro_f1
+from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import export_teacher
@@ -137,13 +137,9 @@ def timed(
 
 
 def score(folder: Path, test: TrainingRows) -> float:
-    student = load_student(folder)
-    logits = np.empty((len(test), len(SENTIMENT.labels)), np.float32)
-    with torch.inference_mode():
-        for batch in length_sorted_batches([len(ids) for ids in test.input_ids], 4096):
-            ids, mask = map(torch.from_numpy, pad([test.input_ids[i] for i in batch]))
-            logits[batch] = student(ids, mask).logits.numpy()
-    return macro_f1(test.labels, logits)
+    graph = folder.parent / GRAPH_FILES["float32"]
+    onnx.save(load_student(folder).onnx_graph(), graph)
+    return macro_f1(test.labels, OnnxClassifier(graph).logits(test.input_ids, STUDENT_TOKEN_BUDGET))
 
 
 if __name__ == "__main__":

@@ -165,16 +165,16 @@ def evaluate_student(
         # A student may read by another tokenizer than its teacher.
         return rows.read_by(tokenizer, package.max_length)
 
-    def student_logits(rows: TrainingRows) -> np.ndarray:
-        own = read(rows)
+    def student_logits(own: TrainingRows) -> np.ndarray:
         return own.over_texts(one_thread.logits(own.input_ids, STUDENT_TOKEN_BUDGET))
 
-    logits = student_logits(test)
+    own_test = read(test)
+    logits = student_logits(own_test)
     texts = test.whole_texts()
     assert texts.teacher_logits is not None
     readers = [(teacher, test.input_ids), *further]
     contenders = [
-        Contender(one_thread, STUDENT_TOKEN_BUDGET, read(test).input_ids[:SPEED_SAMPLE]),
+        Contender(one_thread, STUDENT_TOKEN_BUDGET, own_test.input_ids[:SPEED_SAMPLE]),
         *(
             Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows[:SPEED_SAMPLE])
             for each, rows in readers
@@ -191,7 +191,7 @@ def evaluate_student(
         [package],
         logits,
         speed,
-        _score(student_logits(validation), validation_texts),
+        _score(student_logits(read(validation)), validation_texts),
         package.labels,
         texts,
     )
@@ -209,7 +209,7 @@ def evaluate_student(
         name, rows = out_of_domain
         whole = rows.whole_texts()
         assert whole.teacher_logits is not None
-        students = student_logits(rows)
+        students = student_logits(read(rows))
         student_evaluation, teacher_evaluation = (
             replace(evaluation, out_of_domain=_out_of_domain(name, scores, package.labels, whole))
             for evaluation, scores in (

@@ -25,7 +25,7 @@ from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.cache.joins import first_positions
 from finstill.config.architectures import TEACHER
 from finstill.config.profile import Member, Profile, Teacher, read_profile
-from finstill.config.recipe import read_recipes
+from finstill.config.recipe import Recipe, read_recipes
 from finstill.config.task import task_logits
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus, write_corpus
@@ -188,14 +188,15 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
     with report.reported(), tempfile.TemporaryDirectory(prefix="finstill-check-") as folder:
         profile = read_profile(path)
         with report.reported():
-            report.students = _students(profile, report)
+            recipes = _students(profile, report)
+            report.students = list(recipes)
         scratch = Workspace(Path(folder))
         corpus = None
         with report.reported():
             corpus = _corpus(profile, scratch, report)
         if corpus is not None and report.students:
             with report.reported():
-                _students_tokenizers(profile, corpus, report)
+                _students_tokenizers(profile, recipes, corpus, report)
         workspace = Workspace.of_profile(home, path)
         first, further = profile.teacher, profile.teacher.ensemble
         report.teacher = TeacherReport(first.checkpoint)
@@ -211,7 +212,7 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
     return report
 
 
-def _students(profile: Profile, report: CheckReport) -> list[str]:
+def _students(profile: Profile, report: CheckReport) -> dict[str, Recipe]:
     recipes = read_recipes(profile.recipes)
     from_labels = [name for name, recipe in recipes.items() if recipe.alpha == 0]
     if from_labels and profile.corpus.label is None:
@@ -219,13 +220,15 @@ def _students(profile: Profile, report: CheckReport) -> list[str]:
             f"{profile.recipes}: {', '.join(from_labels)} would learn from labels alone (alpha: 0), and the corpus "
             "has none. Remove these recipes, or name corpus.label"
         )
-    return list(recipes)
+    return recipes
 
 
-def _students_tokenizers(profile: Profile, corpus: pa.Table, report: CheckReport) -> None:
+def _students_tokenizers(
+    profile: Profile, recipes: Mapping[str, Recipe], corpus: pa.Table, report: CheckReport
+) -> None:
     """Warn of students that would not know much of the corpus's words."""
     by_checkpoint: dict[str, list[str]] = {}
-    for name, recipe in read_recipes(profile.recipes).items():
+    for name, recipe in recipes.items():
         if recipe.architecture.checkpoint != TEACHER:
             by_checkpoint.setdefault(recipe.architecture.checkpoint, []).append(name)
     texts = corpus["text"][:SAMPLE].to_pylist()

@@ -295,7 +295,7 @@ def train_student(
         recipe=recipe,
         inputs=inputs,
         history=history,
-        validation=_settle(trainer, average, stage),
+        validation=_settle(trainer, average, history, stage),
         rows=len(train),
         steps=trainer.state.global_step,
         parameters=student.num_parameters(),
@@ -316,18 +316,22 @@ def train_student(
     return trained
 
 
-def _settle(trainer: DistillationTrainer, average: WeightAverage | None, stage: str) -> dict[str, float]:
+def _settle(
+    trainer: DistillationTrainer, average: WeightAverage | None, history: list[dict[str, float]], stage: str
+) -> dict[str, float]:
     """Give the student the mean weights where they are no worse on the validation rows, and return its figures there.
 
-    The trainer's student has its best epoch's weights.
+    The trainer's student has its best epoch's weights, which were measured when that epoch ended.
     """
-    figures = trainer.validate()
+    measure = str(trainer.args.metric_for_best_model)
+    epoch = max(history, key=lambda figures: figures[measure])
+    figures: dict[str, float] = {name: epoch[name] for name in ("macro_f1", "agreement") if name in epoch}
     weights = average.weights() if average else None
     if weights is None:
         return figures
     best = {name: each.clone() for name, each in trainer.student.state_dict().items()}
     trainer.student.load_state_dict(weights)
-    averaged, measure = trainer.validate(), str(trainer.args.metric_for_best_model)
+    averaged = trainer.validate()
     logger.info(
         "%s: %s %.4g of the mean weights, %.4g of the best epoch's", stage, measure, averaged[measure], figures[measure]
     )
