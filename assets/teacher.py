@@ -355,10 +355,11 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 
 
 @asset_check(asset=teacher_onnx, blocking=True)
-def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
-    """An int8 teacher names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in any batch."""
+def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
+    """A teacher of lower precision names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in
+    any batch."""
     from finstill.teacher.export import TeacherGraph
-    from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_KL, LEAST_AGREEMENT, int8_fidelity
+    from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_KL, LEAST_AGREEMENT, measure_fidelity
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
@@ -366,7 +367,7 @@ def int8_labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     if teacher.precision == "float32":
         return AssetCheckResult(passed=True, description="The float32 graph labels: there is nothing to compare.")
     test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
-    fidelity = int8_fidelity(
+    fidelity = measure_fidelity(
         teacher.graph,
         teacher.float32_graph,
         test.input_ids,

@@ -7,7 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,11 +28,13 @@ Seconds = dict[str, list[float]]
 """Of each rival, one entry a round."""
 
 
-def read_arguments(description: str | None) -> argparse.Namespace:
-    """Return `quick` (a smaller run) and `json` (where the figures are written, or None)."""
+def read_arguments(description: str | None, *, provider: bool = False) -> argparse.Namespace:
+    """Return `quick` (a smaller run), `json` (where the figures are written, or None) and, where asked, `provider`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer texts and rounds: minutes, with more noise")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures and the machine to FILE")
+    if provider:
+        parser.add_argument("--provider", default="CPUExecutionProvider", help="as CUDAExecutionProvider")
     return parser.parse_args()
 
 
@@ -65,11 +67,20 @@ def times_faster(seconds: Seconds, ours: str, rival: str) -> float:
     return median(theirs / own for theirs, own in zip(seconds[rival], seconds[ours], strict=True))
 
 
-def matmul() -> Callable[[], object]:
-    """Return a float32 product of two square matrices of `MATMUL_SIZE`, by torch on all cores that may be used."""
+def matmul(
+    size: int = MATMUL_SIZE, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Callable[[], torch.Tensor]:
+    """Return a product of two square matrices, by torch on all cores that may be used or on a card."""
     torch.set_num_threads(cpu_count())
-    left, right = torch.randn(2, MATMUL_SIZE, MATMUL_SIZE)
-    return lambda: left @ right
+    left, right = torch.randn(2, size, size).to(device, dtype)
+
+    def product() -> torch.Tensor:
+        result = left @ right
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return result
+
+    return product
 
 
 def describe_machine(*packages: str) -> dict[str, Any]:
@@ -83,7 +94,8 @@ def describe_machine(*packages: str) -> dict[str, Any]:
         "cores": cpu_count(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
+        **{package: import_module(package).__version__ for package in packages},
+        **({"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 

@@ -1,10 +1,13 @@
 """The teacher pass beside its rivals, on a BERT-base shape with the lengths of real texts.
 
-    python bench/teacher.py [--quick] [--json FILE]
+    python bench/teacher.py [--quick] [--json FILE] [--provider CUDAExecutionProvider]
 
 Speeds are texts a second from text to logits, tokenizing included. The teacher they are measured with has random
 weights; the int8 graph's fidelity is measured with the embedded encoder, fine-tuned on Financial PhraseBank, on the
 test rows.
+
+With a provider for a card the rivals are those of a card: transformers' pipeline in float16 with batches of 256, and a
+large product in float16.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnxruntime
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from joblib import cpu_count
 from machine import (
     MATMUL_SIZE,
@@ -35,6 +40,7 @@ from machine import (
     times_faster,
 )
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -45,15 +51,17 @@ from transformers import (
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts
-from finstill.config.profile import FineTuning
+from finstill.config.profile import GPU_TOKEN_BUDGET, FineTuning
 from finstill.corpus.text import KEY_BYTES, normalise, text_key
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.batching import length_sorted_batches, pad
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.metrics import agreement, kl_to_teacher
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.export import export_graph
+from finstill.teacher.fidelity import measure_fidelity
+from finstill.teacher.float16 import halve_teacher
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 from finstill.training.fine_tune import fine_tune
 from finstill.training.rows import TrainingRows
@@ -72,6 +80,15 @@ GOALS = {
     "int8_batch_dependence": "at most 1e-4",
     "float32_batch_dependence": "at most 1e-4",
     "overhead": "at most 0.05",
+    "gpu_float16_vs_pipeline": "at least 3",
+    "gpu_float16_vs_matmul": "at least 0.4",
+    "gpu_float16_texts_per_second": "",
+    "gpu_float32_vs_pipeline": "",
+    "gpu_float32_max_difference": "at most 1e-4",
+    "gpu_float32_batch_dependence": "at most 1e-4",
+    "gpu_float16_agreement": "at least 0.99",
+    "gpu_float16_kl": "under 0.01",
+    "gpu_float16_batch_dependence": "at most 1e-4",
 }
 
 LABELS = ("negative", "neutral", "positive")
@@ -80,13 +97,21 @@ TOKEN_BUDGET = 512
 BATCH_SIZE = 32
 """Of the rivals that take rows as they come."""
 
+GPU_BATCH_SIZE = 256
+GPU_MATMUL_SIZE = 8192
+GPU_TOKEN_BUDGETS = (4096, 8192, 16_384, 32_768, 65_536)
+
 Logits = Callable[[list[str]], np.ndarray]
 """From texts to float32, (texts, classes)."""
 
 
 def main() -> None:
-    arguments = read_arguments(__doc__)
+    arguments = read_arguments(__doc__, provider=True)
+    machine = describe_machine("onnxruntime", "torch", "transformers")
     phrasebank, headlines = read_shared("financial_phrasebank"), read_shared("business_headlines")
+    if arguments.provider != CPU_PROVIDER:
+        report(on_a_card(arguments.provider, phrasebank, arguments.quick), GOALS, machine, arguments.json)
+        return
     size, rounds, epochs = (48, 3, 1) if arguments.quick else (192, 5, 4)
     texts = {
         "phrasebank": draw_rows(phrasebank, size)["text"].to_pylist(),
@@ -114,7 +139,54 @@ def main() -> None:
         for precision, largest in dependence.items():
             figures[f"{precision}_batch_dependence"] = max(largest, batch_dependence(trained[precision], rows[:400]))
     ordered = {name: figures[name] for name in GOALS if name in figures}
-    report(ordered, GOALS, describe_machine("onnxruntime", "torch", "transformers"), arguments.json)
+    report(ordered, GOALS, machine, arguments.json)
+
+
+def on_a_card(provider: str, phrasebank: pa.Table, quick: bool) -> dict[str, float]:
+    """Return the figures of the teacher pass on `provider`: speed with random weights, fidelity with trained ones."""
+    texts = draw_rows(read_shared("reuters_sentences"), 20_000 if quick else 80_000)["text"].to_pylist()
+    encoder = resolve_checkpoint("embedded")
+    tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        model = random_teacher()
+        half, single = (OnnxClassifier(graph, provider=provider) for graph in make_card_graphs(model, folder))
+        rows = token_ids(tokenizer, texts)
+        for budget in GPU_TOKEN_BUDGETS:
+            half.logits(rows, budget)
+            passes = take_turns({"float16": partial(half.logits, rows, budget)}, 3)["float16"]
+            print(f"float16, {budget:>6,} tokens a batch: {len(rows) / np.median(passes):>8,.0f} texts a second")
+        # The pipeline takes so much longer that a tenth of the texts must do.
+        rivals: dict[str, Callable[[], object]] = {
+            "float16": lambda: half.logits(token_ids(tokenizer, texts), GPU_TOKEN_BUDGET),
+            "float32": lambda: single.logits(token_ids(tokenizer, texts), GPU_TOKEN_BUDGET),
+            "pipeline": partial(
+                pipeline_rival(deepcopy(model), encoder, "cuda", torch.float16, GPU_BATCH_SIZE), texts[::10]
+            ),
+            "matmul": matmul(GPU_MATMUL_SIZE, torch.float16, "cuda"),
+        }
+        for run in rivals.values():
+            run()
+        seconds = take_turns({**rivals, "passes alone": partial(half.logits, rows, GPU_TOKEN_BUDGET)}, 3)
+        work = useful_operations(model.config, rows) / (2 * GPU_MATMUL_SIZE**3)
+        figures = {
+            "gpu_float16_vs_pipeline": 10 * times_faster(seconds, "float16", "pipeline"),
+            "gpu_float16_vs_matmul": work * times_faster(seconds, "passes alone", "matmul"),
+            "gpu_float16_texts_per_second": len(texts) / float(np.median(seconds["float16"])),
+            "gpu_float32_vs_pipeline": 10 * times_faster(seconds, "float32", "pipeline"),
+        }
+        print("Training a teacher for the float16 graph's fidelity", flush=True)
+        trained = train_teacher(phrasebank, tokenizer, encoder, 1, folder / "trained")
+        lower, full = make_card_graphs(trained, folder)
+        rows = token_ids(tokenizer, phrasebank.filter(pc.field("split") == "test")["text"].to_pylist())
+        exact = OnnxClassifier(full).logits(rows, TOKEN_BUDGET)
+        on_card = OnnxClassifier(full, provider=provider).logits(rows, GPU_TOKEN_BUDGET)
+        figures["gpu_float32_max_difference"] = float(np.abs(on_card - exact).max())
+        for precision, graph in (("float32", full), ("float16", lower)):
+            measured = measure_fidelity(graph, full, rows, GPU_TOKEN_BUDGET, provider)
+            figures[f"gpu_{precision}_batch_dependence"] = measured.batch_dependence
+        figures |= {"gpu_float16_agreement": measured.agreement, "gpu_float16_kl": measured.kl_to_float32}
+    return {name: figures[name] for name in GOALS if name in figures}
 
 
 def random_teacher() -> BertForSequenceClassification:
@@ -129,6 +201,15 @@ def make_graphs(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
     fuse_teacher(graphs["exported"], graphs["float32"])
     quantize_teacher(graphs["exported"], graphs["int8"])
     return graphs
+
+
+def make_card_graphs(model: PreTrainedModel, folder: Path) -> tuple[Path, Path]:
+    """Return our graphs of a model in float16 and in float32."""
+    exported, single, half = (folder / f"{name}.onnx" for name in ("exported", "float32", "float16"))
+    export_graph(model, exported)
+    fuse_teacher(exported, single)
+    halve_teacher(single, half)
+    return half, single
 
 
 def compare_speed(
@@ -179,17 +260,24 @@ def ours(tokenizer: Tokenizer, graph: Path) -> Logits:
     return lambda texts: classifier.logits(token_ids(tokenizer, texts), TOKEN_BUDGET)
 
 
-def pipeline_rival(model: PreTrainedModel, encoder: Checkpoint) -> Logits:
+def pipeline_rival(
+    model: PreTrainedModel,
+    encoder: Checkpoint,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    batch_size: int = BATCH_SIZE,
+) -> Logits:
     """Return transformers' pipeline over rows as they come."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_file=str(encoder.folder / "tokenizer.json"), pad_token="[PAD]", model_max_length=MAX_LENGTH
     )
+    cast(nn.Module, model).to(dtype)
     classify = pipeline(
-        "text-classification", model, tokenizer=tokenizer, device="cpu", top_k=None, function_to_apply="none"
+        "text-classification", model, tokenizer=tokenizer, device=device, top_k=None, function_to_apply="none"
     )
 
     def logits(texts: list[str]) -> np.ndarray:
-        classes: Any = classify(texts, batch_size=BATCH_SIZE, truncation=True)
+        classes: Any = classify(texts, batch_size=batch_size, truncation=True)
         scores = [{one["label"]: one["score"] for one in row} for row in classes]
         return np.array([[row[label] for label in LABELS] for row in scores], np.float32)
 

@@ -16,11 +16,14 @@ from finstill.cache.joins import first_positions
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.progress import progress_logger
 
 CHUNK_ROWS = 1024
 """Rows labelled between two parts: what a killed run loses at most. Sorting by length needs no more."""
+
+GPU_CHUNK_ROWS = 1 << 16
+"""The same on another provider than the CPU's, a second or two of its work: each length fills batches of its own."""
 
 LOOKUP_ROWS = 1 << 20
 """Rows whose logits are looked up at a time: each such chunk scans the cache once."""
@@ -65,7 +68,7 @@ def label_texts(
         return LabellingReport(len(keys), 0)
     teacher = open_teacher()
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
-    for chunk in _chunks(tokens, unseen):
+    for chunk in _chunks(tokens, unseen, CHUNK_ROWS if teacher.provider == CPU_PROVIDER else GPU_CHUNK_ROWS):
         cache.append(label_chunk(chunk, teacher, token_budget, advance))
     return LabellingReport(len(keys), len(unseen))
 
@@ -126,23 +129,23 @@ def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32, copy=False).ravel()), logits.shape[1])
 
 
-def _chunks(tokens: Path, positions: np.ndarray) -> Iterator[pa.Table]:
-    """Yield the rows of `tokens` at the ascending `positions` in tables of `CHUNK_ROWS`; each row is read once."""
+def _chunks(tokens: Path, positions: np.ndarray, rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of `tokens` at the ascending `positions` in tables of `rows`; each row is read once."""
     pending: list[pa.Table] = []
     pending_rows = start = 0
     with pq.ParquetFile(tokens) as file:
-        for batch in file.iter_batches(batch_size=8 * CHUNK_ROWS):
+        for batch in file.iter_batches(batch_size=8 * rows):
             inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(batch))]
             start += len(batch)
             if not len(inside):
                 continue
             pending.append(pa.table(batch.take(pa.array(inside - (start - len(batch))))))
             pending_rows += len(inside)
-            if pending_rows >= CHUNK_ROWS:
+            if pending_rows >= rows:
                 joined = pa.concat_tables(pending)
-                full = joined.num_rows - joined.num_rows % CHUNK_ROWS
-                for offset in range(0, full, CHUNK_ROWS):
-                    yield joined.slice(offset, CHUNK_ROWS)
+                full = joined.num_rows - joined.num_rows % rows
+                for offset in range(0, full, rows):
+                    yield joined.slice(offset, rows)
                 pending, pending_rows = [joined.slice(full)], joined.num_rows - full
     if pending_rows:
         yield pa.concat_tables(pending)

@@ -13,6 +13,10 @@ from finstill.config.task import TASKS, Task
 
 EMBEDDED = "embedded"
 
+CPU_PROVIDER = "CPUExecutionProvider"
+GPU_TOKEN_BUDGET = 16_384
+"""Fixed, and not measured a run: the shapes of batches are part of what a float16 logit is."""
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -121,8 +125,10 @@ class Teacher(_Section):
         fine_tune: present where the checkpoint is an encoder to fine-tune on this corpus first.
         max_length: tokens that are read at once, special tokens included.
         long: a longer text is cut there, or read in `windows`; students read it as the teacher does.
-        token_budget: tokens (padding included) in one batch of the teacher pass.
-        precision: of the graph that labels. An int8 one is refused where its labels differ from the float32 one's.
+        token_budget: tokens (padding included) in one batch of the teacher pass; by default 512 on a CPU and 16,384 on
+            another provider.
+        precision: of the graph that labels; `float16` is for a GPU. One of lower precision is refused where its labels
+            differ from the float32 one's.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
         ensemble: further teachers, trained classifiers; the logits of all are averaged.
         trained_on: names of data sets the teacher was trained on, printed beside the figures that they contaminate.
@@ -135,11 +141,24 @@ class Teacher(_Section):
     max_length: int = Field(128, ge=8, le=512)
     long: Literal["cut", "windows"] = "cut"
     token_budget: int = Field(512, ge=8)
-    precision: Literal["float32", "int8"] = "float32"
-    execution_provider: str = "CPUExecutionProvider"
+    precision: Literal["float32", "int8", "float16"] = "float32"
+    execution_provider: str = CPU_PROVIDER
     ensemble: tuple[Member, ...] = ()
     trained_on: tuple[str, ...] = ()
     licence: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_of_the_provider(cls, values: object) -> object:
+        if isinstance(values, dict) and values.get("execution_provider", CPU_PROVIDER) != CPU_PROVIDER:
+            return {"token_budget": GPU_TOKEN_BUDGET, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _halves_on_a_gpu(self) -> Teacher:
+        if self.precision == "float16" and self.execution_provider == CPU_PROVIDER:
+            raise ValueError("'precision: float16' is for a GPU: set 'execution_provider' to CUDAExecutionProvider")
+        return self
 
 
 class Augmentation(_Section):

@@ -11,15 +11,20 @@ import numpy as np
 import onnxruntime
 
 from finstill.errors import InputError
-from finstill.inference.batching import length_sorted_batches, pad
+from finstill.inference.batching import few_shapes, length_sorted_batches, pad
 
 GRAPH_FILES = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 """How the graphs of a teacher and of a student are called, by precision."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
 
-PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
+PROVIDER_OPTIONS = {CUDA_PROVIDER: {"use_tf32": "0"}}
 """How a provider computes in float32: CUDA's products would otherwise have ten bits of mantissa (TF32)."""
+
+GPU_WORKERS = 2
+"""Batches in flight on another provider than the CPU's."""
 
 SLOW_FUSIONS = "SkipLayerNormFusion;BiasGeluFusion"
 """Graph rewrites that ONNX Runtime makes by default and whose kernels are slower on a CPU than what they replace."""
@@ -30,12 +35,13 @@ class OnnxClassifier:
 
     What a text gets does not depend on the texts around it: padding is masked, and the graphs that Finstill makes
     compute each row alone. Nor on the number of threads: each batch is one thread's, and several run at a time, which
-    is also faster than several threads that meet after each operation of one small batch.
+    is also faster than several threads that meet after each operation of one small batch. Another provider than the
+    CPU's gets batches of few shapes, see `few_shapes`, and two threads: one pads while the other's batch is computed.
 
     Args:
         graph: the ONNX file.
-        threads: batches run at a time; by default what the process may use: affinity and container limits counted. A
-            provider other than the CPU's runs one after the other.
+        threads: batches run at a time on the CPU; by default what the process may use: affinity and container limits
+            counted.
         provider: ONNX Runtime's execution provider.
 
     Raises:
@@ -58,9 +64,13 @@ class OnnxClassifier:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3
+        self.provider = provider
+        self._workers = threads if provider == CPU_PROVIDER else GPU_WORKERS
         if provider == CPU_PROVIDER:
             options.add_session_config_entry("optimization.disable_specified_optimizers", SLOW_FUSIONS)
-        self._workers = threads if provider == CPU_PROVIDER else 1
+        elif provider == CUDA_PROVIDER:
+            # Where CUDA came from the package index, ONNX Runtime finds its libraries when it is told to look.
+            onnxruntime.preload_dlls()
         # ONNX Runtime would go on on the CPU where a provider does not load, or fails later, and hardly say so.
         self._session = onnxruntime.InferenceSession(
             graph, options, providers=[(provider, PROVIDER_OPTIONS.get(provider, {}))]
@@ -83,8 +93,14 @@ class OnnxClassifier:
         logits, attention = self._run(["logits", "attention"], rows)
         return logits, attention
 
-    def _run(self, outputs: list[str], rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        input_ids, attention_mask = pad(rows)
+    def _run(
+        self, outputs: list[str], rows: Sequence[Sequence[int]], shape: tuple[int, int] | None = None
+    ) -> list[np.ndarray]:
+        if shape is None:
+            input_ids, attention_mask = pad(rows)
+        else:
+            # Rows that are there to fill the shape say the first text again.
+            input_ids, attention_mask = pad([*rows, *[rows[0]] * (shape[0] - len(rows))], shape[1])
         return self._session.run(outputs, {"input_ids": input_ids, "attention_mask": attention_mask})
 
     def logits(
@@ -103,15 +119,24 @@ class OnnxClassifier:
         Returns:
             float32, (rows, classes), in the order of `rows`.
         """
-        batches = list(length_sorted_batches([len(row) for row in rows], token_budget))
+        lengths = [len(row) for row in rows]
+        batches: list[tuple[np.ndarray, tuple[int, int] | None]]
+        if self.provider == CPU_PROVIDER:
+            batches = [(batch, None) for batch in length_sorted_batches(lengths, token_budget)]
+        else:
+            batches = list(few_shapes(lengths, token_budget))
+
+        def run(batch: np.ndarray, shape: tuple[int, int] | None) -> np.ndarray:
+            return self._run(["logits"], [rows[i] for i in batch], shape)[0][: len(batch)]
+
         parts = []
         with _mapping(min(self._workers, len(batches))) as mapped:
-            for part in mapped(lambda batch: self.batch_logits([rows[i] for i in batch]), batches):
+            for part in mapped(run, *zip(*batches, strict=True)):
                 parts.append(part)
                 advance(len(part))
         logits = np.concatenate(parts)
         ordered = np.empty_like(logits)
-        ordered[np.concatenate(batches)] = logits
+        ordered[np.concatenate([batch for batch, _ in batches])] = logits
         return ordered
 
 

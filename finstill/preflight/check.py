@@ -41,7 +41,7 @@ from finstill.quiet import quiet_transformers
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.classes import judge_classifier, require_matching_classes
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.teacher.fidelity import int8_fidelity
+from finstill.teacher.fidelity import measure_fidelity
 from finstill.training.fine_tune import untrained_classifier
 from finstill.training.rows import TrainingRows, training_rows
 
@@ -333,7 +333,7 @@ def _teacher(
     _time(profile, graph, tokens, None if fine_tuned else graph.fingerprint, cache, found)
     if graph.precision == "int8" and not fine_tuned:
         sample = rows["test"].input_ids[:SAMPLE]
-        fidelity = int8_fidelity(graph.graph, graph.float32_graph, sample, settings.token_budget)
+        fidelity = measure_fidelity(graph.graph, graph.float32_graph, sample, settings.token_budget)
         if not fidelity.holds:
             report.stop(
                 f"teacher.precision: on {fidelity.rows:,} test texts the int8 graph gives {fidelity.agreement:.1%} the "

@@ -50,13 +50,13 @@ class BidirectionalLayer(nn.Module):
             float, (tokens, rows, 2 * hidden_width).
         """
         reversed_states = _Exchange.apply(states, reversal)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and states.device.type == "cpu":
             weights = *self.forwards.parameters(), *self.backwards.parameters()
             forwards, backwards = _BothDirections.apply(
                 self.forwards, self.backwards, states, reversed_states, *weights
             )
         else:
-            # For a text alone a thread costs more than a layer.
+            # For a text alone a thread costs more than a layer, and a card runs what one thread asks of it.
             forwards, backwards = self.forwards(states)[0], self.backwards(reversed_states)[0]
         return torch.cat([forwards, _Exchange.apply(backwards, reversal)], dim=-1)
 

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from joblib import cpu_count
+from torch import nn
 from transformers import PreTrainedModel
 
 from finstill.corpus.tokenizer import frame, tokenizer_identity
@@ -80,7 +82,8 @@ def _mean_states(
     advance = progress_logger(logger, stage, len(texts), "texts")
     lengths = [len(text) for text in texts]
     batches = [[texts[i] for i in batch] for batch in length_sorted_batches(lengths, TOKEN_BUDGET)]
-    threads = torch.get_num_threads()
+    threads, module = torch.get_num_threads(), cast(nn.Module, encoder)
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with ThreadPoolExecutor(cpu_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
             for batch, states in zip(batches, pool.map(partial(_states, encoder), batches), strict=True):
@@ -90,6 +93,7 @@ def _mean_states(
                 advance(len(batch))
     finally:
         torch.set_num_threads(threads)
+        module.to("cpu")
     return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
@@ -105,5 +109,5 @@ def _inputs_digest(start: Start, texts: Sequence[Sequence[int]], vocabulary: Voc
 @torch.inference_mode()
 def _states(encoder: PreTrainedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
     """Return the last hidden states of the texts' tokens, one text after the other: float32, (tokens, width)."""
-    ids, mask = (torch.from_numpy(array) for array in pad(texts))
-    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].numpy()
+    ids, mask = (torch.from_numpy(array).to(encoder.device) for array in pad(texts))
+    return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].cpu().numpy()

@@ -13,17 +13,22 @@ from finstill.corpus.provenance import TableProvenance, made_by, require_togethe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
+from finstill.inference.batching import LENGTH_STEP
 from finstill.inference.export import export_onnx
 from finstill.inference.parity import Parity, graph_parity, own_provider
 from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
 from finstill.teacher.fingerprint import configuration_identity, fingerprint_on, teacher_fingerprint
+from finstill.teacher.float16 import card_name, halve_teacher
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DESCRIPTION_FILE = "teacher.json"
+
+TEACHER_GRAPHS = {**GRAPH_FILES, "float16": "model.float16.onnx"}
+"""How the graphs of a teacher are called, by precision."""
 
 VARIANT = "fused-attention-3"
 """The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
@@ -40,7 +45,7 @@ class TeacherGraph:
         fingerprint: identifies every logit it gives; see `teacher_fingerprint`.
         labels: class names in the order of its logits.
         max_length: tokens a text is cut at.
-        precision: of the graph that labels, `float32` or `int8`.
+        precision: of the graph that labels: `float32`, `int8` or `float16`.
         source, revision: where its checkpoint came from.
         trained_on: data sets it was trained on.
         parameters: number of weights.
@@ -62,11 +67,11 @@ class TeacherGraph:
     @property
     def graph(self) -> Path:
         """The graph that labels."""
-        return self.folder / GRAPH_FILES[self.precision]
+        return self.folder / TEACHER_GRAPHS[self.precision]
 
     @property
     def float32_graph(self) -> Path:
-        """The graph that is proved equal to the checkpoint, and that an int8 one is measured against."""
+        """The graph that is proved equal to the checkpoint, and that one of lower precision is measured against."""
         return self.folder / GRAPH_FILES["float32"]
 
     @classmethod
@@ -124,7 +129,7 @@ def export_teacher(
 
     Args:
         max_length: texts are cut at this many tokens.
-        precision: `float32`, or `int8` to label with the quantised graph; the float32 one is kept beside it.
+        precision: `float32`, or `int8` or `float16` to label with such a graph; the float32 one is kept beside it.
         source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
         provider: ONNX Runtime's execution provider that the teacher labels on. Where it gives other logits than the CPU
             on `sample`, it is part of the fingerprint.
@@ -132,7 +137,7 @@ def export_teacher(
 
     Raises:
         InputError: see `load_classifier` and `read_tokenizer`; or the model reads fewer tokens than `max_length`, or
-            knows fewer than the tokenizer gives; or the provider cannot be used here.
+            knows fewer than the tokenizer gives; or the provider cannot be used here, or not with this `max_length`.
     """
     model = load_classifier(checkpoint)
     longest = longest_text(model)
@@ -141,6 +146,12 @@ def export_teacher(
             f"teacher.max_length is {max_length}, and the model reads {longest} tokens at most",
             where=checkpoint,
             remedy=f"Set teacher.max_length to {longest} or less",
+        )
+    if provider != CPU_PROVIDER and max_length % LENGTH_STEP:
+        raise InputError(
+            f"teacher.max_length is {max_length}, and {provider} reads multiples of {LENGTH_STEP} tokens",
+            where=checkpoint,
+            remedy=f"Set teacher.max_length to a multiple of {LENGTH_STEP}",
         )
     tokenizer = read_tokenizer(checkpoint)
     known = len(word_embeddings(model))
@@ -159,6 +170,7 @@ def export_teacher(
         precision=precision,
         variant=VARIANT,
         labels=labels,
+        computed_by=f"{provider} {card_name()} {token_budget}" if precision == "float16" else "",
     )
     graph = TeacherGraph(
         folder, fingerprint, labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
@@ -184,10 +196,12 @@ def export_teacher(
         export_graph(model, exported)
         fuse_teacher(exported, unfinished / GRAPH_FILES["float32"])
         if precision == "int8":
-            quantize_teacher(exported, unfinished / GRAPH_FILES["int8"])
+            quantize_teacher(exported, unfinished / TEACHER_GRAPHS["int8"])
+        elif precision == "float16":
+            halve_teacher(unfinished / GRAPH_FILES["float32"], unfinished / TEACHER_GRAPHS["float16"])
         exported.unlink()
         tokenizer.save(str(unfinished / TOKENIZER_FILE))
-        own = own_provider(unfinished / GRAPH_FILES[precision], provider, sample, token_budget)
+        own = own_provider(unfinished / TEACHER_GRAPHS[precision], provider, sample, token_budget)
         labelling = labelling_on(unfinished, own)
     logger.info(
         "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",

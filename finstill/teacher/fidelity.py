@@ -1,4 +1,4 @@
-"""Whether an int8 teacher may label in the float32 one's place."""
+"""Whether a teacher of lower precision may label in the float32 one's place."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ ROWS_ALONE = 128
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How the int8 graph's labels compare with the float32 graph's on the same rows.
+    """How the labels of a graph of lower precision compare with the float32 graph's on the same rows.
 
     Attributes:
         rows: texts compared.
         agreement: share of rows with the same most likely class.
         kl_to_float32: mean KL from the float32 probabilities, in nats.
-        batch_dependence: the largest distance of a logit in a batch from that of its text alone. Products of integers
-            are exact, but a float before them that rounds the other way in another batch moves an activation by a
-            level.
+        batch_dependence: the largest distance of a logit in a batch from that of its text alone. An int8 graph's
+            products of integers are exact, but a float before them that rounds the other way in another batch moves an
+            activation by a level; in float16, every sum rounds.
     """
 
     rows: int
@@ -46,18 +46,19 @@ class Fidelity:
         )
 
 
-def int8_fidelity(
-    int8: Path, float32: Path, rows: Sequence[Sequence[int]], token_budget: int, provider: str = CPU_PROVIDER
+def measure_fidelity(
+    lower: Path, float32: Path, rows: Sequence[Sequence[int]], token_budget: int, provider: str = CPU_PROVIDER
 ) -> Fidelity:
     """Compare two graphs of one teacher.
 
     Args:
+        lower: the graph of lower precision.
         rows: token ids, special tokens included.
         token_budget: tokens of one batch, padding included.
-        provider: that the int8 graph runs on; the float32 one runs on the CPU.
+        provider: that the graph of lower precision runs on; the float32 one runs on the CPU.
     """
-    quantised = OnnxClassifier(int8, provider=provider)
-    ours, exact = quantised.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
-    alone = np.concatenate([quantised.batch_logits([row]) for row in rows[:ROWS_ALONE]])
+    labelling = OnnxClassifier(lower, provider=provider)
+    ours, exact = labelling.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
+    alone = np.concatenate([labelling.logits([row], token_budget) for row in rows[:ROWS_ALONE]])
     dependence = float(np.abs(ours[:ROWS_ALONE] - alone).max())
     return Fidelity(len(rows), agreement(ours, exact), kl_to_teacher(ours, exact), dependence)

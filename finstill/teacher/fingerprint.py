@@ -41,6 +41,7 @@ def teacher_fingerprint(
     precision: str,
     variant: str,
     labels: Sequence[str],
+    computed_by: str = "",
 ) -> str:
     """Return 32 hexadecimal digits that change when any of a teacher's logits could.
 
@@ -48,21 +49,24 @@ def teacher_fingerprint(
     fingerprint and so its cache. The configuration counts beside them: another activation, number of heads or epsilon
     gives other logits with the same weights. With int8, ONNX Runtime's version and the processor's instruction sets
     count too: a float whose last bit differs there can move an activation by a whole level, and so a logit by more than
-    1e-4. A float32 teacher's logits agree.
+    1e-4. So does a float16 teacher's, by the card and by the shapes of its batches. A float32 teacher's logits agree.
 
     Args:
         weights: the state dict.
         configuration: what the model's configuration says; see `configuration_identity`.
         tokenizer: identity of the tokenizer's behaviour; see `finstill.corpus.tokenizer.tokenizer_identity`.
-        precision: `float32` or `int8`.
+        precision: `float32`, `int8` or `float16`.
         variant: names the way the graph was made from the weights.
         labels: class names in the order of the logits.
+        computed_by: of float16, the card and the token budget.
     """
     parts: list[bytes | str] = [configuration, tokenizer, str(max_length), precision, variant, *labels]
     for name, tensor in sorted(weights.items()):
         parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor.contiguous().numpy().tobytes()]
     if precision == "int8":
         parts.append(_arithmetic())
+    elif precision == "float16":
+        parts += [f"onnxruntime {onnxruntime.__version__}", computed_by]
     return digest(*parts)
 
 

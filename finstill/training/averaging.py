@@ -29,11 +29,14 @@ class WeightAverage(TrainerCallback):
     def __init__(self, student: nn.Module, last: float):
         self._student = student
         self._last = last
-        self._average = AveragedModel(student, use_buffers=False)
 
     def weights(self) -> dict[str, torch.Tensor] | None:
         """Return the mean weights by the student's names for them; None where training ended before they were kept."""
         return self._average.module.state_dict() if self._average.n_averaged else None
+
+    def on_init_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        # The trainer has put the student on its device by now.
+        self._average = AveragedModel(self._student, use_buffers=False)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         kept = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / AVERAGE_FILE

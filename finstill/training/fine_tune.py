@@ -94,6 +94,8 @@ def fine_tune(
         trainer = _trainer(model, settings, train, validation, unfinished_runs / "checkpoints", seed + run)
         stage = f"{STAGE}, run {run + 1} of {settings.runs}"
         history += _train_once(model, trainer, unfinished_runs / f"run-{run}", stage)
+        # Of mixed precision the trainer leaves a wrapper that cannot be copied.
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         average = average or AveragedModel(model)
         average.update_parameters(model)
     assert average is not None

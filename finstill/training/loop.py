@@ -58,9 +58,15 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
+        bf16=bfloat16_units(),
         log_level="error",
         **settings,
     )
+
+
+def bfloat16_units() -> bool:
+    """Return whether a card here multiplies in bfloat16; training then does, and keeps its weights in float32."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:

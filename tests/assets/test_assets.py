@@ -61,7 +61,7 @@ PER_STUDENT = [student, student_package, evaluation]
 AFTER = [comparison, champion, scores]
 CHECKS = [
     assets.teacher.graph_equals_checkpoint,
-    assets.teacher.int8_labels_as_float32,
+    assets.teacher.labels_as_float32,
     assets.teacher_logits.every_text_has_logits,
     assets.teacher_logits.teacher_beats_the_commonest_class,
     assets.augmented_corpus.no_test_text_is_learned_from,
@@ -256,7 +256,7 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     assert not result.success
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
         "graph_equals_checkpoint": False,
-        "int8_labels_as_float32": True,
+        "labels_as_float32": True,
     }
     assert "teacher_logits" not in {
         event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
@@ -336,7 +336,7 @@ def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
     assert not result.success
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
         "graph_equals_checkpoint": True,
-        "int8_labels_as_float32": False,
+        "labels_as_float32": False,
     }
 
 

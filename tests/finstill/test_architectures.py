@@ -17,7 +17,7 @@ from finstill.inference.session import OnnxClassifier
 from finstill.metrics import kl_to_teacher
 from finstill.teacher.checkpoint import longest_text
 from finstill.teacher.export import export_graph
-from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, int8_fidelity
+from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, measure_fidelity
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 
 MAX_LENGTH = 512
@@ -119,7 +119,7 @@ def test_the_float32_graph_equals_the_checkpoint(teacher: Teacher, rows: list[li
 
 
 def test_the_int8_graph_lies_near_float32(teacher: Teacher, rows: list[list[int]]) -> None:
-    fidelity = int8_fidelity(teacher.int8, teacher.float32, rows, TOKEN_BUDGET)
+    fidelity = measure_fidelity(teacher.int8, teacher.float32, rows, TOKEN_BUDGET)
     logits = OnnxClassifier(teacher.float32).logits(rows, TOKEN_BUDGET)
     # What another text's answer would cost in a text's place.
     apart = kl_to_teacher(np.roll(logits, 1, axis=0), logits)

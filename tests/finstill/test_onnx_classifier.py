@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from finstill.errors import InputError
 from finstill.inference import parity, session
@@ -14,7 +16,9 @@ from finstill.inference.session import OnnxClassifier
 from finstill.teacher import export
 from finstill.teacher.checkpoint import load_classifier
 from finstill.teacher.export import TeacherGraph, export_teacher, prove_teacher
+from finstill.teacher.fidelity import measure_fidelity
 from finstill.teacher.fingerprint import fingerprint_on
+from finstill.teacher.float16 import card_name
 
 ROWS = [[101, *np.random.default_rng(i).integers(1000, 20000, i % 40 + 1).tolist(), 102] for i in range(200)]
 
@@ -35,16 +39,16 @@ def test_an_interrupt_ends_the_run_with_what_is_in_flight(graphs: dict[str, Path
     run: list[int] = []
 
     class Watched(OnnxClassifier):
-        def batch_logits(self, rows: list[list[int]]) -> np.ndarray:  # type: ignore[override]
+        def _run(self, outputs: list[str], rows: Any, shape: Any = None) -> list[np.ndarray]:
             run.append(len(rows))
-            return super().batch_logits(rows)
+            return super()._run(outputs, rows, shape)
 
     def interrupt(count: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Watched(graphs["fused"], threads=2).logits(ROWS * 5, 64, interrupt)
-    assert sum(run) < len(ROWS)
+    assert 0 < sum(run) < len(ROWS)
 
 
 def test_one_text_and_one_worker_need_no_pool(graphs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +100,67 @@ class TestProvider:
         OnnxClassifier(graphs["fused"], provider=CUDA)
         assert asked == [(CUDA, {"use_tf32": "0"}), "no fallback"]
 
+    def test_a_texts_own_length_alone_decides_the_shape_in_which_it_is_computed(self, graphs: dict[str, Path]) -> None:
+        shapes: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
+
+        class Watched(OnnxClassifier):
+            def _run(self, outputs: list[str], rows: Any, shape: Any = None) -> list[np.ndarray]:
+                found = super()._run(outputs, rows, shape)
+                for row in rows:
+                    shapes.setdefault(tuple(row), set()).add((len(found[0]), *shape))
+                return found
+
+        other = Watched(graphs["fused"], provider=OTHER)
+        together = other.logits(ROWS, 64)
+        alone = np.concatenate([other.logits([row], 64) for row in ROWS])
+        np.testing.assert_array_equal(together, alone)
+        np.testing.assert_allclose(together, OnnxClassifier(graphs["fused"]).logits(ROWS, 64), atol=1e-5)
+        for row, (shape,) in shapes.items():
+            tokens = -(-len(row) // 8) * 8
+            assert shape == (max(1, 64 // tokens), max(1, 64 // tokens), tokens)
+
+
+class TestFloat16:
+    @pytest.fixture
+    def make(self, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+        def make(card: str = "a card", token_budget: int = 64, max_length: int = 32) -> TeacherGraph:
+            monkeypatch.setattr(export, "card_name", lambda: card)
+            return export_teacher(
+                tiny_checkpoint,
+                tmp_path / "teacher",
+                max_length=max_length,
+                source="test",
+                precision="float16",
+                provider=OTHER,
+                sample=ROWS[:8],
+                token_budget=token_budget,
+            )
+
+        return make
+
+    def test_it_labels_almost_as_float32_does_at_half_the_size(self, make: Callable[..., TeacherGraph]) -> None:
+        teacher = make()
+        measured = measure_fidelity(teacher.graph, teacher.float32_graph, ROWS, 64, OTHER)
+        assert measured.holds
+        assert measured.kl_to_float32 > 0
+        assert teacher.graph.stat().st_size < 0.7 * teacher.float32_graph.stat().st_size
+
+    def test_its_logits_are_those_of_a_card_and_of_the_shapes_of_batches(
+        self, make: Callable[..., TeacherGraph]
+    ) -> None:
+        first = make().fingerprint
+        assert make().fingerprint == first
+        assert len({first, make(card="another").fingerprint, make(token_budget=128).fingerprint}) == 3
+
+    def test_texts_are_padded_within_what_the_model_reads(self, make: Callable[..., TeacherGraph]) -> None:
+        with pytest.raises(InputError, match=r"max_length is 30.*multiple of 8"):
+            make(max_length=30)
+
+    def test_without_a_card_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(InputError, match="torch sees no card"):
+            card_name()
+
 
 def on_a_provider_that_adds(difference: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every provider but the CPU give logits that lie so far from its own."""
@@ -105,8 +170,8 @@ def on_a_provider_that_adds(difference: float, monkeypatch: pytest.MonkeyPatch) 
             super().__init__(graph, provider=provider, **settings)  # type: ignore[arg-type]
             self.added = np.float32(0 if provider == session.CPU_PROVIDER else difference)
 
-        def batch_logits(self, rows: list[list[int]]) -> np.ndarray:  # type: ignore[override]
-            return super().batch_logits(rows) + self.added
+        def _run(self, *arguments: Any) -> list[np.ndarray]:
+            return [output + self.added for output in super()._run(*arguments)]
 
     for module in (parity, export):
         monkeypatch.setattr(module, "OnnxClassifier", Differing)

@@ -54,6 +54,7 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
         ),
         ("task: risk", "task: mood", r"line 1: .*there is no task 'mood'.*sentiment"),
         ("teacher:", "teacher:\n  max_length: 4", r"line 7: 'teacher\.max_length': .*greater than or equal to 8.*4"),
+        ("teacher:", "teacher:\n  precision: float16", r"line 6: 'teacher': 'precision: float16' is for a GPU"),
         ("  path: texts.csv\n", "", r"exactly one of 'path'"),
         ("recipes: recipes.yaml\n", "", r"mine\.yaml: 'recipes' is missing"),
         ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
@@ -63,6 +64,19 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
 def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_profile(write(tmp_path, PROFILE.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "budget"),
+    [
+        ("", 512),
+        ("  execution_provider: CUDAExecutionProvider\n", 16_384),
+        ("  execution_provider: CUDAExecutionProvider\n  token_budget: 64\n", 64),
+    ],
+)
+def test_a_gpu_gets_larger_batches_where_the_profile_does_not_say(tmp_path: Path, settings: str, budget: int) -> None:
+    profile = write(tmp_path, PROFILE.replace("teacher:\n", f"teacher:\n{settings}"))
+    assert read_profile(profile).teacher.token_budget == budget
 
 
 def test_a_missing_profile_is_said(tmp_path: Path) -> None:

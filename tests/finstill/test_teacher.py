@@ -22,7 +22,7 @@ from finstill.inference.parity import graph_parity
 from finstill.inference.session import OnnxClassifier
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.teacher.fidelity import int8_fidelity
+from finstill.teacher.fidelity import measure_fidelity
 from finstill.training.fine_tune import FineTuned, fine_tune
 from finstill.training.rows import NO_LABEL, TrainingRows
 
@@ -91,7 +91,7 @@ def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_besi
     exported = OnnxClassifier(quantised.float32_graph).logits(texts, 64)
     assert graph_parity(exported, load_classifier(tiny_checkpoint), texts).holds
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
-    assert int8_fidelity(quantised.graph, quantised.float32_graph, rows, 256).kl_to_float32 < 0.05
+    assert measure_fidelity(quantised.graph, quantised.float32_graph, rows, 256).kl_to_float32 < 0.05
 
 
 def test_an_int8_graph_of_another_teacher_is_refused(
@@ -99,7 +99,7 @@ def test_an_int8_graph_of_another_teacher_is_refused(
 ) -> None:
     stranger = export_teacher(make_checkpoint(seed=1), tmp_path / "x", max_length=64, source="test", precision="int8")
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
-    assert not int8_fidelity(stranger.graph, teacher.float32_graph, rows, 256).holds
+    assert not measure_fidelity(stranger.graph, teacher.float32_graph, rows, 256).holds
 
 
 def test_an_unknown_execution_provider_lists_those_there_are(teacher: TeacherGraph) -> None:

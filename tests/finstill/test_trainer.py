@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 from finstill.config.architectures import ConvolutionConfig, EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
@@ -30,6 +31,7 @@ from finstill.files import read_json, write_json
 from finstill.inference.batching import pad
 from finstill.students.registry import load_student
 from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.training import loop
 from finstill.training.averaging import WeightAverage
 from finstill.training.distil import train_student
 from finstill.training.epochs import Epoch, EpochSampler
@@ -176,6 +178,31 @@ recipe = Recipe.model_validate_json(sys.argv[2])
 train_student(recipe, rows("train"), rows("validation"), ("negative", "neutral", "positive"), Path(sys.argv[3]),
               Path(sys.argv[4]), stage="cut off")
 """
+
+
+def test_where_a_card_has_bfloat16_steps_run_in_it_and_weights_stay_in_float32(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands in for the card: it computes in bfloat16 too, if slowly."""
+    monkeypatch.setattr(loop, "bfloat16_units", lambda: True)
+    monkeypatch.setattr(loop, "TrainingArguments", partial(TrainingArguments, use_cpu=True))
+    heard: set[torch.dtype] = set()
+
+    def listen(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            heard.add(output.dtype)
+
+    registered = torch.nn.modules.module.register_module_forward_hook(listen)
+    try:
+        trained = train(OTHER_KINDS["static"].model_copy(update={"average_last": 0.5}))
+    finally:
+        registered.remove()
+    assert torch.bfloat16 in heard
+    assert trained.validation["macro_f1"] > 0.8
+    assert {tensor.dtype for tensor in load_file(trained.folder / "model.safetensors").values()} <= {
+        torch.float32,
+        torch.int32,
+    }
 
 
 @pytest.mark.parametrize("settings_of_the_pool", [{}, {"rows_per_epoch": 40, "average_last": 1.0}], ids=str)
@@ -367,6 +394,7 @@ def test_the_student_is_the_mean_of_its_last_weights_where_that_is_no_worse(
 def test_the_mean_of_weights_is_over_the_last_steps_alone() -> None:
     module = torch.nn.Linear(1, 1, bias=False)
     average = WeightAverage(module, last=0.5)
+    average.on_init_end(None, None, None)
     state = TrainerState(max_steps=4)
     assert average.weights() is None
     for step, weight in enumerate([100.0, 10.0, 1.0, 3.0], 1):

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,9 +131,9 @@ def test_of_many_texts_only_the_new_one_reaches_the_teacher(
     reached: list[int] = []
 
     class Watched(OnnxClassifier):
-        def batch_logits(self, rows: Sequence[Sequence[int]]) -> np.ndarray:
+        def logits(self, rows: Sequence[Sequence[int]], *arguments: Any) -> np.ndarray:
             reached.append(len(rows))
-            return super().batch_logits(rows)
+            return super().logits(rows, *arguments)
 
     write_tokens(tokens, [*texts[:1500], "new", *texts[1500:]])
     label_texts(tokens, cache, partial(Watched, graph), 512)
