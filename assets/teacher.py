@@ -212,9 +212,10 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 
     A check proves it equal to the checkpoint on texts of the corpus before anything is labelled.
     """
+    from finstill.inference.parity import PARITY_TEXTS
     from finstill.teacher.checkpoint import Checkpoint
     from finstill.teacher.classes import require_matching_classes
-    from finstill.teacher.export import export_teacher
+    from finstill.teacher.export import AUTO_TEXTS, export_teacher
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
@@ -227,7 +228,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         revision=checkpoint.revision,
         trained_on=settings.teacher.trained_on,
         provider=settings.teacher.execution_provider,
-        sample=_parity_rows(workspace),
+        sample=_some_rows(workspace, AUTO_TEXTS if settings.teacher.precision == "auto" else PARITY_TEXTS),
         token_budget=settings.teacher.token_budget,
     )
     # Raised here, before the expensive stage, where the teacher's classes are not the task's.
@@ -236,6 +237,7 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         metadata={
             "fingerprint": teacher.fingerprint,
             "precision": teacher.precision,
+            **({"precision_chosen": teacher.chosen} if teacher.chosen else {}),
             "execution_provider": settings.teacher.execution_provider
             + (", with logits of its own" if teacher.provider else ""),
             "classes": ", ".join(teacher.labels),
@@ -246,13 +248,11 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     )
 
 
-def _parity_rows(workspace: Workspace) -> list[list[int]]:
+def _some_rows(workspace: Workspace, count: int) -> list[list[int]]:
     """Return the token ids of some texts of the corpus; keys are hashes, so the first ones are a random sample."""
     import pyarrow.parquet as pq
 
-    from finstill.inference.parity import PARITY_TEXTS
-
-    return pq.read_table(workspace.tokens, columns=["input_ids"])[:PARITY_TEXTS]["input_ids"].to_pylist()
+    return pq.read_table(workspace.tokens, columns=["input_ids"])[:count]["input_ids"].to_pylist()
 
 
 def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[np.ndarray, np.ndarray]:
@@ -335,14 +335,15 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     The graph runs on the provider that labels. Where the logits of that one are its own, and so is the fingerprint, the
     CPU's must lie within the limit and both must name the same class.
     """
-    from finstill.inference.parity import LARGEST_DIFFERENCE
+    from finstill.inference.parity import LARGEST_DIFFERENCE, PARITY_TEXTS
     from finstill.teacher.checkpoint import Checkpoint, load_classifier
     from finstill.teacher.export import TeacherGraph, prove_teacher
 
     workspace, settings = profile.workspace, profile.profile().teacher
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
     teacher, model = TeacherGraph.read(workspace.teacher_onnx), load_classifier(checkpoint.folder)
-    parity = prove_teacher(teacher, model, _parity_rows(workspace), settings.token_budget, settings.execution_provider)
+    rows = _some_rows(workspace, PARITY_TEXTS)
+    parity = prove_teacher(teacher, model, rows, settings.token_budget, settings.execution_provider)
     return AssetCheckResult(
         passed=parity.holds,
         description=f"The largest difference of a logit is {parity.largest_difference:.2g} over {parity.rows} texts.",
@@ -364,6 +365,9 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
 
     settings, workspace = profile.profile(), profile.workspace
     teacher = TeacherGraph.read(workspace.teacher_onnx)
+    if teacher.chosen is not None:
+        description = f"{teacher.precision} was chosen: {teacher.chosen}."
+        return AssetCheckResult(passed=True, description=description)
     if teacher.precision == "float32":
         return AssetCheckResult(passed=True, description="The float32 graph labels: there is nothing to compare.")
     test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
@@ -376,9 +380,7 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     )
     return AssetCheckResult(
         passed=fidelity.holds,
-        description=f"{fidelity.agreement:.2%} of {fidelity.rows:,} texts get the same class, the mean KL is "
-        f"{fidelity.kl_to_float32:.2g}, and batch mates move a logit by {fidelity.batch_dependence:.2g}. "
-        "Where this fails, set teacher.precision to float32.",
+        description=f"{fidelity}. Where this fails, set teacher.precision to float32.",
         metadata={
             "agreement": fidelity.agreement,
             "least_agreement": LEAST_AGREEMENT,

@@ -36,9 +36,14 @@ def agreement(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
 
 def kl_to_teacher(logits: np.ndarray, teacher_logits: np.ndarray) -> float:
     """Return KL(teacher || student) at temperature 1 in nats, averaged over rows."""
+    return float(row_kl(logits, teacher_logits).mean())
+
+
+def row_kl(logits: np.ndarray, teacher_logits: np.ndarray) -> np.ndarray:
+    """Return KL(teacher || student) at temperature 1 of each row, nats: float64, (rows,)."""
     teacher = log_softmax(teacher_logits.astype(np.float64), axis=1)
     student = log_softmax(logits.astype(np.float64), axis=1)
-    return float((np.exp(teacher) * (teacher - student)).sum(axis=1).mean())
+    return (np.exp(teacher) * (teacher - student)).sum(axis=1)
 
 
 def reliability(labels: np.ndarray, logits: np.ndarray) -> list[dict[str, float]]:

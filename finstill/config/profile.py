@@ -128,7 +128,7 @@ class Teacher(_Section):
         token_budget: tokens (padding included) in one batch of the teacher pass; by default 512 on a CPU and 16,384 on
             another provider.
         precision: of the graph that labels; `float16` is for a GPU. One of lower precision is refused where its labels
-            differ from the float32 one's.
+            differ from the float32 one's; `auto` takes the lower one where they do not, and float32 where they do.
         execution_provider: ONNX Runtime's provider, as `CPUExecutionProvider` or `CUDAExecutionProvider`.
         ensemble: further teachers, trained classifiers; the logits of all are averaged.
         trained_on: names of data sets the teacher was trained on, printed beside the figures that they contaminate.
@@ -141,7 +141,7 @@ class Teacher(_Section):
     max_length: int = Field(128, ge=8, le=512)
     long: Literal["cut", "windows"] = "cut"
     token_budget: int = Field(512, ge=8)
-    precision: Literal["float32", "int8", "float16"] = "float32"
+    precision: Literal["float32", "int8", "float16", "auto"] = "float32"
     execution_provider: str = CPU_PROVIDER
     ensemble: tuple[Member, ...] = ()
     trained_on: tuple[str, ...] = ()

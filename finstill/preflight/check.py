@@ -40,7 +40,7 @@ from finstill.inference.session import OnnxClassifier
 from finstill.quiet import quiet_transformers
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint
 from finstill.teacher.classes import judge_classifier, require_matching_classes
-from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.export import AUTO_TEXTS, TeacherGraph, export_teacher
 from finstill.teacher.fidelity import measure_fidelity
 from finstill.training.fine_tune import untrained_classifier
 from finstill.training.rows import TrainingRows, training_rows
@@ -310,6 +310,8 @@ def _teacher(
     else:
         folder = checkpoint.folder
     logger.info("check: exporting the teacher")
+    precision = settings.precision if member is settings else "float32"
+    texts = AUTO_TEXTS if precision == "auto" else PARITY_TEXTS
     remove_folder(scratch.teacher_onnx)
     if made.is_dir() and not fine_tuned:
         shutil.copytree(made, scratch.teacher_onnx)
@@ -318,9 +320,9 @@ def _teacher(
         scratch.teacher_onnx,
         max_length=settings.max_length,
         source=member.checkpoint,
-        precision=settings.precision if member is settings else "float32",
+        precision=precision,
         provider=settings.execution_provider,
-        sample=[] if tokens is None else tokens["input_ids"][:PARITY_TEXTS].to_pylist(),
+        sample=[] if tokens is None else tokens["input_ids"][:texts].to_pylist(),
         token_budget=settings.token_budget,
     )
     found.architecture = type(load_classifier(folder)).__name__
@@ -331,15 +333,13 @@ def _teacher(
     if not fine_tuned:
         _judge(profile, graph, rows, found, report)
     _time(profile, graph, tokens, None if fine_tuned else graph.fingerprint, cache, found)
-    if graph.precision == "int8" and not fine_tuned:
+    if graph.precision != "float32" and graph.chosen is None and not fine_tuned:
         sample = rows["test"].input_ids[:SAMPLE]
-        fidelity = measure_fidelity(graph.graph, graph.float32_graph, sample, settings.token_budget)
-        if not fidelity.holds:
-            report.stop(
-                f"teacher.precision: on {fidelity.rows:,} test texts the int8 graph gives {fidelity.agreement:.1%} the "
-                f"float32 graph's class, at a mean KL of {fidelity.kl_to_float32:.2g} nats. Set teacher.precision to "
-                "float32"
-            )
+        measured = measure_fidelity(
+            graph.graph, graph.float32_graph, sample, settings.token_budget, settings.execution_provider
+        )
+        if not measured.holds:
+            report.stop(f"teacher.precision: in {graph.precision}, {measured}. Set teacher.precision to float32")
 
 
 def _tokens(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from finstill.inference.export import export_onnx
 from finstill.inference.parity import Parity, graph_parity, own_provider
 from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
+from finstill.teacher.fidelity import measure_fidelity
 from finstill.teacher.fingerprint import configuration_identity, fingerprint_on, teacher_fingerprint
 from finstill.teacher.float16 import card_name, halve_teacher
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
@@ -33,6 +34,12 @@ TEACHER_GRAPHS = {**GRAPH_FILES, "float16": "model.float16.onnx"}
 VARIANT = "fused-attention-3"
 """The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
 
+AUTO_TEXTS = 1024
+"""Texts of the corpus on which `auto` measures: half a minute of a base-size teacher on two cores."""
+
+LEAST_AUTO_TEXTS = 300
+"""On fewer, an agreement of 99% could be chance: 0.99 to the power of 300 is 0.05."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -46,6 +53,7 @@ class TeacherGraph:
         labels: class names in the order of its logits.
         max_length: tokens a text is cut at.
         precision: of the graph that labels: `float32`, `int8` or `float16`.
+        chosen: where `auto` chose the precision, why.
         source, revision: where its checkpoint came from.
         trained_on: data sets it was trained on.
         parameters: number of weights.
@@ -63,6 +71,7 @@ class TeacherGraph:
     trained_on: tuple[str, ...]
     parameters: int
     provider: str | None = None
+    chosen: str | None = None
 
     @property
     def graph(self) -> Path:
@@ -129,7 +138,10 @@ def export_teacher(
 
     Args:
         max_length: texts are cut at this many tokens.
-        precision: `float32`, or `int8` or `float16` to label with such a graph; the float32 one is kept beside it.
+        precision: `float32`, or `int8` or `float16` to label with such a graph; the float32 one is kept beside it. Or
+            `auto`, for int8 on a CPU and float16 elsewhere where their labels hold on `sample` (see
+            `finstill.teacher.fidelity`), and float32 where they do not. What was chosen for a checkpoint stays so, lest
+            another sample near a limit begin the cache anew.
         source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
         provider: ONNX Runtime's execution provider that the teacher labels on. Where it gives other logits than the CPU
             on `sample`, it is part of the fingerprint.
@@ -162,53 +174,81 @@ def export_teacher(
             remedy="Copy the tokenizer's files from where the weights came from",
         )
     labels = class_names(model)
-    fingerprint = teacher_fingerprint(
-        model.state_dict(),
-        configuration=configuration_identity(model.config),
-        tokenizer=tokenizer_identity(tokenizer),
-        max_length=max_length,
-        precision=precision,
-        variant=VARIANT,
-        labels=labels,
-        computed_by=f"{provider} {card_name()} {token_budget}" if precision == "float16" else "",
-    )
-    graph = TeacherGraph(
-        folder, fingerprint, labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
+    teacher = TeacherGraph(
+        folder, "", labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
     )
 
-    def labelling_on(made: Path, own: str | None) -> TeacherGraph:
-        """Return the teacher with its fingerprint there, and write it down."""
-        labelling = replace(graph, fingerprint=fingerprint_on(fingerprint, own), provider=own)
+    def identify(precision: str) -> str:
+        return teacher_fingerprint(
+            model.state_dict(),
+            configuration=configuration_identity(model.config),
+            tokenizer=tokenizer_identity(tokenizer),
+            max_length=max_length,
+            precision=precision,
+            variant=VARIANT,
+            labels=labels,
+            computed_by=f"{provider} {card_name()} {token_budget}" if precision == "float16" else "",
+        )
+
+    def write(made: Path, fingerprint: str, precision: str, own: str | None, chosen: str | None) -> TeacherGraph:
+        labelling = replace(
+            teacher,
+            fingerprint=fingerprint_on(fingerprint, own),
+            precision=precision,
+            provider=own,
+            chosen=chosen,
+        )
         write_json(made / DESCRIPTION_FILE, {**asdict(labelling), "folder": None})
         return labelling
 
+    lower = "int8" if provider == CPU_PROVIDER else "float16"
     existing = read_json(folder / DESCRIPTION_FILE) if (folder / DESCRIPTION_FILE).is_file() else None
-    before = None if existing is None else existing.get("provider")
-    if existing is not None and existing["fingerprint"] == fingerprint_on(fingerprint, before):
-        # What was found of this provider then stays so: near the limit, another sample might find otherwise.
-        labelling = labelling_on(
-            folder, before if before == provider else own_provider(graph.graph, provider, sample, token_budget)
-        )
-        logger.info("teacher_onnx: unchanged, fingerprint %s", labelling.fingerprint)
-        return labelling
+    if existing is not None:
+        own, chosen = existing.get("provider"), existing.get("chosen") if precision == "auto" else None
+        wanted = existing["precision"] if chosen and existing["precision"] in ("float32", lower) else precision
+        if wanted != "auto" and existing["fingerprint"] == fingerprint_on(identify(wanted), own):
+            if own != provider:
+                # What was found of this provider then stays so: near the limit, another sample might find otherwise.
+                own = own_provider(folder / TEACHER_GRAPHS[wanted], provider, sample, token_budget)
+            labelling = write(folder, identify(wanted), wanted, own, chosen)
+            logger.info("teacher_onnx: unchanged, fingerprint %s", labelling.fingerprint)
+            return labelling
     with whole_folder(folder) as unfinished:
         exported = unfinished / "exported.onnx"
+        graphs = {name: unfinished / file for name, file in TEACHER_GRAPHS.items()}
         export_graph(model, exported)
-        fuse_teacher(exported, unfinished / GRAPH_FILES["float32"])
-        if precision == "int8":
-            quantize_teacher(exported, unfinished / TEACHER_GRAPHS["int8"])
-        elif precision == "float16":
-            halve_teacher(unfinished / GRAPH_FILES["float32"], unfinished / TEACHER_GRAPHS["float16"])
+        fuse_teacher(exported, graphs["float32"])
+        if lower_precision := {"auto": lower, "float32": None}.get(precision, precision):
+            if lower_precision == "int8":
+                quantize_teacher(exported, graphs["int8"])
+            else:
+                halve_teacher(graphs["float32"], graphs["float16"])
         exported.unlink()
         tokenizer.save(str(unfinished / TOKENIZER_FILE))
-        own = own_provider(unfinished / TEACHER_GRAPHS[precision], provider, sample, token_budget)
-        labelling = labelling_on(unfinished, own)
+        chosen = None
+        if precision == "auto":
+            precision, chosen = _choose(graphs, lower, sample, token_budget, provider)
+            logger.info("teacher_onnx: %s labels: %s", precision, chosen)
+            if precision == "float32":
+                graphs[lower].unlink()
+        own = own_provider(graphs[precision], provider, sample, token_budget)
+        labelling = write(unfinished, identify(precision), precision, own, chosen)
     logger.info(
         "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",
         f"{tokenizer.get_vocab_size():,}",
         labelling.fingerprint,
     )
     return labelling
+
+
+def _choose(
+    graphs: Mapping[str, Path], lower: str, sample: Sequence[Sequence[int]], token_budget: int, provider: str
+) -> tuple[str, str]:
+    """Return which of two graphs labels, float32's or that of `lower` precision, and why."""
+    if len(sample) < LEAST_AUTO_TEXTS:
+        return "float32", f"{len(sample)} texts are too few to tell how {lower} labels"
+    measured = measure_fidelity(graphs[lower], graphs["float32"], sample, token_budget, provider)
+    return (lower if measured.holds else "float32"), f"in {lower}, {measured}"
 
 
 def prove_teacher(

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import binomtest, norm, sem
 
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
-from finstill.metrics import agreement, kl_to_teacher
+from finstill.metrics import row_kl
 
 LEAST_AGREEMENT = 0.99
 LARGEST_KL = 0.01
@@ -26,7 +27,9 @@ class Fidelity:
     Attributes:
         rows: texts compared.
         agreement: share of rows with the same most likely class.
+        agreement_interval: its 95% interval (Wilson 1927).
         kl_to_float32: mean KL from the float32 probabilities, in nats.
+        kl_interval: its 95% interval, by the standard error over the rows.
         batch_dependence: the largest distance of a logit in a batch from that of its text alone. An int8 graph's
             products of integers are exact, but a float before them that rounds the other way in another batch moves an
             activation by a level; in float16, every sum rounds.
@@ -34,7 +37,9 @@ class Fidelity:
 
     rows: int
     agreement: float
+    agreement_interval: tuple[float, float]
     kl_to_float32: float
+    kl_interval: tuple[float, float]
     batch_dependence: float
 
     @property
@@ -43,6 +48,15 @@ class Fidelity:
             self.agreement >= LEAST_AGREEMENT
             and self.kl_to_float32 < LARGEST_KL
             and self.batch_dependence <= LARGEST_BATCH_DEPENDENCE
+        )
+
+    def __str__(self) -> str:
+        low, high = self.agreement_interval
+        least, most = self.kl_interval
+        return (
+            f"{self.agreement:.2%} of {self.rows:,} texts get the same class (95% interval {low:.2%} to {high:.2%}), "
+            f"the mean KL is {self.kl_to_float32:.2g} nats ({least:.2g} to {most:.2g}), and batch mates move a logit "
+            f"by {self.batch_dependence:.2g}"
         )
 
 
@@ -61,4 +75,19 @@ def measure_fidelity(
     ours, exact = labelling.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
     alone = np.concatenate([labelling.logits([row], token_budget) for row in rows[:ROWS_ALONE]])
     dependence = float(np.abs(ours[:ROWS_ALONE] - alone).max())
-    return Fidelity(len(rows), agreement(ours, exact), kl_to_teacher(ours, exact), dependence)
+    same = int((ours.argmax(axis=1) == exact.argmax(axis=1)).sum())
+    interval = binomtest(same, len(rows)).proportion_ci(method="wilson")
+    kl = row_kl(ours, exact)
+    return Fidelity(
+        rows=len(rows),
+        agreement=same / len(rows),
+        agreement_interval=(float(interval.low), float(interval.high)),
+        kl_to_float32=float(kl.mean()),
+        kl_interval=_interval_of_mean(kl),
+        batch_dependence=dependence,
+    )
+
+
+def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+    half = float(norm.ppf(0.975)) * float(sem(values))
+    return max(0.0, float(values.mean()) - half), float(values.mean()) + half

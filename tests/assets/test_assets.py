@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -338,6 +339,17 @@ def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
         "graph_equals_checkpoint": True,
         "labels_as_float32": False,
     }
+
+
+def test_a_precision_that_was_chosen_says_why(deployment: Deployment, tiny_checkpoint: Path) -> None:
+    deployment.write_profile(tiny_checkpoint, extra=", precision: auto")
+    made = [corpus, teacher_source, tokens, teacher_checkpoint, teacher_onnx]
+    result = deployment.make(made)
+    (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "labels_as_float32"]
+    assert check.passed
+    assert re.fullmatch(r"float32 was chosen: \d+ texts are too few to tell how int8 labels\.", check.description or "")
+    metadata = result.asset_materializations_for_node("teacher_onnx")[0].metadata
+    assert metadata["precision_chosen"].value in str(check.description)
 
 
 def test_a_test_text_among_the_augmented_ones_blocks_the_teacher_pass(

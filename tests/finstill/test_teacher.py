@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from finstill.errors import InputError
 from finstill.files import standing_folder
 from finstill.inference.parity import graph_parity
 from finstill.inference.session import OnnxClassifier
+from finstill.teacher import fidelity
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
 from finstill.teacher.fidelity import measure_fidelity
@@ -100,6 +102,66 @@ def test_an_int8_graph_of_another_teacher_is_refused(
     stranger = export_teacher(make_checkpoint(seed=1), tmp_path / "x", max_length=64, source="test", precision="int8")
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
     assert not measure_fidelity(stranger.graph, teacher.float32_graph, rows, 256).holds
+
+
+class TestChoosingThePrecision:
+    @pytest.fixture
+    def choose(self, tiny_checkpoint: Path, tmp_path: Path, teacher: TeacherGraph) -> Callable[[int], TeacherGraph]:
+        rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(100)])
+
+        def choose(texts: int) -> TeacherGraph:
+            return export_teacher(
+                tiny_checkpoint,
+                tmp_path / "auto",
+                max_length=64,
+                source="test",
+                precision="auto",
+                sample=rows[:texts],
+                token_budget=256,
+            )
+
+        return choose
+
+    @staticmethod
+    def limit(patch: pytest.MonkeyPatch, least_agreement: float) -> None:
+        patch.setattr(fidelity, "LEAST_AGREEMENT", least_agreement)
+        patch.setattr(fidelity, "LARGEST_KL", 1.0)
+        patch.setattr(fidelity, "LARGEST_BATCH_DEPENDENCE", 1.0)
+
+    def test_int8_where_its_labels_hold_and_it_stays_so(
+        self, choose: Callable[[int], TeacherGraph], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.limit(monkeypatch, 0)
+        chosen = choose(300)
+        assert chosen.precision == "int8"
+        assert re.match(r"in int8, \d+\.\d\d% of 300 texts get the same class \(95% interval", chosen.chosen or "")
+        self.limit(monkeypatch, 2)
+        assert choose(290) == chosen
+        assert replace(chosen, folder=TeacherGraph.read(chosen.folder).folder) == TeacherGraph.read(chosen.folder)
+
+    def test_float32_where_they_do_not_with_the_logits_that_its_cache_has(
+        self,
+        choose: Callable[[int], TeacherGraph],
+        teacher: TeacherGraph,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.limit(monkeypatch, 2)
+        chosen = choose(300)
+        assert (chosen.precision, chosen.fingerprint) == ("float32", teacher.fingerprint)
+        assert "of 300 texts" in str(chosen.chosen)
+        assert not list(standing_folder(chosen.folder).glob("*int8*"))
+
+    def test_float32_where_the_texts_are_too_few_to_tell(self, choose: Callable[[int], TeacherGraph]) -> None:
+        chosen = choose(299)
+        assert (chosen.precision, chosen.chosen) == ("float32", "299 texts are too few to tell how int8 labels")
+
+
+def test_fidelity_has_its_intervals(teacher: TeacherGraph) -> None:
+    """Wilson's interval of 60 of 60 is from 1 / (1 + 1.96^2 / 60) to 1."""
+    rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])[:60]
+    same = measure_fidelity(teacher.graph, teacher.graph, rows, 256)
+    assert (same.agreement, same.kl_to_float32, same.kl_interval) == (1, 0, (0, 0))
+    assert same.agreement_interval == pytest.approx((0.9398, 1), abs=1e-4)
 
 
 def test_an_unknown_execution_provider_lists_those_there_are(teacher: TeacherGraph) -> None:
