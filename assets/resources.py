@@ -25,6 +25,7 @@ class ProfileResource(ConfigurableResource):
     home: str = Field(description="The folder that holds all profiles' artefacts.")
     cache: str = Field(description="Folder or object-store URL of the soft labels, shared by all profiles.")
     study: str = Field("", description="SQLAlchemy URL of the tuning's database; without one, an SQLite file.")
+    ray: str = Field("", description="Address of the Ray cluster that labels; empty for this machine.")
     drop: str = Field("", description="Folder or object-store URL where files for the corpus arrive; empty for none.")
 
     def profile(self) -> Profile:

@@ -145,13 +145,14 @@ def _label_by(
     }
     cache = SoftLabelCache(profile.cache, teacher.fingerprint, teacher.labels, about)
     report = LabellingReport(0, 0)
+    provider, budget = settings.execution_provider, settings.token_budget
     for ids in tables:
-        report += label_texts(
-            ids,
-            cache,
-            lambda: OnnxClassifier(teacher.graph, provider=settings.execution_provider),
-            settings.token_budget,
-        )
+        if profile.ray:
+            from finstill.cache.on_ray import label_texts_on_ray
+
+            report += label_texts_on_ray(profile.ray, ids, profile.cache, cache, teacher, provider, budget)
+        else:
+            report += label_texts(ids, cache, lambda: OnnxClassifier(teacher.graph, provider=provider), budget)
     write_logits(tables, cache, logits)
     return report, cache
 

@@ -27,7 +27,7 @@ import assets.teacher
 import assets.teacher_logits
 import assets.tuning
 from assets.resources import ProfileResource
-from pipelines.deployment import cache_root, drop, home, profile_path, study
+from pipelines.deployment import cache_root, drop, home, profile_path, ray_address, study
 from pipelines.jobs import decide, distil, label, nightly_redistillation, tune
 from pipelines.nights.summary import NIGHT
 from pipelines.operations.new_recipe import add_recipe
@@ -82,7 +82,12 @@ defs = Definitions(
     sensors=[continue_night, new_recipes, dropped_files, failure_webhook],
     resources={
         "profile": ProfileResource(
-            path=str(profile_path()), home=str(home()), cache=cache_root(), study=study(), drop=drop()
+            path=str(profile_path()),
+            home=str(home()),
+            cache=cache_root(),
+            study=study(),
+            ray=ray_address(),
+            drop=drop(),
         )
     },
     # One step at a time: each uses all cores, and two that share them take longer than one after the other.

@@ -61,16 +61,27 @@ def label_texts(
         open_teacher: called only where a text is unseen.
         token_budget: tokens of one batch, padding included.
     """
+    keys, unseen = open_pass(tokens, cache)
+    if len(unseen):
+        teacher = open_teacher()
+        advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
+        for chunk in _chunks(tokens, unseen, chunk_rows(teacher.provider)):
+            cache.append(label_chunk(chunk, teacher, token_budget, advance))
+    return LabellingReport(len(keys), len(unseen))
+
+
+def open_pass(tokens: Path, cache: SoftLabelCache) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Return the keys of a token table, and the positions of those that `cache` lacks: int64, ascending."""
     keys = pq.read_table(tokens, columns=["key"])["key"]
     unseen = cache.unseen(keys)
     if not len(unseen):
         logger.info("teacher_logits: all %s texts are in the cache, none reaches the teacher", f"{len(keys):,}")
-        return LabellingReport(len(keys), 0)
-    teacher = open_teacher()
-    advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
-    for chunk in _chunks(tokens, unseen, CHUNK_ROWS if teacher.provider == CPU_PROVIDER else GPU_CHUNK_ROWS):
-        cache.append(label_chunk(chunk, teacher, token_budget, advance))
-    return LabellingReport(len(keys), len(unseen))
+    return keys, unseen
+
+
+def chunk_rows(provider: str) -> int:
+    """Return how many rows are labelled between two parts."""
+    return CHUNK_ROWS if provider == CPU_PROVIDER else GPU_CHUNK_ROWS
 
 
 def label_chunk(

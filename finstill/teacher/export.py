@@ -20,7 +20,7 @@ from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
 from finstill.teacher.checkpoint import class_names, load_classifier, longest_text, word_embeddings
 from finstill.teacher.fidelity import measure_fidelity
 from finstill.teacher.fingerprint import configuration_identity, fingerprint_on, teacher_fingerprint
-from finstill.teacher.float16 import card_name, halve_teacher
+from finstill.teacher.float16 import halve_teacher
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def export_teacher(
             precision=precision,
             variant=VARIANT,
             labels=labels,
-            computed_by=f"{provider} {card_name()} {token_budget}" if precision == "float16" else "",
+            computed_by=f"{provider} {token_budget}" if precision == "float16" else "",
         )
 
     def write(made: Path, fingerprint: str, precision: str, own: str | None, chosen: str | None) -> TeacherGraph:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime
 
+from finstill.errors import InputError
 from finstill.files import digest
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ def teacher_fingerprint(
         precision: `float32`, `int8` or `float16`.
         variant: names the way the graph was made from the weights.
         labels: class names in the order of the logits.
-        computed_by: of float16, the card and the token budget.
+        computed_by: of float16, the execution provider and the token budget.
     """
     parts: list[bytes | str] = [configuration, tokenizer, str(max_length), precision, variant, *labels]
     for name, tensor in sorted(weights.items()):
         parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor.contiguous().numpy().tobytes()]
     if precision == "int8":
-        parts.append(_arithmetic())
+        parts.append(arithmetic(precision))
     elif precision == "float16":
-        parts += [f"onnxruntime {onnxruntime.__version__}", computed_by]
+        parts += [arithmetic(precision), computed_by]
     return digest(*parts)
 
 
@@ -86,7 +87,28 @@ def configuration_identity(configuration: PreTrainedConfig) -> str:
     return json.dumps(told, sort_keys=True, default=str)
 
 
-def _arithmetic() -> str:
-    """Return what decides the last bits of a float here."""
+def arithmetic(precision: str) -> str:
+    """Return what decides here the bits that move a logit of this precision; nothing does in float32."""
+    if precision == "float32":
+        return ""
+    if precision == "float16":
+        return f"onnxruntime {onnxruntime.__version__} {card_name()}"
     simd = np.show_config(mode="dicts")["SIMD Extensions"]
     return f"onnxruntime {onnxruntime.__version__} {' '.join([*simd['baseline'], *simd['found']])}"
+
+
+def card_name() -> str:
+    """Return what the card is called that computes here: another card may sum float16 in another order.
+
+    Raises:
+        InputError: torch sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            "torch sees no card here, and float16 logits are kept under the name of the card that gave them",
+            where="teacher.precision",
+            remedy="Install torch's build for the card, or set teacher.precision to float32",
+        )
+    return torch.cuda.get_device_name()
