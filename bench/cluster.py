@@ -146,23 +146,20 @@ def beside_local(work: Work, rows: int) -> float:
     count = pq.read_metadata(work.tokens).num_rows
     ratios = []
     for turn in range(3):
-        placed = replace(work, cache=f"{work.cache}-{turn}")
         with cluster(2) as address:
+            placed = replace(work, cache=f"{work.cache}-{turn}")
             theirs = rate(finish_times(address, Labeller, placed, chunk(np.arange(count), rows)), 2)
-        local = SoftLabelCache(f"{work.cache}-local-{turn}", work.teacher.fingerprint, LABELS)
-        teacher = OnnxClassifier(work.teacher.graph, threads=2)
-        started = time.perf_counter()
-        label_texts(work.tokens, local, lambda: teacher, TOKEN_BUDGET)
-        ratios.append(theirs * (time.perf_counter() - started) / count)
-        print(
-            f"turn {turn + 1}: two workers {theirs:.1f} texts a second, {ratios[-1]:.3f} of this machine's pass",
-            flush=True,
-        )
+        ours = local_rate(work, SoftLabelCache(f"{work.cache}-local-{turn}", work.teacher.fingerprint, LABELS))
+        ratios.append(theirs / ours)
+        print(f"two workers {theirs:.1f} texts a second, this machine's pass {ours:.1f}", flush=True)
     return float(np.median(ratios))
 
 
-def teacher_that_is_open(teacher: OnnxClassifier) -> OnnxClassifier:
-    return teacher
+def local_rate(work: Work, cache: SoftLabelCache) -> float:
+    teacher = OnnxClassifier(work.teacher.graph, threads=2)
+    started = time.perf_counter()
+    report = label_texts(work.tokens, cache, lambda: teacher, TOKEN_BUDGET)
+    return report.labelled / (time.perf_counter() - started)
 
 
 def efficiency(work: Work, workers: int, chunks_each: int) -> float:
