@@ -31,6 +31,7 @@ from tokenizers import Tokenizer
 
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import TOKENIZER_FILE, load_tokenizer
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.packaging.build import build_package
@@ -128,7 +129,7 @@ def make_package(
     for split in ("train", "validation", "test"):
         part = phrasebank.filter(pc.field("split") == split)
         labels = np.array([SENTIMENT.labels.index(label) for label in part["label"].to_pylist()], np.int64)
-        rows[split] = TrainingRows(token_ids(tokenizer, part["text"].to_pylist()), labels)
+        rows[split] = TrainingRows(TokenIds.of(token_ids(tokenizer, part["text"].to_pylist())), labels)
     architecture = {"vocabulary": "corpus", "vocabulary_size": WORDS}
     recipe = Recipe.model_validate({"student": student, "architecture": architecture, "alpha": 0, "epochs": 1})
     trained = train_student(

@@ -53,6 +53,7 @@ from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts
 from finstill.config.profile import GPU_TOKEN_BUDGET, FineTuning
 from finstill.corpus.text import KEY_BYTES, normalise, text_key
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.batching import length_sorted_batches, pad
@@ -391,7 +392,7 @@ def train_teacher(
     def rows(split: str) -> TrainingRows:
         chosen = phrasebank.filter(pc.field("split") == split)
         labels = np.array([LABELS.index(label) for label in chosen["label"].to_pylist()])
-        return TrainingRows(token_ids(tokenizer, chosen["text"].to_pylist()), labels)
+        return TrainingRows(TokenIds.of(token_ids(tokenizer, chosen["text"].to_pylist())), labels)
 
     fine_tune(encoder, FineTuning(epochs=epochs), rows("train"), rows("validation"), LABELS, folder, seed=0)
     return load_classifier(folder)

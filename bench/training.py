@@ -30,6 +30,7 @@ from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.recipe import Recipe
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.inference.batching import pad
 from finstill.students.lstm_attention import AdditiveAttention, LstmAttention
@@ -97,7 +98,7 @@ def read_rows(texts: int | None) -> TrainingRows:
     random = np.random.default_rng(0)
     labels = random.integers(len(LABELS), size=len(encodings))
     logits = random.normal(size=(len(encodings), len(LABELS))).astype(np.float32)
-    return TrainingRows([encoding.ids for encoding in encodings], labels, logits)
+    return TrainingRows(TokenIds.of([encoding.ids for encoding in encodings]), labels, logits)
 
 
 def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:

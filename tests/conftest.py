@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finstill.corpus.token_ids import TokenIds
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -150,7 +151,7 @@ def _random_rows(rows: int, seed: int, labelled: bool) -> TrainingRows:
     random = np.random.default_rng(seed)
     input_ids = [[101, *random.integers(2000, 20000, size=random.integers(1, 30)).tolist(), 102] for _ in range(rows)]
     labels = random.integers(3, size=rows).astype(np.int64) if labelled else np.full(rows, NO_LABEL)
-    return TrainingRows(input_ids, labels, random.normal(size=(rows, 3)).astype(np.float32))
+    return TrainingRows(TokenIds.of(input_ids), labels, random.normal(size=(rows, 3)).astype(np.float32))
 
 
 @pytest.fixture
@@ -167,6 +168,6 @@ def learnable_rows() -> Callable[..., TrainingRows]:
         logits = (3.0 * np.eye(3)[labels] + random.normal(scale=0.1, size=(rows, 3))).astype(np.float32)
         labels = labels.astype(np.int64)
         labels[:unlabelled] = NO_LABEL
-        return TrainingRows(input_ids, labels, logits)
+        return TrainingRows(TokenIds.of(input_ids), labels, logits)
 
     return make

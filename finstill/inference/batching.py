@@ -56,7 +56,9 @@ def few_shapes(lengths: Sequence[int] | np.ndarray, token_budget: int) -> Iterat
             yield alike[start : start + rows], (rows, tokens)
 
 
-def pad(rows: Sequence[Sequence[int]], tokens: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+def pad(
+    rows: Sequence[Sequence[int]] | Sequence[np.ndarray], tokens: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return token ids padded at the end to `tokens`, by default the longest row's, and the mask that is 1 on tokens
     and 0 on padding.
 
@@ -66,6 +68,9 @@ def pad(rows: Sequence[Sequence[int]], tokens: int | None = None) -> tuple[np.nd
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     mask = np.arange(lengths.max() if tokens is None else tokens) < lengths[:, None]
     input_ids = np.zeros(mask.shape, dtype=np.int64)
-    # Not an array a row: they would take longer than a small student does.
-    input_ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+    if isinstance(rows[0], np.ndarray):
+        input_ids[mask] = np.concatenate(rows)
+    else:
+        # Not an array a row: to make them would take longer than a small student does.
+        input_ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
     return input_ids, mask.astype(np.int64)

@@ -89,7 +89,8 @@ def graph_parity(exported: np.ndarray, model: PreTrainedModel, rows: Sequence[Se
     import torch
 
     with torch.inference_mode():
-        original = np.concatenate([model(input_ids=torch.tensor([list(row)])).logits.numpy() for row in rows])
+        alone = (torch.from_numpy(np.array([row], np.int64)) for row in rows)
+        original = np.concatenate([model(input_ids=ids).logits.numpy() for ids in alone])
     return Parity(
         rows=len(rows),
         largest_difference=float(np.abs(exported - original).max()),

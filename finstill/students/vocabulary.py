@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import unknown_id
 from finstill.errors import InputError
 
@@ -32,9 +32,7 @@ class Vocabulary:
         return cls(np.arange(size), size)
 
     @classmethod
-    def of_corpus(
-        cls, rows: Sequence[Sequence[int]], size: int, tokenizer: Tokenizer, at_most: int | None
-    ) -> Vocabulary:
+    def of_corpus(cls, rows: TokenIds, size: int, tokenizer: Tokenizer, at_most: int | None) -> Vocabulary:
         """Return the tokens that occur at least twice in `rows`, the unknown token among them.
 
         What occurs once is left to the unknown token, whose vector is learned from it.
@@ -54,7 +52,9 @@ class Vocabulary:
                 where="architecture.vocabulary",
                 remedy="Leave out `vocabulary: corpus`",
             )
-        counts = np.bincount(np.concatenate([np.asarray(row) for row in rows]), minlength=size)
+        counts = np.zeros(size, np.int64)
+        for piece in rows.pieces():
+            counts += np.bincount(piece, minlength=size)
         counts[unknown] = counts.max() + 1
         commonest = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts >= 2)][:at_most]
         return cls(np.sort(commonest), size, unknown)

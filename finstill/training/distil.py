@@ -194,9 +194,13 @@ class DistillationTrainer(Trainer):
 
         Looked up when it is asked for, so that no batch need carry it.
         """
-        position = {tuple(row): i for i, row in reversed(list(enumerate(self._train.input_ids)))}
         rows, lengths = inputs["input_ids"][chosen].tolist(), inputs["attention_mask"][chosen].sum(dim=1).tolist()
-        return sorted({position[tuple(row[:n])] for row, n in zip(rows, lengths, strict=True)})
+        wanted = {tuple(row[:n]) for row, n in zip(rows, lengths, strict=True)}
+        found: dict[tuple[int, ...], int] = {}
+        for position, ids in enumerate(self._train.input_ids):
+            if (row := tuple(ids.tolist())) in wanted:
+                found.setdefault(row, position)
+        return sorted(found.values())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._recipe.alpha > 0:

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch.utils.data import Sampler
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from finstill.config.recipe import Recipe
 from finstill.training.rows import NO_LABEL, TrainingRows
+
+BATCHES_SORTED = 50
+ROWS_AT_A_TIME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class EpochSampler(Sampler[int]):
     """
 
     def __init__(self, rows: TrainingRows, epoch: Epoch, batch_size: int, seed: int):
-        self._lengths = np.array([len(ids) for ids in rows.input_ids])
+        self._lengths = rows.input_ids.lengths
         self._labelled = np.flatnonzero(rows.labels != NO_LABEL)
         unlabelled = np.flatnonzero(rows.labels == NO_LABEL)
         self._unlabelled = np.random.default_rng(seed).permutation(unlabelled)
@@ -86,6 +87,10 @@ class EpochSampler(Sampler[int]):
         positions = np.concatenate(
             [np.resize(self._labelled, self._epoch.labelled), self._unlabelled[read % max(1, len(self._unlabelled))]]
         )
-        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + self._number)
-        order = get_length_grouped_indices(self._lengths[positions].tolist(), self._batch_size, generator=generator)
-        yield from positions[order].tolist()
+        shuffled = np.random.default_rng([self._seed, self._number]).permutation(positions)
+        # As transformers groups rows by length, whose own function makes Python objects of all: so many batches at a
+        # time are sorted among themselves.
+        group = np.arange(len(shuffled)) // (BATCHES_SORTED * self._batch_size)
+        ordered = shuffled[np.lexsort((-self._lengths[shuffled], group))]
+        for start in range(0, len(ordered), ROWS_AT_A_TIME):
+            yield from ordered[start : start + ROWS_AT_A_TIME].tolist()

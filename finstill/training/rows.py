@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from finstill.config.task import Task, task_logits
 from finstill.corpus.long_texts import mean_over_windows
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.splits import SPLITS
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import tokenizer_identity
 from finstill.corpus.tokens import ROWS_PER_CHUNK, text_positions, windows_of
 from finstill.errors import InputError
@@ -60,7 +62,7 @@ class TrainingRows:
         texts: each whole text, in the order of the rows; None where they are not known.
     """
 
-    input_ids: list[list[int]]
+    input_ids: TokenIds
     labels: np.ndarray
     teacher_logits: np.ndarray | None = None
     windows: WindowsOfTexts | None = None
@@ -68,7 +70,7 @@ class TrainingRows:
     texts: list[str] | None = None
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.labels)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         item = {"input_ids": self.input_ids[position], "labels": self.labels[position]}
@@ -86,9 +88,7 @@ class TrainingRows:
             return self
         first = np.flatnonzero(np.diff(self.windows.texts, prepend=-1))
         logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
-        return TrainingRows(
-            [self.input_ids[i] for i in first.tolist()], self.labels[first], logits, None, self.provenance, self.texts
-        )
+        return TrainingRows(self.input_ids.at(first), self.labels[first], logits, None, self.provenance, self.texts)
 
     def read_by(self, tokenizer: Tokenizer, max_length: int) -> TrainingRows:
         """Return the same texts as this tokenizer reads them; the rows themselves where it is theirs.
@@ -110,19 +110,20 @@ class TrainingRows:
             raise InputError("these rows are token ids without their texts, and another tokenizer cannot read them")
         texts = self.whole_texts()
         tokenizer.enable_truncation(max_length)
-        ids, owners, sizes = [], [], []
+        parts, owners, sizes = [], [], []
         for start in range(0, len(self.texts), ROWS_PER_CHUNK):
-            chunk = self.texts[start : start + ROWS_PER_CHUNK]
+            chunk, ids = self.texts[start : start + ROWS_PER_CHUNK], []
             for owner, windows in enumerate(windows_of(chunk, tokenizer, said.long), start):
                 for window in windows:
                     ids.append(window.ids)
                     owners.append(owner)
                     sizes.append(window.size)
+            parts.append(TokenIds.of(ids))
         tokenizer.no_truncation()
         of = np.array(owners, np.int64)
         whole = len(of) == len(texts)
         return TrainingRows(
-            ids,
+            TokenIds.joined(parts),
             texts.labels[of],
             None if texts.teacher_logits is None else texts.teacher_logits[of],
             None if whole else WindowsOfTexts(of, np.array(sizes, np.int64)),
@@ -136,10 +137,11 @@ class TrainingRows:
 
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""
-        lengths = np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
-        tokens = np.array([token for ids in self.input_ids for token in ids], dtype=np.int64)
+        tokens = blake2b()
+        for piece in self.input_ids.pieces():
+            tokens.update(piece.data)
         logits = b"" if self.teacher_logits is None else self.teacher_logits.tobytes()
-        return [lengths.tobytes(), tokens.tobytes(), self.labels.tobytes(), logits]
+        return [self.input_ids.lengths.tobytes(), tokens.digest(), self.labels.tobytes(), logits]
 
     def at(self, positions: np.ndarray) -> TrainingRows:
         """Return the rows at `positions`, int64, ascending where rows are windows."""
@@ -148,7 +150,7 @@ class TrainingRows:
             kept = positions if self.windows is None else np.unique(self.windows.texts[positions])
             texts = [texts[i] for i in kept.tolist()]
         return TrainingRows(
-            [self.input_ids[i] for i in positions.tolist()],
+            self.input_ids.at(positions),
             self.labels[positions],
             None if self.teacher_logits is None else self.teacher_logits[positions],
             None if self.windows is None else self.windows.at(positions),
@@ -185,7 +187,7 @@ def training_rows(
         logits = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
     rows = TrainingRows(
-        ids["input_ids"].to_pylist(), labels[texts], logits, windows, provenance, columns["text"].to_pylist()
+        TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, columns["text"].to_pylist()
     )
     splits = columns["split"].to_numpy()[texts]
     return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
@@ -220,7 +222,7 @@ def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, t
             np.concatenate([windows.sizes, np.ones(len(texts), np.int64)]),
         )
     return TrainingRows(
-        train.input_ids + texts["input_ids"].to_pylist(),
+        TokenIds.joined([train.input_ids, TokenIds.of_column(texts["input_ids"])]),
         np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
         np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)]),
         windows,

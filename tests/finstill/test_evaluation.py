@@ -18,6 +18,7 @@ from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import Budgets, CorpusSource, Profile, Teacher
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
+from finstill.corpus.token_ids import TokenIds
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
 from finstill.evaluation.compare import Comparison, compare
@@ -234,7 +235,7 @@ def _rows(rows: int, seed: int = 0) -> TrainingRows:
     labels = random.integers(3, size=rows)
     input_ids = [[101, *random.integers(2000, 2050, size=6).tolist(), 3000 + int(label), 102] for label in labels]
     logits = (3.0 * np.eye(3)[labels] + random.normal(scale=0.1, size=(rows, 3))).astype(np.float32)
-    return TrainingRows(input_ids, labels.astype(np.int64), logits)
+    return TrainingRows(TokenIds.of(input_ids), labels.astype(np.int64), logits)
 
 
 def test_an_evaluation_reads_back_as_it_was_written(bench: Bench) -> None:

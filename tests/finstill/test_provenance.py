@@ -19,6 +19,7 @@ from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.provenance import TableProvenance, made_by, require_tokens_of
 from finstill.corpus.sources import Row
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.errors import InputError
@@ -103,7 +104,7 @@ def test_rows_and_logits_meet_by_key(tables: Tables) -> None:
     before = tables.rows()
     tables.write_logits([2, 0, 1])
     for split, rows in tables.rows().items():
-        assert rows.input_ids == before[split].input_ids
+        assert rows.input_ids.tolist() == before[split].input_ids.tolist()
         assert np.array_equal(rows.teacher_logits, before[split].teacher_logits)  # type: ignore[arg-type]
 
 
@@ -144,7 +145,7 @@ def test_augmented_texts_are_read_as_the_corpus_is(tables: Tables) -> None:
         augment_corpus(tables.corpus, tables.tokens, tables.tokenizer(16), embeddings, Augmentation(), path)
     tables.tokenize(max_length=16)
     augment_corpus(tables.corpus, tables.tokens, tables.tokenizer(16), embeddings, Augmentation(), path)
-    rows = TrainingRows([[1]], np.zeros(1, np.int64), np.zeros((1, 3), np.float32))
+    rows = TrainingRows(TokenIds.of([[1]]), np.zeros(1, np.int64), np.zeros((1, 3), np.float32))
     with pytest.raises(InputError, match="Materialize augmented_corpus and teacher_logits again"):
         with_augmented(rows, path, tables.logits, SENTIMENT)
 

@@ -23,6 +23,7 @@ from finstill.config.architectures import (
     StaticConfig,
     StudentName,
 )
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.inference.batching import pad
@@ -238,17 +239,19 @@ class TestVocabulary:
     """5 and 9 occur three times, 20 twice, 7 once."""
 
     def test_keeps_what_occurs_twice_and_the_unknown_token(self, tiny_checkpoint: Path) -> None:
-        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, read_tokenizer(tiny_checkpoint), at_most=None)
+        rows, tokenizer = TokenIds.of(self.ROWS), read_tokenizer(tiny_checkpoint)
+        vocabulary = Vocabulary.of_corpus(rows, VOCABULARY, tokenizer, at_most=None)
         assert vocabulary.token_ids.tolist() == [5, 9, 20, UNKNOWN]
         positions = vocabulary.positions()
         assert positions[[5, 9, 20, UNKNOWN]].tolist() == [0, 1, 2, 3]
         assert positions[[7, 0, 30521]].tolist() == [3, 3, 3]
 
     def test_keeps_the_commonest_where_it_is_limited(self, tiny_checkpoint: Path) -> None:
-        vocabulary = Vocabulary.of_corpus(self.ROWS, VOCABULARY, read_tokenizer(tiny_checkpoint), at_most=3)
+        rows, tokenizer = TokenIds.of(self.ROWS), read_tokenizer(tiny_checkpoint)
+        vocabulary = Vocabulary.of_corpus(rows, VOCABULARY, tokenizer, at_most=3)
         assert vocabulary.token_ids.tolist() == [5, 9, UNKNOWN]
 
     def test_says_when_a_tokenizer_has_no_unknown_token(self) -> None:
         tokenizer = Tokenizer(models.BPE(vocab={"a": 0}, merges=[]))
         with pytest.raises(InputError, match="no token for what is unknown"):
-            Vocabulary.of_corpus([[0]], 1, tokenizer, at_most=None)
+            Vocabulary.of_corpus(TokenIds.of([[0]]), 1, tokenizer, at_most=None)

@@ -25,6 +25,7 @@ from finstill.config.recipe import Recipe
 from finstill.config.temperature import TemperatureSchedule
 from finstill.corpus.long_texts import read_windows
 from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
@@ -169,11 +170,12 @@ import numpy as np
 from pathlib import Path
 from finstill.training.distil import train_student
 from finstill.config.recipe import Recipe
+from finstill.corpus.token_ids import TokenIds
 from finstill.training.rows import TrainingRows
 arrays = np.load(sys.argv[1], allow_pickle=False)
 def rows(name):
     ids = [row[:length].tolist() for row, length in zip(arrays[name + "_ids"], arrays[name + "_lengths"])]
-    return TrainingRows(ids, arrays[name + "_labels"], arrays[name + "_logits"])
+    return TrainingRows(TokenIds.of(ids), arrays[name + "_labels"], arrays[name + "_logits"])
 recipe = Recipe.model_validate_json(sys.argv[2])
 train_student(recipe, rows("train"), rows("validation"), ("negative", "neutral", "positive"), Path(sys.argv[3]),
               Path(sys.argv[4]), stage="cut off")
@@ -338,8 +340,8 @@ def test_the_last_good_checkpoint_stays_where_a_loss_stops_training(
 
 
 def test_rows_without_a_label_are_marked() -> None:
-    rows = TrainingRows([[1], [2], [3]], np.array([0, NO_LABEL, 2]))
-    assert rows.labelled().input_ids == [[1], [3]]
+    rows = TrainingRows(TokenIds.of([[1], [2], [3]]), np.array([0, NO_LABEL, 2]))
+    assert rows.labelled().input_ids.tolist() == [[1], [3]]
 
 
 def test_a_label_only_baseline_takes_as_many_steps_as_the_student_that_hears_the_teacher(
@@ -363,7 +365,7 @@ def test_no_row_without_a_label_comes_again_before_all_were_read(
     labelled: int, unlabelled: int, rows_per_epoch: int, seed: int
 ) -> None:
     labels = np.array([0] * labelled + [NO_LABEL] * unlabelled)
-    rows = TrainingRows([[1] * (1 + i % 5) for i in range(len(labels))], labels)
+    rows = TrainingRows(TokenIds.of([[1] * (1 + i % 5) for i in range(len(labels))]), labels)
     recipe = RECIPE.model_copy(update={"rows_per_epoch": rows_per_epoch})
     sampler = EpochSampler(rows, Epoch.of(recipe, rows), batch_size=4, seed=seed)
     counts = np.zeros(len(labels), int)
@@ -414,7 +416,7 @@ class TestTokenizerOfItsOwn:
         """What a teacher read as the whole of each text, by a tokenizer of which nothing but its name is known."""
         said = TableProvenance("another", 512, "windows", ("teacher",))
         logits = np.eye(3, dtype=np.float32)
-        return TrainingRows([[1], [2], [3]], np.arange(3), logits, None, said, list(self.TEXTS))
+        return TrainingRows(TokenIds.of([[1], [2], [3]]), np.arange(3), logits, None, said, list(self.TEXTS))
 
     def test_reads_texts_as_its_package_will(self) -> None:
         tokenizer = read_tokenizer(resolve_checkpoint("embedded").folder)
@@ -422,7 +424,7 @@ class TestTokenizerOfItsOwn:
         windows = [
             each.ids for each in read_windows(self.TEXTS[1].strip(), tokenizer.encode(self.TEXTS[1]), tokenizer, 32)
         ]
-        assert rows.input_ids[1:-1] == windows
+        assert rows.input_ids[1:-1].tolist() == windows
         assert len(windows) > 1
         assert rows.labels.tolist() == [0, *[1] * len(windows), 2]
         # Whatever it is cut into, the text's logits are the teacher's.

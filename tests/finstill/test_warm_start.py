@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.token_ids import TokenIds
 from finstill.students.base import Student
 from finstill.training.distil import train_student
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -124,7 +125,7 @@ def test_a_label_only_baseline_starts_from_no_champion() -> None:
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.integers(0, 3))
 def test_every_new_and_every_labelled_row_is_read_and_as_many_old_ones(kinds: list, seed: int) -> None:
     labelled, known = np.array(kinds).T
-    rows = TrainingRows([[i] for i in range(len(kinds))], np.where(labelled, 0, NO_LABEL))
+    rows = TrainingRows(TokenIds.of([[i] for i in range(len(kinds))]), np.where(labelled, 0, NO_LABEL))
     start = WarmStart("", Student.__new__(Student), RECIPE, np.sort(row_digests(rows)[known]))
     read = start.rows_to_read(rows, seed)
     new, old = ~labelled & ~known, ~labelled & known
