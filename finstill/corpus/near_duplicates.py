@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from datasketch import MinHash, MinHashLSH
+from rensa import RMinHash, RMinHashLSH
 
 from finstill.corpus.text import words
 
@@ -18,6 +17,7 @@ LEAST_SIMILARITY = 0.7
 
 # Two texts meet where 3 minima in a row of any of 21 bands agree: those of similarity 0.7 with probability 0.9999.
 _BANDS, _ROWS = 21, 3
+_SEED = 42
 
 
 class Match(NamedTuple):
@@ -47,9 +47,9 @@ class NearDuplicates:
     def __init__(self, texts: Sequence[str]):
         self._shingles = [shingles(text) for text in texts]
         self._known = frozenset(itertools.chain.from_iterable(self._shingles))
-        self._index = MinHashLSH(num_perm=_BANDS * _ROWS, params=(_BANDS, _ROWS))
-        for position, sketch in enumerate(_sketches(self._shingles)):
-            self._index.insert(position, sketch)
+        self._index = RMinHashLSH(LEAST_SIMILARITY, _BANDS * _ROWS, _BANDS)
+        if texts:
+            self._index.insert_many(_sketches(self._shingles))
 
     def nearest(self, texts: Sequence[str]) -> list[Match | None]:
         """Return for each of `texts` its nearest near-duplicate in the index, or None where there is none."""
@@ -61,8 +61,9 @@ class NearDuplicates:
         wanted = [shingles(text) for text in texts]
         # A near-duplicate shares so many shingles with one text, and so at least as many with all of them together.
         possible = [i for i, own in enumerate(wanted) if len(own & self._known) >= LEAST_SIMILARITY * len(own)]
-        for i, sketch in zip(possible, _sketches([wanted[i] for i in possible]), strict=True):
-            candidates = [Match(j, _jaccard(wanted[i], self._shingles[j])) for j in sorted(self._index.query(sketch))]
+        near = self._index.query_all(_sketches([wanted[i] for i in possible])) if possible else []
+        for i, positions in zip(possible, near, strict=True):
+            candidates = [Match(j, _jaccard(wanted[i], self._shingles[j])) for j in sorted(set(positions))]
             found[i] = [match for match in candidates if match.similarity >= LEAST_SIMILARITY]
         return found
 
@@ -74,8 +75,8 @@ def shingles(text: str) -> frozenset[bytes]:
     return frozenset(" ".join(run).encode() for run in runs)
 
 
-def _sketches(texts: Sequence[frozenset[bytes]]) -> list[MinHash]:
-    return MinHash.bulk(texts, num_perm=_BANDS * _ROWS, hashfunc=zlib.crc32, scheme="affine32")
+def _sketches(texts: Sequence[frozenset[bytes]]) -> list[RMinHash]:
+    return RMinHash.from_token_sets(texts, _BANDS * _ROWS, _SEED)
 
 
 def _jaccard(one: frozenset[bytes], other: frozenset[bytes]) -> float:

@@ -59,7 +59,7 @@ class TrainingRows:
         teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
         windows: which windows are of one text; None where each row is a text.
         provenance: what made the tables that the rows come from; None where they come from none.
-        texts: each whole text, in the order of the rows; None where they are not known.
+        texts: each whole text, large_string, in the order of the rows; None where they are not known.
     """
 
     input_ids: TokenIds
@@ -67,7 +67,7 @@ class TrainingRows:
     teacher_logits: np.ndarray | None = None
     windows: WindowsOfTexts | None = None
     provenance: TableProvenance | None = None
-    texts: list[str] | None = None
+    texts: pa.Array | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -112,7 +112,7 @@ class TrainingRows:
         tokenizer.enable_truncation(max_length)
         parts, owners, sizes = [], [], []
         for start in range(0, len(self.texts), ROWS_PER_CHUNK):
-            chunk, ids = self.texts[start : start + ROWS_PER_CHUNK], []
+            chunk, ids = self.texts.slice(start, ROWS_PER_CHUNK).to_pylist(), []
             for owner, windows in enumerate(windows_of(chunk, tokenizer, said.long), start):
                 for window in windows:
                     ids.append(window.ids)
@@ -148,7 +148,7 @@ class TrainingRows:
         texts = self.texts
         if texts is not None:
             kept = positions if self.windows is None else np.unique(self.windows.texts[positions])
-            texts = [texts[i] for i in kept.tolist()]
+            texts = texts.take(kept)
         return TrainingRows(
             self.input_ids.at(positions),
             self.labels[positions],
@@ -187,7 +187,7 @@ def training_rows(
         logits = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
     rows = TrainingRows(
-        TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, columns["text"].to_pylist()
+        TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, _texts(columns)
     )
     splits = columns["split"].to_numpy()[texts]
     return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
@@ -218,7 +218,7 @@ def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, t
     if windows is not None:
         # A variant is never longer than a window.
         windows = WindowsOfTexts(
-            np.concatenate([windows.texts, len(train.texts or ()) + np.arange(len(texts))]),
+            np.concatenate([windows.texts, windows.texts.max() + 1 + np.arange(len(texts))]),
             np.concatenate([windows.sizes, np.ones(len(texts), np.int64)]),
         )
     return TrainingRows(
@@ -227,8 +227,13 @@ def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, t
         np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)]),
         windows,
         train.provenance,
-        None if train.texts is None else train.texts + texts["text"].to_pylist(),
+        None if train.texts is None else pa.concat_arrays([train.texts, _texts(texts)]),
     )
+
+
+def _texts(table: pa.Table) -> pa.Array:
+    # Their characters may be more than an offset of `string` can count.
+    return table["text"].cast(pa.large_string()).combine_chunks()
 
 
 def read_teacher_labels(schema: pa.Schema) -> list[str]:

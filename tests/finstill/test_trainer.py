@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -416,7 +417,9 @@ class TestTokenizerOfItsOwn:
         """What a teacher read as the whole of each text, by a tokenizer of which nothing but its name is known."""
         said = TableProvenance("another", 512, "windows", ("teacher",))
         logits = np.eye(3, dtype=np.float32)
-        return TrainingRows(TokenIds.of([[1], [2], [3]]), np.arange(3), logits, None, said, list(self.TEXTS))
+        return TrainingRows(
+            TokenIds.of([[1], [2], [3]]), np.arange(3), logits, None, said, pa.array(self.TEXTS, pa.large_string())
+        )
 
     def test_reads_texts_as_its_package_will(self) -> None:
         tokenizer = read_tokenizer(resolve_checkpoint("embedded").folder)

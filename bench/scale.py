@@ -1,0 +1,224 @@
+"""Many rows on one small machine: the corpus stage beside a bare scan, and what training keeps in memory.
+
+    python bench/scale.py [--quick] [--json FILE]
+
+The texts are ten words each, drawn at random with a newswire's frequencies, so that no two are near-duplicates; one in
+a hundred has a label. `corpus_vs_scan` is the time of reading, normalising, merging, splitting and looking for
+near-duplicates over that of polars scanning, sorting and writing the same file, each in a process of its own; and
+`corpus_gib` is that process's largest memory. `training_gib` is the memory of the rows of a training, tokens, labels
+and teacher logits joined from their tables, above what torch and the libraries take; `training_peak_gib` is the largest
+while they are joined. `training_overhead` is the share of an epoch that is not the student: choosing rows, making
+batches of them, and what the trainer does between steps.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from machine import describe_machine, read_arguments, read_shared, report
+
+GOALS = {
+    "corpus_rows": "",
+    "corpus_rows_per_second": "",
+    "corpus_gib": "at most 4 at 10 million rows",
+    "corpus_vs_scan": "at most 3",
+    "training_rows": "",
+    "training_gib": "at most 2 at 10 million rows",
+    "training_peak_gib": "",
+    "training_overhead": "at most 0.1",
+}
+
+GIB = 1 << 30
+ROWS_AT_A_TIME = 100_000
+WORDS = 10
+LABELS = ("negative", "neutral", "positive")
+EPOCH_ROWS = 6_400
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--stage"]:
+        name, folder = sys.argv[2:]
+        print(json.dumps(STAGES[name](Path(folder))))
+        return
+    arguments = read_arguments(__doc__)
+    corpus_rows, training_rows = (100_000, 1_000_000) if arguments.quick else (1_000_000, 10_000_000)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_texts(folder / "texts.parquet", corpus_rows)
+        scan, corpus = in_a_process("scan", folder), in_a_process("corpus", folder)
+        write_tables(folder, training_rows)
+        training = in_a_process("training", folder)
+    figures = {
+        "corpus_rows": corpus_rows,
+        "corpus_rows_per_second": corpus_rows / corpus["seconds"],
+        "corpus_gib": corpus["gib"],
+        "corpus_vs_scan": corpus["seconds"] / scan["seconds"],
+        "training_rows": training_rows,
+        **{f"training_{figure}": value for figure, value in training.items()},
+    }
+    report(figures, GOALS, describe_machine("polars", "pyarrow", "torch"), arguments.json)
+
+
+def in_a_process(stage: str, folder: Path) -> dict[str, float]:
+    print(f"Measuring: {stage}", flush=True)
+    command = [sys.executable, __file__, "--stage", stage, str(folder)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout.splitlines()[-1])
+
+
+def write_texts(path: Path, rows: int) -> None:
+    """Write texts of random words, with labels for one in a hundred."""
+    words = np.array(
+        sorted({word for text in read_shared("reuters_sentences")["text"].to_pylist() for word in text.split()})
+    )
+    random = np.random.default_rng(0)
+    schema = pa.schema([("text", pa.string()), ("label", pa.string())])
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, rows, ROWS_AT_A_TIME):
+            count = min(ROWS_AT_A_TIME, rows - start)
+            drawn = words[(len(words) * random.random((count, WORDS)) ** 3).astype(int)]
+            labels = [LABELS[i % 3] if i % 100 == 0 else None for i in range(count)]
+            writer.write_table(pa.table([[" ".join(text) for text in drawn.tolist()], labels], schema=schema))
+
+
+def write_tables(folder: Path, rows: int) -> None:
+    """Write the tables of a corpus, of its tokens and of its logits as the stages before a training do."""
+    from finstill.corpus.build import CORPUS_SCHEMA
+    from finstill.corpus.provenance import TableProvenance
+    from finstill.corpus.text import KEY_BYTES
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.corpus.tokens import CORPUS_TOKENS_SCHEMA
+    from finstill.teacher.checkpoint import resolve_checkpoint
+
+    read = TableProvenance.of_tokenizer(load_tokenizer(resolve_checkpoint("embedded").folder, 128), "cut")
+    logits_type = pa.list_(pa.float32(), len(LABELS))
+    logits_schema = pa.schema([("key", pa.binary(KEY_BYTES)), ("logits", logits_type)], {"labels": "\n".join(LABELS)})
+    answered = TableProvenance(read.tokenizer, read.max_length, read.long, ("0" * 32,))
+    schemas = {
+        "corpus": CORPUS_SCHEMA,
+        "tokens": read.of_schema(CORPUS_TOKENS_SCHEMA),
+        "teacher_logits": answered.of_schema(logits_schema),
+    }
+    random = np.random.default_rng(0)
+    writers = {name: pq.ParquetWriter(folder / f"{name}.parquet", schema) for name, schema in schemas.items()}
+    for start in range(0, rows, ROWS_AT_A_TIME):
+        count = min(ROWS_AT_A_TIME, rows - start)
+        numbers = np.arange(start, start + count)
+        keys = pa.array([number.to_bytes(KEY_BYTES, "big") for number in numbers.tolist()], pa.binary(KEY_BYTES))
+        sizes = random.integers(8, 36, count)
+        values = pa.array(random.integers(1000, 20_000, sizes.sum()), pa.int32())
+        ids = pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]), pa.int32()), values)
+        labels = pa.array([LABELS[number % 3] if number % 100 == 0 else None for number in numbers.tolist()])
+        splits = pa.array(np.where(numbers % 100 < 98, "train", np.where(numbers % 100 < 99, "validation", "test")))
+        texts = pa.array([f"text number {number} of so many words as a headline has" for number in numbers.tolist()])
+        nothing = pa.nulls(count, pa.string())
+        columns: dict[str, dict[str, Any]] = {
+            "corpus": {"key": keys, "text": texts, "label": labels, "split": splits, "source": texts.slice(0, count)},
+            "tokens": {"key": keys, "input_ids": ids, "n_tokens": sizes, "truncated": pa.repeat(False, count)},
+            "teacher_logits": {"key": keys},
+        }
+        columns["corpus"] |= {"date": nothing, "id": nothing}
+        columns["tokens"] |= {"text_key": keys, "size": sizes - 2, "window": nothing}
+        flat = pa.array(random.normal(size=count * len(LABELS)).astype(np.float32))
+        columns["teacher_logits"] |= {"logits": pa.FixedSizeListArray.from_arrays(flat, len(LABELS))}
+        for name, writer in writers.items():
+            arrays = [pa.array(columns[name][field.name]).cast(field.type) for field in schemas[name]]
+            writer.write_table(pa.table(arrays, schema=schemas[name]))
+    for writer in writers.values():
+        writer.close()
+
+
+def scan(folder: Path) -> dict[str, float]:
+    """Scan, sort and write by polars' streaming engine."""
+    import polars as pl
+
+    started = time.perf_counter()
+    pl.scan_parquet(folder / "texts.parquet").sort("text").sink_parquet(folder / "sorted.parquet")
+    return {"seconds": time.perf_counter() - started, "gib": peak()}
+
+
+def corpus(folder: Path) -> dict[str, float]:
+    from finstill.config.profile import CorpusSource
+    from finstill.corpus.build import read_corpus, write_corpus
+
+    started = time.perf_counter()
+    table, _ = read_corpus(CorpusSource(path=str(folder / "texts.parquet"), label="label"), LABELS)
+    write_corpus(table, folder / "built.parquet")
+    return {"seconds": time.perf_counter() - started, "gib": peak()}
+
+
+def training(folder: Path) -> dict[str, float]:
+    from transformers import TrainerCallback
+
+    from finstill.config.architectures import LstmAttentionConfig
+    from finstill.config.recipe import Recipe
+    from finstill.config.task import SENTIMENT
+    from finstill.students.lstm_attention import LstmAttention
+    from finstill.students.vocabulary import Vocabulary
+    from finstill.training.distil import DistillationTrainer
+    from finstill.training.epochs import Epoch
+    from finstill.training.loop import run_training
+    from finstill.training.rows import training_rows
+
+    class Clock(TrainerCallback):
+        """Adds up what a step takes from its batch to its end."""
+
+        epoch = steps = 0.0
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.step_began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.steps += time.perf_counter() - self.step_began
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            self.epoch += time.perf_counter() - self.began
+
+    before = psutil.Process().memory_info().rss
+    tables = [folder / f"{name}.parquet" for name in ("corpus", "tokens")]
+    rows = training_rows(*tables, SENTIMENT, folder / "teacher_logits.parquet")
+    pa.default_memory_pool().release_unused()
+    held, most = psutil.Process().memory_info().rss - before, peak() - before / GIB
+    recipe = Recipe(epochs=1, batch_size=64, rows_per_epoch=EPOCH_ROWS, architecture=LstmAttentionConfig())
+    labelled = rows["train"].labelled().at(np.arange(64))
+    unlabelled = rows["train"].at(np.flatnonzero(rows["train"].labels < 0))
+    clock = Clock()
+    config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(30_522), 128)
+    trainer = DistillationTrainer(
+        recipe,
+        LstmAttention(config),
+        unlabelled,
+        labelled,
+        Epoch.of(recipe, unlabelled),
+        folder / "checkpoints",
+        stage="training",
+        callbacks=[clock],
+    )
+    run_training(trainer, "training")
+    return {"gib": held / GIB, "peak_gib": most, "overhead": 1 - clock.steps / clock.epoch}
+
+
+def peak() -> float:
+    """Return this process's largest resident memory so far, GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+
+
+STAGES: dict[str, Callable[[Path], dict[str, float]]] = {"scan": scan, "corpus": corpus, "training": training}
+
+
+if __name__ == "__main__":
+    main()
