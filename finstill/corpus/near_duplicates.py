@@ -68,17 +68,18 @@ class NearDuplicates:
         return found
 
 
-def shingles(text: str) -> frozenset[bytes]:
+def shingles(text: str) -> frozenset[str]:
     """Return the runs of `SHINGLE_WORDS` words in `text`, and where it has fewer, the text's words as one."""
     found = words(text.casefold()) or [text]
-    runs = (found[i : i + SHINGLE_WORDS] for i in range(max(1, len(found) - SHINGLE_WORDS + 1)))
-    return frozenset(" ".join(run).encode() for run in runs)
+    if len(found) < SHINGLE_WORDS:
+        return frozenset([" ".join(found)])
+    return frozenset(map(" ".join, zip(*(found[i:] for i in range(SHINGLE_WORDS)), strict=False)))
 
 
-def _sketches(texts: Sequence[frozenset[bytes]]) -> list[RMinHash]:
+def _sketches(texts: Sequence[frozenset[str]]) -> list[RMinHash]:
     return RMinHash.from_token_sets(texts, _BANDS * _ROWS, _SEED)
 
 
-def _jaccard(one: frozenset[bytes], other: frozenset[bytes]) -> float:
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared)
