@@ -1,0 +1,56 @@
+"""Two machines and one volume: processes of different working folders carry on where the other stopped."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from finstill.config.workspace import Workspace
+from finstill.serving.package import Package
+from tests.pipelines.house import Folder
+
+ROOT = Path(__file__).parents[2]
+
+RUN = """
+import sys
+from dagster import DagsterInstance
+import pipelines.definitions
+from assets.students import students
+from pipelines.deployment import prepare_instance, profile_path
+job, *partition = sys.argv[1:]
+prepare_instance(profile_path())
+with DagsterInstance.get() as instance:
+    instance.add_dynamic_partitions(students.name, partition)
+    result = pipelines.definitions.defs.resolve_job_def(job).execute_in_process(
+        instance=instance, partition_key=partition[0] if partition else None
+    )
+    assert result.success
+"""
+
+
+def test_what_one_machine_labels_another_distils(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    (tmp_path / "profiles").mkdir()
+    folder = Folder(tmp_path / "profiles", tiny_checkpoint)
+    volume, profile = tmp_path / "volume", folder.root / "mine.yaml"
+
+    def run(machine: str, *job: str) -> None:
+        (tmp_path / machine).mkdir()
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))}
+        settings = {"FINSTILL_HOME": str(volume), "FINSTILL_PROFILE": str(profile), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", RUN, *job],
+            cwd=tmp_path / machine,
+            env={**kept, **settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+        )
+        assert done.returncode == 0, done.stdout
+        assert not list((tmp_path / machine).iterdir()), "nothing is written to where a process happens to run"
+
+    run("one", "label")
+    run("two", "distil", "small")
+    assert Package.read(Workspace.of_profile(volume, profile).package("small")).labels
