@@ -32,7 +32,8 @@ dev: $(READY)
 	@$(VENV)/bin/python -m pipelines.dev
 
 test: $(READY)
-	$(VENV)/bin/python -m pytest --ignore tests/e2e --numprocesses 2 --dist loadfile
+	@# The long files first, so that neither process is left with one at the end.
+	$(VENV)/bin/python -m pytest tests/pipelines tests/assets tests --ignore tests/e2e --numprocesses 2 --dist loadfile
 
 e2e: $(READY)
 	$(VENV)/bin/python -m pytest tests/e2e

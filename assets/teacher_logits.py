@@ -150,7 +150,8 @@ def _label_by(
         if profile.ray:
             from finstill.cache.on_ray import label_texts_on_ray
 
-            report += label_texts_on_ray(profile.ray, ids, profile.cache, cache, teacher, provider, budget)
+            graph, precision = teacher.graph, teacher.precision
+            report += label_texts_on_ray(profile.ray, ids, profile.cache, cache, graph, precision, provider, budget)
         else:
             report += label_texts(ids, cache, lambda: OnnxClassifier(teacher.graph, provider=provider), budget)
     write_logits(tables, cache, logits)

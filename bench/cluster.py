@@ -35,7 +35,7 @@ from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.teacher.export import TeacherGraph, export_graph
+from finstill.teacher.export import export_graph
 from finstill.teacher.int8 import fuse_teacher
 
 GOALS = {
@@ -58,7 +58,7 @@ class Sleeper(Labeller):
     def _label(self, positions: np.ndarray, where: str) -> int:
         time.sleep(len(positions) / BASE_ROWS_PER_SECOND)
         keys = [int(position).to_bytes(KEY_BYTES, "big") for position in positions]
-        cache = SoftLabelCache.open(self._work.cache, self._work.teacher.fingerprint)
+        cache = SoftLabelCache.open(self._work.cache, self._work.fingerprint)
         logits = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(len(keys) * len(LABELS), np.float32)), len(LABELS))
         columns = [pa.array(keys, pa.binary(KEY_BYTES)), logits, pa.repeat(8, len(keys)), pa.repeat(False, len(keys))]
         cache.append(pa.table(columns, names=cache.schema.names))
@@ -99,8 +99,8 @@ def make_work(folder: Path, texts: int) -> Work:
     pq.write_table(pa.table({"key": keys, "text": normal}), folder / "corpus.parquet")
     tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
     tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
-    teacher = TeacherGraph(folder, "0" * 32, LABELS, MAX_LENGTH, "float32", "random", None, (), 0)
-    return Work(folder / "tokens.parquet", str(folder / "cache"), teacher, CPU_PROVIDER, TOKEN_BUDGET, "")
+    graph, budget = folder / "model.onnx", TOKEN_BUDGET
+    return Work(folder / "tokens.parquet", str(folder / "cache"), "0" * 32, graph, "float32", CPU_PROVIDER, budget, "")
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def chunk(positions: np.ndarray, rows: int) -> list[pa.Table]:
 
 def finish_times(address: str, labeller: type, work: Work, chunks: Sequence[pa.Table]) -> list[tuple[float, int, str]]:
     """Return of each chunk when it was done, how many rows it had and by which worker."""
-    SoftLabelCache(work.cache, work.teacher.fingerprint, LABELS)
+    SoftLabelCache(work.cache, work.fingerprint, LABELS)
     with connected(address):
         return [(time.perf_counter(), count, worker) for count, worker in run_chunks(chunks, labeller, work)]
 
@@ -149,14 +149,14 @@ def beside_local(work: Work, rows: int) -> float:
         with cluster(2) as address:
             placed = replace(work, cache=f"{work.cache}-{turn}")
             theirs = rate(finish_times(address, Labeller, placed, chunk(np.arange(count), rows)), 2)
-        ours = local_rate(work, SoftLabelCache(f"{work.cache}-local-{turn}", work.teacher.fingerprint, LABELS))
+        ours = local_rate(work, SoftLabelCache(f"{work.cache}-local-{turn}", work.fingerprint, LABELS))
         ratios.append(theirs / ours)
         print(f"two workers {theirs:.1f} texts a second, this machine's pass {ours:.1f}", flush=True)
     return float(np.median(ratios))
 
 
 def local_rate(work: Work, cache: SoftLabelCache) -> float:
-    teacher = OnnxClassifier(work.teacher.graph, threads=2)
+    teacher = OnnxClassifier(work.graph, threads=2)
     started = time.perf_counter()
     report = label_texts(work.tokens, cache, lambda: teacher, TOKEN_BUDGET)
     return report.labelled / (time.perf_counter() - started)

@@ -20,10 +20,9 @@ import ray.data
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, chunk_rows, label_chunk, open_pass
 from finstill.errors import InputError
+from finstill.inference.arithmetic import arithmetic
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.progress import progress_logger
-from finstill.teacher.export import TeacherGraph
-from finstill.teacher.fingerprint import arithmetic
 
 MOST_WORKERS = 10_000
 SECONDS_TO_ANSWER = 10.0
@@ -38,16 +37,20 @@ class Work:
     Attributes:
         tokens: Parquet with the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`.
         cache: the root of all teachers' logits, a folder or an object store's URL.
-        teacher: its graph.
+        fingerprint: the teacher's.
+        graph: the ONNX file that labels.
+        precision: of the graph.
         provider: ONNX Runtime's execution provider.
         token_budget: tokens of one batch, padding included.
         arithmetic: what decides the last bits of a float where the teacher was made, as
-            `finstill.teacher.fingerprint.arithmetic` says it.
+            `finstill.inference.arithmetic` says it.
     """
 
     tokens: Path
     cache: str
-    teacher: TeacherGraph
+    fingerprint: str
+    graph: Path
+    precision: str
     provider: str
     token_budget: int
     arithmetic: str
@@ -58,7 +61,8 @@ def label_texts_on_ray(
     tokens: Path,
     cache_root: str,
     cache: SoftLabelCache,
-    teacher: TeacherGraph,
+    graph: Path,
+    precision: str,
     provider: str,
     token_budget: int,
 ) -> LabellingReport:
@@ -71,6 +75,7 @@ def label_texts_on_ray(
     Args:
         address: `auto` for the cluster that this machine is part of, or `ray://head:10001`.
         cache_root: of `cache`, as the workers reach it.
+        graph, precision: the ONNX file that labels.
 
     Raises:
         InputError: the cluster cannot be reached, a worker does not see the files, or its processor would give other
@@ -79,7 +84,8 @@ def label_texts_on_ray(
     keys, unseen = open_pass(tokens, cache)
     if not len(unseen):
         return LabellingReport(len(keys), 0)
-    work = Work(tokens, cache_root, teacher, provider, token_budget, arithmetic(teacher.precision))
+    here = arithmetic(precision)
+    work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, here)
     rows = chunk_rows(provider)
     chunks = [pa.table({"positions": [unseen[i : i + rows]]}) for i in range(0, len(unseen), rows)]
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
@@ -150,23 +156,23 @@ class Labeller:
 
     def _open(self, where: str) -> None:
         work = self._work
-        for path in (work.tokens, work.teacher.graph):
+        for path in (work.tokens, work.graph):
             if not path.is_file():
                 raise InputError(
                     f"{path} is not there",
                     where=where,
                     remedy="Put FINSTILL_HOME on a volume that all machines of the cluster see under one path",
                 )
-        if (here := arithmetic(work.teacher.precision)) != work.arithmetic:
+        if (here := arithmetic(work.precision)) != work.arithmetic:
             raise InputError(
-                f"its {work.teacher.precision} logits would be others than the cache holds under this fingerprint: it "
+                f"its {work.precision} logits would be others than the cache holds under this fingerprint: it "
                 f"computes with {here}, and the teacher was made with {work.arithmetic}",
                 where=where,
                 remedy="Label on machines of one kind, or set teacher.precision to float32",
             )
         self._tokens = pq.ParquetFile(work.tokens)
-        self._cache = SoftLabelCache.open(work.cache, work.teacher.fingerprint)
-        self._teacher = OnnxClassifier(work.teacher.graph, threads=1, provider=work.provider)
+        self._cache = SoftLabelCache.open(work.cache, work.fingerprint)
+        self._teacher = OnnxClassifier(work.graph, threads=1, provider=work.provider)
 
 
 def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from finstill.errors import InputError
-from finstill.inference import parity, session
+from finstill.inference import arithmetic, parity, session
+from finstill.inference.arithmetic import card_name
 from finstill.inference.session import OnnxClassifier
-from finstill.teacher import export, fingerprint
+from finstill.teacher import export
 from finstill.teacher.checkpoint import load_classifier
 from finstill.teacher.export import TeacherGraph, export_teacher, prove_teacher
 from finstill.teacher.fidelity import measure_fidelity
-from finstill.teacher.fingerprint import card_name, fingerprint_on
+from finstill.teacher.fingerprint import fingerprint_on
 
 ROWS = [[101, *np.random.default_rng(i).integers(1000, 20000, i % 40 + 1).tolist(), 102] for i in range(200)]
 
@@ -123,7 +124,7 @@ class TestFloat16:
     @pytest.fixture
     def make(self, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         def make(card: str = "a card", token_budget: int = 64, max_length: int = 32) -> TeacherGraph:
-            monkeypatch.setattr(fingerprint, "card_name", lambda: card)
+            monkeypatch.setattr(arithmetic, "card_name", lambda: card)
             return export_teacher(
                 tiny_checkpoint,
                 tmp_path / "teacher",

@@ -22,7 +22,6 @@ from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, label_texts
 from finstill.errors import InputError
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
-from finstill.teacher.export import TeacherGraph
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'finstill[ray]'")
 
@@ -57,15 +56,12 @@ def tokens(write_tokens: WriteTokens, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.fixture
-def teacher(graph: Path, cache: SoftLabelCache) -> TeacherGraph:
-    return TeacherGraph(graph.parent, cache.fingerprint, cache.labels, 64, "float32", "test", None, (), 1)
-
-
-@pytest.fixture
-def label(cluster: Cluster, tokens: Path, tmp_path: Path, teacher: TeacherGraph) -> Callable[..., LabellingReport]:
-    def label(cache: SoftLabelCache, teacher: TeacherGraph = teacher, address: str | None = None) -> LabellingReport:
-        place = address or cluster.address
-        return on_ray.label_texts_on_ray(place, tokens, str(tmp_path / "cache"), cache, teacher, CPU_PROVIDER, 512)
+def label(cluster: Cluster, tokens: Path, tmp_path: Path, graph: Path) -> Callable[..., LabellingReport]:
+    def label(
+        cache: SoftLabelCache, graph: Path = graph, precision: str = "float32", address: str = cluster.address
+    ) -> LabellingReport:
+        root = str(tmp_path / "cache")
+        return on_ray.label_texts_on_ray(address, tokens, root, cache, graph, precision, CPU_PROVIDER, 512)
 
     return label
 
@@ -145,7 +141,7 @@ def test_a_driver_that_is_killed_loses_what_was_in_flight_and_leaves_no_worker(
     label: Callable[..., LabellingReport],
     cache: SoftLabelCache,
     tokens: Path,
-    teacher: TeacherGraph,
+    graph: Path,
     tmp_path: Path,
     undisturbed: pa.Table,
 ) -> None:
@@ -153,14 +149,12 @@ def test_a_driver_that_is_killed_loses_what_was_in_flight_and_leaves_no_worker(
 import sys; from pathlib import Path
 from finstill.cache import labelling, on_ray
 from finstill.cache.cache import SoftLabelCache
-from finstill.teacher.export import TeacherGraph
 labelling.CHUNK_ROWS = 32
 address, tokens, root, graph, fingerprint, *labels = sys.argv[1:]
-teacher = TeacherGraph(Path(graph), fingerprint, tuple(labels), 64, "float32", "test", None, (), 1)
 cache = SoftLabelCache(root, fingerprint, labels)
-on_ray.label_texts_on_ray(address, Path(tokens), root, cache, teacher, "CPUExecutionProvider", 512)
+on_ray.label_texts_on_ray(address, Path(tokens), root, cache, Path(graph), "float32", "CPUExecutionProvider", 512)
 """
-    values = [cluster.address, tokens, tmp_path / "cache", teacher.folder, cache.fingerprint, *cache.labels]
+    values = [cluster.address, tokens, tmp_path / "cache", graph, cache.fingerprint, *cache.labels]
     driver = subprocess.Popen([sys.executable, "-c", program, *map(str, values)])
     while not cache.parts() and driver.poll() is None:
         time.sleep(0.01)
@@ -195,25 +189,19 @@ def test_a_pass_that_is_cancelled_leaves_no_worker(
 
 
 def test_a_worker_of_another_processor_may_not_label_in_int8(
-    label: Callable[..., LabellingReport],
-    cache: SoftLabelCache,
-    teacher: TeacherGraph,
-    monkeypatch: pytest.MonkeyPatch,
+    label: Callable[..., LabellingReport], cache: SoftLabelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(on_ray, "arithmetic", lambda precision: "another processor")
-    other = TeacherGraph(**{**vars(teacher), "precision": "int8"})
-    (other.folder / "model.int8.onnx").write_bytes((teacher.folder / "model.onnx").read_bytes())
     with pytest.raises(InputError, match="the teacher was made with another processor"):
-        label(cache, other)
+        label(cache, precision="int8")
     assert not cache.parts()
 
 
 def test_a_worker_that_does_not_see_the_files_says_which(
-    label: Callable[..., LabellingReport], cache: SoftLabelCache, teacher: TeacherGraph
+    label: Callable[..., LabellingReport], cache: SoftLabelCache
 ) -> None:
-    elsewhere = TeacherGraph(**{**vars(teacher), "folder": Path("/no/such/volume")})
     with pytest.raises(InputError, match=r"worker .*: /no/such/volume/model\.onnx is not there"):
-        label(cache, elsewhere)
+        label(cache, graph=Path("/no/such/volume/model.onnx"))
 
 
 def test_no_cluster_says_what_to_do(label: Callable[..., LabellingReport], cache: SoftLabelCache) -> None:

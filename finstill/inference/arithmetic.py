@@ -1,0 +1,35 @@
+"""What of a machine decides the last bits of a logit."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+
+from finstill.errors import InputError
+
+
+def arithmetic(precision: str) -> str:
+    """Return what decides here the bits that move a logit of this precision; nothing does in float32."""
+    if precision == "float32":
+        return ""
+    if precision == "float16":
+        return f"onnxruntime {onnxruntime.__version__} {card_name()}"
+    simd = np.show_config(mode="dicts")["SIMD Extensions"]
+    return f"onnxruntime {onnxruntime.__version__} {' '.join([*simd['baseline'], *simd['found']])}"
+
+
+def card_name() -> str:
+    """Return what the card is called that computes here: another card may sum float16 in another order.
+
+    Raises:
+        InputError: torch sees none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError(
+            "torch sees no card here, and float16 logits are kept under the name of the card that gave them",
+            where="teacher.precision",
+            remedy="Install torch's build for the card, or set teacher.precision to float32",
+        )
+    return torch.cuda.get_device_name()
