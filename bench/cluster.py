@@ -77,8 +77,8 @@ def main() -> None:
     quick = arguments.quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        work = make_work(folder, 256 if quick else 1024)
-        figures = {"ray_vs_local": beside_local(work, 16)}
+        work = make_work(folder, 512 if quick else 1024)
+        figures = {"ray_vs_local": beside_local(work, 64)}
         many, chunks_each = (8, 3) if quick else (64, 4)
         figures[f"ray_efficiency_{many}"] = efficiency(work, many, chunks_each)
         with cluster(2) as address:

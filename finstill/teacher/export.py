@@ -40,6 +40,8 @@ AUTO_TEXTS = 1024
 LEAST_AUTO_TEXTS = 300
 """On fewer, an agreement of 99% could be chance: 0.99 to the power of 300 is 0.05."""
 
+TOO_FEW = "too few texts to tell"
+
 logger = logging.getLogger(__name__)
 
 
@@ -140,8 +142,8 @@ def export_teacher(
         max_length: texts are cut at this many tokens.
         precision: `float32`, or `int8` or `float16` to label with such a graph; the float32 one is kept beside it. Or
             `auto`, for int8 on a CPU and float16 elsewhere where their labels hold on `sample` (see
-            `finstill.teacher.fidelity`), and float32 where they do not. What was chosen for a checkpoint stays so, lest
-            another sample near a limit begin the cache anew.
+            `finstill.teacher.fidelity`), and float32 where they do not. What was measured for a checkpoint stays so,
+            lest another sample near a limit begin the cache anew.
         source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
         provider: ONNX Runtime's execution provider that the teacher labels on. Where it gives other logits than the CPU
             on `sample`, it is part of the fingerprint.
@@ -205,7 +207,8 @@ def export_teacher(
     existing = read_json(folder / DESCRIPTION_FILE) if (folder / DESCRIPTION_FILE).is_file() else None
     if existing is not None:
         own, chosen = existing.get("provider"), existing.get("chosen") if precision == "auto" else None
-        wanted = existing["precision"] if chosen and existing["precision"] in ("float32", lower) else precision
+        measured = chosen is not None and not (chosen.startswith(TOO_FEW) and len(sample) >= LEAST_AUTO_TEXTS)
+        wanted = existing["precision"] if measured and existing["precision"] in ("float32", lower) else precision
         if wanted != "auto" and existing["fingerprint"] == fingerprint_on(identify(wanted), own):
             if own != provider:
                 # What was found of this provider then stays so: near the limit, another sample might find otherwise.
@@ -246,7 +249,7 @@ def _choose(
 ) -> tuple[str, str]:
     """Return which of two graphs labels, float32's or that of `lower` precision, and why."""
     if len(sample) < LEAST_AUTO_TEXTS:
-        return "float32", f"{len(sample)} texts are too few to tell how {lower} labels"
+        return "float32", f"{TOO_FEW} how {lower} labels: {len(sample)}"
     measured = measure_fidelity(graphs[lower], graphs["float32"], sample, token_budget, provider)
     return (lower if measured.holds else "float32"), f"in {lower}, {measured}"
 

@@ -151,9 +151,15 @@ class TestChoosingThePrecision:
         assert "of 300 texts" in str(chosen.chosen)
         assert not list(standing_folder(chosen.folder).glob("*int8*"))
 
-    def test_float32_where_the_texts_are_too_few_to_tell(self, choose: Callable[[int], TeacherGraph]) -> None:
+    def test_float32_while_the_texts_are_too_few_to_tell(
+        self, choose: Callable[[int], TeacherGraph], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.limit(monkeypatch, 0)
         chosen = choose(299)
-        assert (chosen.precision, chosen.chosen) == ("float32", "299 texts are too few to tell how int8 labels")
+        assert (chosen.precision, chosen.chosen) == ("float32", "too few texts to tell how int8 labels: 299")
+        written = chosen.graph.stat().st_mtime_ns
+        assert choose(298).graph.stat().st_mtime_ns == written
+        assert choose(300).precision == "int8"
 
 
 def test_fidelity_has_its_intervals(teacher: TeacherGraph) -> None:
