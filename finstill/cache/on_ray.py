@@ -120,7 +120,8 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
         num_cpus=1,
         num_gpus=None if work.provider == CPU_PROVIDER else 1,
     )
-    for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow"):
+    # None is fetched ahead: a chunk would be reported when the next one is done.
+    for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(batch, pa.Table)
         for done in batch.to_pylist():
             if done["error"] is not None:
