@@ -25,15 +25,14 @@ import pyarrow.parquet as pq
 import ray
 from machine import describe_machine, draw_rows, read_arguments, read_shared, report
 from ray.cluster_utils import Cluster
-from transformers import BertConfig, BertForSequenceClassification
+from teacher import LABELS, MAX_LENGTH, TOKEN_BUDGET, random_teacher, write_tokens
 
 from finstill.cache import labelling
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts
-from finstill.cache.on_ray import Labeller, Work, connected, run_chunks
-from finstill.corpus.text import KEY_BYTES, normalise, text_key
+from finstill.cache.on_ray import Labeller, Work, connected, cut, run_chunks
+from finstill.corpus.text import KEY_BYTES
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import export_graph
@@ -45,9 +44,6 @@ GOALS = {
     "driver_rows_per_second": "at least 200,000",
 }
 
-LABELS = ("negative", "neutral", "positive")
-MAX_LENGTH = 128
-TOKEN_BUDGET = 512
 CHUNK_ROWS = 1024
 SHORT_CHUNK_ROWS = 64
 """So that a few texts make many chunks. Both pad more than with chunks of 1,024."""
@@ -86,7 +82,7 @@ def main() -> None:
         figures[f"ray_efficiency_{many}"] = efficiency(work, many, chunks_each)
         with cluster(2) as address:
             done = finish_times(
-                address, Answerer, work, chunk(np.arange(CHUNK_ROWS * (200 if quick else 1000)), CHUNK_ROWS)
+                address, Answerer, work, cut(np.arange(CHUNK_ROWS * (200 if quick else 1000)), CHUNK_ROWS)
             )
         figures["driver_rows_per_second"] = rate(done, 2)
     report(figures, GOALS, describe_machine("ray", "onnxruntime"), arguments.json)
@@ -94,16 +90,12 @@ def main() -> None:
 
 def make_work(folder: Path, texts: int) -> Work:
     """Return texts of the phrase bank, a teacher of random weights and a cache."""
-    torch_model = BertForSequenceClassification(BertConfig(id2label=dict(enumerate(LABELS)))).eval()
-    export_graph(torch_model, folder / "exported.onnx")
+    export_graph(random_teacher(), folder / "exported.onnx")
     fuse_teacher(folder / "exported.onnx", folder / "model.onnx")
-    normal = [normalise(text) for text in draw_rows(read_shared("financial_phrasebank"), texts)["text"].to_pylist()]
-    keys = pa.array([text_key(text) for text in normal], pa.binary(KEY_BYTES))
-    pq.write_table(pa.table({"key": keys, "text": normal}), folder / "corpus.parquet")
-    tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH)
-    tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
-    graph, budget = folder / "model.onnx", TOKEN_BUDGET
-    return Work(folder / "tokens.parquet", str(folder / "cache"), "0" * 32, graph, "float32", CPU_PROVIDER, budget, "")
+    sample = draw_rows(read_shared("financial_phrasebank"), texts)["text"].to_pylist()
+    tokens = write_tokens(sample, load_tokenizer(resolve_checkpoint("embedded").folder, MAX_LENGTH), folder)
+    graph, cache = folder / "model.onnx", str(folder / "cache")
+    return Work(tokens, cache, "0" * 32, graph, "float32", CPU_PROVIDER, TOKEN_BUDGET, "")
 
 
 @contextmanager
@@ -115,10 +107,6 @@ def cluster(cores: int) -> Iterator[str]:
     finally:
         ray.shutdown()
         head.shutdown()
-
-
-def chunk(positions: np.ndarray, rows: int) -> list[pa.Table]:
-    return [pa.table({"positions": [positions[i : i + rows]]}) for i in range(0, len(positions), rows)]
 
 
 def finish_times(address: str, labeller: type, work: Work, chunks: Sequence[pa.Table]) -> list[tuple[float, int, str]]:
@@ -151,7 +139,7 @@ def beside_local(work: Work) -> float:
     for turn in range(3):
         with cluster(2) as address:
             placed = replace(work, cache=f"{work.cache}-{turn}")
-            theirs = rate(finish_times(address, Labeller, placed, chunk(np.arange(count), SHORT_CHUNK_ROWS)), 2)
+            theirs = rate(finish_times(address, Labeller, placed, cut(np.arange(count), SHORT_CHUNK_ROWS)), 2)
         ours = local_rate(work, SoftLabelCache(f"{work.cache}-local-{turn}", work.fingerprint, LABELS))
         ratios.append(theirs / ours)
         print(f"two workers {theirs:.1f} texts a second, this machine's pass {ours:.1f}", flush=True)
@@ -171,9 +159,9 @@ def efficiency(work: Work, workers: int, chunks_each: int) -> float:
     run = partial(finish_times, labeller=Sleeper, work=replace(work, cache=f"{work.cache}-asleep"))
     rows = 10 * BASE_ROWS_PER_SECOND
     with cluster(1) as address:
-        one = rate(run(address, chunks=chunk(np.arange(4 * rows), rows)), 1)
+        one = rate(run(address, chunks=cut(np.arange(4 * rows), rows)), 1)
     with cluster(workers) as address:
-        many = rate(run(address, chunks=chunk(np.arange((workers + workers * chunks_each) * rows), rows)), workers)
+        many = rate(run(address, chunks=cut(np.arange((workers + workers * chunks_each) * rows), rows)), workers)
     print(f"one worker {one:.1f} rows a second, {workers} workers {many:.1f}", flush=True)
     return many / (workers * one)
 

@@ -39,7 +39,7 @@ from finstill.augment.build import augment_corpus
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import EncoderConfig, LstmAttentionConfig, StaticConfig
-from finstill.config.profile import Augmentation, CorpusSource, FineTuning
+from finstill.config.profile import GPU_TOKEN_BUDGET, Augmentation, CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.config.temperature import TemperatureSchedule
@@ -52,7 +52,7 @@ from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation.significance import Difference
 from finstill.files import whole_folder
 from finstill.inference.parity import PARITY_TEXTS
-from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, CUDA_PROVIDER, GRAPH_FILES, OnnxClassifier
 from finstill.metrics import agreement, calibration_error, macro_f1
 from finstill.packaging.int8 import quantize_student
 from finstill.serving.package import STUDENT_TOKEN_BUDGET
@@ -82,9 +82,8 @@ GOALS = {
 
 FOLDER = Path(__file__).resolve().parents[1] / ".finstill" / "quality"
 MAX_LENGTH = 128
-CUDA = "CUDAExecutionProvider"
-PROVIDER = CUDA if CUDA in onnxruntime.get_available_providers() else CPU_PROVIDER
-TEACHER_TOKEN_BUDGET = 512 if PROVIDER == CPU_PROVIDER else 16_384
+PROVIDER = CUDA_PROVIDER if CUDA_PROVIDER in onnxruntime.get_available_providers() else CPU_PROVIDER
+TEACHER_TOKEN_BUDGET = 512 if PROVIDER == CPU_PROVIDER else GPU_TOKEN_BUDGET
 SMALL_MEGABYTES, MEDIUM_MEGABYTES = 5, 25
 
 BASE_ENCODER = "all-mpnet-base-v2"

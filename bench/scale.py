@@ -45,6 +45,7 @@ ROWS_AT_A_TIME = 100_000
 WORDS = 10
 LABELS = ("negative", "neutral", "positive")
 EPOCH_ROWS = 6_400
+VOCABULARY = 30_522
 
 
 def main() -> None:
@@ -124,7 +125,7 @@ def write_tables(folder: Path, rows: int) -> None:
         texts = pa.array([f"text number {number} of so many words as a headline has" for number in numbers.tolist()])
         nothing = pa.nulls(count, pa.string())
         columns: dict[str, dict[str, Any]] = {
-            "corpus": {"key": keys, "text": texts, "label": labels, "split": splits, "source": texts.slice(0, count)},
+            "corpus": {"key": keys, "text": texts, "label": labels, "split": splits, "source": texts},
             "tokens": {"key": keys, "input_ids": ids, "n_tokens": sizes, "truncated": pa.repeat(False, count)},
             "teacher_logits": {"key": keys},
         }
@@ -159,16 +160,12 @@ def corpus(folder: Path) -> dict[str, float]:
 
 
 def training(folder: Path) -> dict[str, float]:
+    from training import train_epoch
     from transformers import TrainerCallback
 
     from finstill.config.architectures import LstmAttentionConfig
     from finstill.config.recipe import Recipe
     from finstill.config.task import SENTIMENT
-    from finstill.students.lstm_attention import LstmAttention
-    from finstill.students.vocabulary import Vocabulary
-    from finstill.training.distil import DistillationTrainer
-    from finstill.training.epochs import Epoch
-    from finstill.training.loop import run_training
     from finstill.training.rows import training_rows
 
     class Clock(TrainerCallback):
@@ -194,21 +191,9 @@ def training(folder: Path) -> dict[str, float]:
     pa.default_memory_pool().release_unused()
     held, most = psutil.Process().memory_info().rss - before, peak() - before / GIB
     recipe = Recipe(epochs=1, batch_size=64, rows_per_epoch=EPOCH_ROWS, architecture=LstmAttentionConfig())
-    labelled = rows["train"].labelled().at(np.arange(64))
     unlabelled = rows["train"].at(np.flatnonzero(rows["train"].labels < 0))
     clock = Clock()
-    config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(30_522), 128)
-    trainer = DistillationTrainer(
-        recipe,
-        LstmAttention(config),
-        unlabelled,
-        labelled,
-        Epoch.of(recipe, unlabelled),
-        folder / "checkpoints",
-        stage="training",
-        callbacks=[clock],
-    )
-    run_training(trainer, "training")
+    train_epoch(recipe, unlabelled, VOCABULARY, clock)
     return {"gib": held / GIB, "peak_gib": most, "overhead": 1 - clock.steps / clock.epoch}
 
 

@@ -153,7 +153,8 @@ def on_a_card(provider: str, phrasebank: pa.Table, quick: bool) -> dict[str, flo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = random_teacher()
-        half, single = (OnnxClassifier(graph, provider=provider) for graph in make_card_graphs(model, folder))
+        graphs = make_graphs(model, folder, "float16")
+        half, single = (OnnxClassifier(graphs[precision], provider=provider) for precision in ("float16", "float32"))
         rows = token_ids(tokenizer, texts)
         for budget in GPU_TOKEN_BUDGETS:
             half.logits(rows, budget)
@@ -180,13 +181,13 @@ def on_a_card(provider: str, phrasebank: pa.Table, quick: bool) -> dict[str, flo
         }
         print("Training a teacher for the float16 graph's fidelity", flush=True)
         trained = train_teacher(phrasebank, tokenizer, encoder, 1, folder / "trained")
-        lower, full = make_card_graphs(trained, folder)
+        graphs = make_graphs(trained, folder, "float16")
         rows = token_ids(tokenizer, phrasebank.filter(pc.field("split") == "test")["text"].to_pylist())
-        exact = OnnxClassifier(full).logits(rows, TOKEN_BUDGET)
-        on_card = OnnxClassifier(full, provider=provider).logits(rows, GPU_TOKEN_BUDGET)
+        exact = OnnxClassifier(graphs["float32"]).logits(rows, TOKEN_BUDGET)
+        on_card = OnnxClassifier(graphs["float32"], provider=provider).logits(rows, GPU_TOKEN_BUDGET)
         figures["gpu_float32_max_difference"] = float(np.abs(on_card - exact).max())
-        for precision, graph in (("float32", full), ("float16", lower)):
-            measured = measure_fidelity(graph, full, rows, GPU_TOKEN_BUDGET, provider)
+        for precision in ("float32", "float16"):
+            measured = measure_fidelity(graphs[precision], graphs["float32"], rows, GPU_TOKEN_BUDGET, provider)
             figures[f"gpu_{precision}_batch_dependence"] = measured.batch_dependence
         figures |= {"gpu_float16_agreement": measured.agreement, "gpu_float16_kl": measured.kl_to_float32}
     return {name: figures[name] for name in GOALS if name in figures}
@@ -197,22 +198,16 @@ def random_teacher() -> BertForSequenceClassification:
     return BertForSequenceClassification(BertConfig(id2label=dict(enumerate(LABELS)))).eval()
 
 
-def make_graphs(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
-    """Return the exporter's own graph, which the rivals run, and ours of each precision."""
-    graphs = {name: folder / f"{name}.onnx" for name in ("exported", "float32", "int8")}
+def make_graphs(model: PreTrainedModel, folder: Path, lower: str = "int8") -> dict[str, Path]:
+    """Return the exporter's own graph, which the rivals run, and ours in float32 and in a lower precision."""
+    graphs = {name: folder / f"{name}.onnx" for name in ("exported", "float32", lower)}
     export_graph(model, graphs["exported"])
     fuse_teacher(graphs["exported"], graphs["float32"])
-    quantize_teacher(graphs["exported"], graphs["int8"])
+    if lower == "int8":
+        quantize_teacher(graphs["exported"], graphs["int8"])
+    else:
+        halve_teacher(graphs["float32"], graphs["float16"])
     return graphs
-
-
-def make_card_graphs(model: PreTrainedModel, folder: Path) -> tuple[Path, Path]:
-    """Return our graphs of a model in float16 and in float32."""
-    exported, single, half = (folder / f"{name}.onnx" for name in ("exported", "float32", "float16"))
-    export_graph(model, exported)
-    fuse_teacher(exported, single)
-    halve_teacher(single, half)
-    return half, single
 
 
 def compare_speed(
@@ -365,14 +360,20 @@ def overhead(texts: list[str], tokenizer: Tokenizer, graph: Path, folder: Path) 
         runs.clear()
         pq.write_table(pa.table({"text": sample}), folder / "texts.parquet")
         started = time.perf_counter()
-        normalised = [normalise(text) for text in pq.read_table(folder / "texts.parquet")["text"].to_pylist()]
-        keys = pa.array([text_key(text) for text in normalised], pa.binary(KEY_BYTES))
-        pq.write_table(pa.table({"key": keys, "text": normalised}), folder / "corpus.parquet")
-        tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
+        tokens = write_tokens(pq.read_table(folder / "texts.parquet")["text"].to_pylist(), tokenizer, folder)
         cache = SoftLabelCache(folder / f"cache-{len(sample)}", "0" * 32, LABELS)
-        label_texts(folder / "tokens.parquet", cache, lambda: teacher, TOKEN_BUDGET)
+        label_texts(tokens, cache, lambda: teacher, TOKEN_BUDGET)
         total = time.perf_counter() - started
     return total / _covered(runs) - 1
+
+
+def write_tokens(texts: list[str], tokenizer: Tokenizer, folder: Path) -> Path:
+    """Write a corpus of `texts` and its tokens into `folder`, and return the token table."""
+    normalised = [normalise(text) for text in texts]
+    keys = pa.array([text_key(text) for text in normalised], pa.binary(KEY_BYTES))
+    pq.write_table(pa.table({"key": keys, "text": normalised}), folder / "corpus.parquet")
+    tokenize_corpus(folder / "corpus.parquet", tokenizer, folder / "tokens.parquet")
+    return folder / "tokens.parquet"
 
 
 def _covered(intervals: list[tuple[float, float]]) -> float:

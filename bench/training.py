@@ -101,13 +101,12 @@ def read_rows(texts: int | None) -> TrainingRows:
     return TrainingRows(TokenIds.of([encoding.ids for encoding in encodings]), labels, logits)
 
 
-def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
-    """Return the seconds of an epoch of our trainer."""
+def train_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int, clock: TrainerCallback) -> None:
+    """Run the recipe's one epoch through our trainer, and tell `clock` of it."""
     torch.manual_seed(0)
     config = LstmAttention.configuration(recipe.architecture, LABELS, Vocabulary.full(vocabulary), MAX_LENGTH)
     assert rows.teacher_logits is not None
     few = TrainingRows(rows.input_ids[:64], rows.labels[:64], rows.teacher_logits[:64])
-    timer = EpochTimer()
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as folder:
         trainer = DistillationTrainer(
             recipe,
@@ -117,9 +116,15 @@ def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
             Epoch.of(recipe, rows),
             Path(folder) / "training",
             stage="ours",
-            callbacks=[timer],
+            callbacks=[clock],
         )
         run_training(trainer, "ours")
+
+
+def our_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
+    """Return the seconds of an epoch of our trainer."""
+    timer = EpochTimer()
+    train_epoch(recipe, rows, vocabulary, timer)
     (seconds,) = timer.seconds
     return seconds
 
@@ -182,7 +187,7 @@ def main() -> None:
     }
     # Of the epochs only the time of their steps counts, and not what comes before and after them.
     seconds = {**take_turns(rivals, 3 if arguments.quick else 5), **epochs}
-    tokens = sum(len(ids) for ids in rows.input_ids)
+    tokens = int(rows.input_ids.lengths.sum())
     operations = useful_operations(recipe.architecture, tokens) / (2.0 * MATMUL_SIZE**3)
     figures = {
         "training_vs_plain_loop": times_faster(seconds, "ours", "plain"),

@@ -24,7 +24,6 @@ from finstill.inference.arithmetic import arithmetic
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.progress import progress_logger
 
-MOST_WORKERS = 10_000
 SECONDS_TO_ANSWER = 10.0
 
 logger = logging.getLogger(__name__)
@@ -86,8 +85,7 @@ def label_texts_on_ray(
         return LabellingReport(len(keys), 0)
     here = arithmetic(precision)
     work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, here)
-    rows = chunk_rows(provider)
-    chunks = [pa.table({"positions": [unseen[i : i + rows]]}) for i in range(0, len(unseen), rows)]
+    chunks = cut(unseen, chunk_rows(provider))
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
     workers: set[str] = set()
     with connected(address):
@@ -97,6 +95,11 @@ def label_texts_on_ray(
                 logger.info("teacher_logits: worker %s is %s", len(workers), worker)
             advance(count)
     return LabellingReport(len(keys), len(unseen))
+
+
+def cut(positions: np.ndarray, rows: int) -> list[pa.Table]:
+    """Return `positions`, int64, in chunks of so many `rows`, each a table of one row, as `run_chunks` takes them."""
+    return [pa.table({"positions": [positions[i : i + rows]]}) for i in range(0, len(positions), rows)]
 
 
 def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterator[tuple[int, str]]:
@@ -116,7 +119,7 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(len(chunks), MOST_WORKERS)),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=len(chunks)),
         num_cpus=1,
         num_gpus=None if work.provider == CPU_PROVIDER else 1,
     )
@@ -178,13 +181,12 @@ class Labeller:
 
 def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:
     """Return the rows at ascending `positions`, reading the row groups that hold one."""
-    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    groups = np.unique(np.searchsorted(starts, positions, side="right") - 1)
-    before = np.concatenate([[0], np.cumsum([sizes[group] for group in groups])])[:-1]
-    shift = dict(zip(groups.tolist(), (before - starts[groups]).tolist(), strict=True))
-    of = np.searchsorted(starts, positions, side="right") - 1
-    return file.read_row_groups(groups.tolist()).take(positions + np.array([shift[group] for group in of.tolist()]))
+    sizes = np.array([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
+    starts = np.cumsum(sizes) - sizes
+    groups, group = np.unique(np.searchsorted(starts, positions, side="right") - 1, return_inverse=True)
+    # The groups that are not read leave no gap.
+    moved = np.cumsum(sizes[groups]) - sizes[groups] - starts[groups]
+    return file.read_row_groups(groups.tolist()).take(positions + moved[group])
 
 
 @contextmanager

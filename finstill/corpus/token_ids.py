@@ -27,9 +27,7 @@ class TokenIds(Sequence[Any]):
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]]) -> TokenIds:
-        """Return `rows` as one array; themselves where they are."""
-        if isinstance(rows, TokenIds):
-            return rows
+        """Return `rows` as one array."""
         lengths = np.fromiter(map(len, rows), np.int32, len(rows))
         return cls._in_order(np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths)
 

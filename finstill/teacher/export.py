@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -180,6 +181,7 @@ def export_teacher(
         folder, "", labels, max_length, precision, source, revision, tuple(trained_on), model.num_parameters()
     )
 
+    @cache  # Of a large teacher it reads a gigabyte.
     def identify(precision: str) -> str:
         return teacher_fingerprint(
             model.state_dict(),
@@ -192,14 +194,9 @@ def export_teacher(
             computed_by=f"{provider} {token_budget}" if precision == "float16" else "",
         )
 
-    def write(made: Path, fingerprint: str, precision: str, own: str | None, chosen: str | None) -> TeacherGraph:
-        labelling = replace(
-            teacher,
-            fingerprint=fingerprint_on(fingerprint, own),
-            precision=precision,
-            provider=own,
-            chosen=chosen,
-        )
+    def write(made: Path, precision: str, own: str | None, chosen: str | None) -> TeacherGraph:
+        fingerprint = fingerprint_on(identify(precision), own)
+        labelling = replace(teacher, fingerprint=fingerprint, precision=precision, provider=own, chosen=chosen)
         write_json(made / DESCRIPTION_FILE, {**asdict(labelling), "folder": None})
         return labelling
 
@@ -213,7 +210,7 @@ def export_teacher(
             if own != provider:
                 # What was found of this provider then stays so: near the limit, another sample might find otherwise.
                 own = own_provider(folder / TEACHER_GRAPHS[wanted], provider, sample, token_budget)
-            labelling = write(folder, identify(wanted), wanted, own, chosen)
+            labelling = write(folder, wanted, own, chosen)
             logger.info("teacher_onnx: unchanged, fingerprint %s", labelling.fingerprint)
             return labelling
     with whole_folder(folder) as unfinished:
@@ -221,11 +218,11 @@ def export_teacher(
         graphs = {name: unfinished / file for name, file in TEACHER_GRAPHS.items()}
         export_graph(model, exported)
         fuse_teacher(exported, graphs["float32"])
-        if lower_precision := {"auto": lower, "float32": None}.get(precision, precision):
-            if lower_precision == "int8":
-                quantize_teacher(exported, graphs["int8"])
-            else:
-                halve_teacher(graphs["float32"], graphs["float16"])
+        made = lower if precision == "auto" else precision
+        if made == "int8":
+            quantize_teacher(exported, graphs["int8"])
+        elif made == "float16":
+            halve_teacher(graphs["float32"], graphs["float16"])
         exported.unlink()
         tokenizer.save(str(unfinished / TOKENIZER_FILE))
         chosen = None
@@ -235,7 +232,7 @@ def export_teacher(
             if precision == "float32":
                 graphs[lower].unlink()
         own = own_provider(graphs[precision], provider, sample, token_budget)
-        labelling = write(unfinished, identify(precision), precision, own, chosen)
+        labelling = write(unfinished, precision, own, chosen)
     logger.info(
         "teacher_onnx: exported, %s tokens of vocabulary, fingerprint %s",
         f"{tokenizer.get_vocab_size():,}",

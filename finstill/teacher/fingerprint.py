@@ -61,10 +61,7 @@ def teacher_fingerprint(
     parts: list[bytes | str] = [configuration, tokenizer, str(max_length), precision, variant, *labels]
     for name, tensor in sorted(weights.items()):
         parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor.contiguous().numpy().tobytes()]
-    if precision == "int8":
-        parts.append(arithmetic(precision))
-    elif precision == "float16":
-        parts += [arithmetic(precision), computed_by]
+    parts += [said for said in (arithmetic(precision), computed_by) if said]
     return digest(*parts)
 
 
