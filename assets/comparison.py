@@ -83,6 +83,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
     Raises:
         InputError: none compares.
     """
+    from finstill.config.task import digest_of_decisions
     from finstill.errors import InputError
     from finstill.evaluation.evaluate import StudentEvaluation, evaluation_inputs
     from finstill.serving.package import Package
@@ -90,7 +91,9 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
 
     workspace = profile.workspace
     teacher = ensemble_fingerprint(read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble))
-    inputs = evaluation_inputs(teacher, *rows_to_measure_on(profile))
+    inputs = evaluation_inputs(
+        teacher, *rows_to_measure_on(profile), digest_of_decisions(profile.profile().task.decide)
+    )
     current, left_out = {}, {}
     for name in profile.recipes():
         folder = workspace.evaluation(name)
@@ -103,7 +106,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
             left_out[name] = str(error)
             continue
         if student.inputs != inputs:
-            left_out[name] = "it was evaluated on other texts or beside another teacher"
+            left_out[name] = "it was evaluated on other texts, beside another teacher or by another decision"
         elif student.student.digest != package.digest:
             left_out[name] = "it was packaged again, and that package was not evaluated"
         else:

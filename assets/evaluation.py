@@ -38,11 +38,14 @@ if TYPE_CHECKING:
 )
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
+    from dataclasses import asdict
+
     import pyarrow.parquet as pq
 
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
+    from finstill.evaluation.report import draw_decisions
     from finstill.serving.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
 
@@ -99,6 +102,21 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
                 if each.out_of_domain is not None
             ]
         )
+    if result.student.decision is not None:
+        metadata["decisions"] = table(
+            [
+                {"classifier": each.name, "texts": texts, **asdict(found)}
+                for each in both
+                for texts, found in (
+                    ("test", each.decision),
+                    *([(each.out_of_domain.name, each.out_of_domain.decision)] if each.out_of_domain else []),
+                )
+                if found is not None
+            ]
+        )
+        metadata |= {
+            title: picture(title, png) for title, png in draw_decisions([result], settings.task.labels).items()
+        }
     if sentences := advice_for(profile, name, result):
         metadata["advice"] = MetadataValue.md("\n".join(f"- {sentence}" for sentence in sentences))
     return MaterializeResult(metadata=metadata)
@@ -151,7 +169,7 @@ def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: Pro
     champion = Package.read(folder)
     if champion.labels != tuple(profile.profile().task.labels):
         return AssetCheckResult(passed=True, description=f"The champion answers another task, {champion.task}.")
-    difference = difference_from_champion(measured.logits, champion, *read_test(profile), level=0.95)
+    difference = difference_from_champion(measured, champion, *read_test(profile), level=0.95)
     return AssetCheckResult(
         passed=not difference.shown or difference.better,
         severity=AssetCheckSeverity.WARN,

@@ -25,6 +25,7 @@ def scores(context: AssetExecutionContext, profile: ProfileResource) -> Material
             "dagster/uri": report.folder.as_uri(),
             "rows_added": report.added,
             "added_by_label": table([{"label": label, "rows": rows} for label, rows in report.labels.items()]),
+            **({} if report.decided is None else {"alerts_added": report.decided}),
             "newest": table([{"label": row["label"], "text": cell(row["text"])} for row in newest]),
         }
     )

@@ -17,10 +17,12 @@ from assets.resources import ProfileResource
 from assets.teacher import teacher_checkpoint, teacher_onnx, tokens
 from assets.teacher_logits import teacher_logits
 from finstill.config.recipe import dotted_settings
+from finstill.config.task import digest_of_decisions
 
 students = DynamicPartitionsDefinition(name="students")
 
 RECIPE_TAG = "finstill/recipe"
+DECIDE_TAG = "finstill/decide"
 
 
 @asset(
@@ -96,6 +98,8 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The student as a folder that runs without torch: graphs in float32 and int8, proved to answer as its checkpoint,
     tokenizer, labels, calibration and a model card."""
+    from dataclasses import asdict
+
     from finstill.files import digest
     from finstill.packaging.build import build_package
     from finstill.packaging.card import CARD_FILE, Provenance
@@ -130,6 +134,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
             "int8_batch_dependence": built.int8.batch_dependence,
             **({} if built.int8.macro_f1_lost is None else {"int8_macro_f1_lost": built.int8.macro_f1_lost}),
             **({} if package.temperature is None else {"calibration_temperature": package.temperature}),
+            **({} if package.decision is None else {"decision": table([asdict(package.decision)])}),
             "model_card": MetadataValue.md(
                 (package.folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)[2]
             ),
@@ -137,4 +142,5 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
             "folder": str(package.folder),
         },
         data_version=DataVersion(package.digest),
+        tags={DECIDE_TAG: decides} if (decides := digest_of_decisions(settings.task.decide)) else {},
     )

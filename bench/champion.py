@@ -70,7 +70,7 @@ class Texts:
 
 def is_promoted(labels: np.ndarray, challenger: np.ndarray, champion: np.ndarray) -> bool:
     """Whether Finstill would promote the challenger; the cheap test first, as a year has many nights."""
-    if mcnemar(labels, challenger, champion) >= 1 - PROMOTION_LEVEL:
+    if mcnemar(challenger.argmax(axis=1) == labels, champion.argmax(axis=1) == labels) >= 1 - PROMOTION_LEVEL:
         return False
     return Difference.between(labels, challenger[None], champion[None], level=PROMOTION_LEVEL).better
 

@@ -5,7 +5,7 @@ Logits are float32, (rows, classes); labels are int64, (rows,), positions in the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -118,30 +118,45 @@ def paired_interval(
     Returns:
         difference of the means over seeds, low, high.
     """
-    random = np.random.default_rng(seed)
-    resamples = round(RESAMPLES_BEYOND / (1 - level))
     ours, theirs = (scores.reshape(-1, *scores.shape[-2:]).argmax(axis=-1) for scores in (logits, rival_logits))
     cells, counts = distinct_cells(labels, np.concatenate([ours, theirs]))
     classes = logits.shape[-1]
-    observed = macro_f1_of_cells(cells, counts[None], classes)
-    at_once = max(1, DRAWN_AT_ONCE // len(cells))
+    return bootstrap_difference(
+        counts, lambda drawn: macro_f1_of_cells(cells, drawn, classes), len(ours), level=level, seed=seed
+    )
+
+
+def bootstrap_difference(
+    counts: np.ndarray, measure: Callable[[np.ndarray], np.ndarray], ours: int, *, level: float, seed: int = 0
+) -> tuple[float, float, float]:
+    """Return by how much a measure of our runs exceeds that of the others, and the interval: see `paired_interval`.
+
+    Args:
+        counts: int64, (cells,): how many rows each cell has.
+        measure: takes counts, int64, (draws, cells), and returns the measure of every run: float64, (runs, draws); NaN
+            where a draw has none.
+        ours: the first runs, which are ours; the others are the rival's.
+
+    Returns:
+        difference of the means over runs, low, high.
+    """
+    random = np.random.default_rng(seed)
+    rows, resamples = counts.sum(), round(RESAMPLES_BEYOND / (1 - level))
+    at_once = max(1, DRAWN_AT_ONCE // len(counts))
+    observed = measure(counts[None])
     drawn = np.concatenate(
         [
-            macro_f1_of_cells(
-                cells,
-                random.multinomial(len(labels), counts / len(labels), size=min(at_once, resamples - start)),
-                classes,
-            )
+            measure(random.multinomial(rows, counts / rows, size=min(at_once, resamples - start)))
             for start in range(0, resamples, at_once)
         ],
         axis=1,
     )
     means, resampled = [], []
-    for runs in (slice(len(ours)), slice(len(ours), None)):
+    for runs in (slice(ours), slice(ours, None)):
         means.append(float(observed[runs].mean()))
         chosen = random.integers(len(drawn[runs]), size=drawn[runs].shape)
         resampled.append(np.take_along_axis(drawn[runs], chosen, axis=0).mean(axis=0))
-    low, high = np.quantile(resampled[0] - resampled[1], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(resampled[0] - resampled[1], [(1 - level) / 2, (1 + level) / 2])
     return means[0] - means[1], float(low), float(high)
 
 
@@ -177,15 +192,14 @@ def macro_f1_of_cells(cells: np.ndarray, counts: np.ndarray, classes: int) -> np
     return np.stack(scores)
 
 
-def mcnemar(labels: np.ndarray, logits: np.ndarray, rival_logits: np.ndarray) -> float:
+def mcnemar(right: np.ndarray, rival_right: np.ndarray) -> float:
     """Return the p-value of McNemar's exact test that two classifiers are equally often right on the same rows.
 
     McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages", with
     the binomial in place of the chi-squared distribution: only rows that one gets right and the other wrong count.
 
     Args:
-        logits, rival_logits: float32, (rows, classes).
+        right, rival_right: bool, (rows,): which rows each gets right.
     """
-    right, rival_right = logits.argmax(axis=1) == labels, rival_logits.argmax(axis=1) == labels
     ahead, behind = int((right & ~rival_right).sum()), int((rival_right & ~right).sum())
     return float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0

@@ -35,6 +35,9 @@ COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
     "macro_f1": ("macro-F1", "{:.3f}"),
     "agreement": ("agreement", "{:.3f}"),
+    "precision": ("precision", "{:.3f}"),
+    "recall": ("recall", "{:.3f}"),
+    "alerts_per_thousand": ("alerts a thousand", "{:,.0f}"),
     "macro_f1_out_of_domain": ("macro-F1 out of domain", "{:.3f}"),
     "parameters": ("parameters", "{:,}"),
     "megabytes": ("MB", "{:,.1f}"),
@@ -97,11 +100,13 @@ def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecution
     comparison = Workspace.of_profile(home(), profile).comparison
     outcome = read_json(comparison / TABLE_FILE)
     table = Table("classifier", title=f"{profile.stem}, on the test split; speed on one thread")
-    columns = {key: column for key, column in COLUMNS.items() if any(row[key] is not None for row in outcome["table"])}
+    columns = {
+        key: column for key, column in COLUMNS.items() if any(row.get(key) is not None for row in outcome["table"])
+    }
     for title, _ in columns.values():
         table.add_column(title, justify="right")
     for row in outcome["table"]:
-        cells = [form.format(row[key]) if row[key] is not None else "–" for key, (_, form) in columns.items()]
+        cells = [form.format(row[key]) if row.get(key) is not None else "–" for key, (_, form) in columns.items()]
         table.add_row(row["name"], *cells)
     console.print()
     console.print(table)

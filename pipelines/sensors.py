@@ -40,7 +40,7 @@ that a file that cannot be read begins no night after the other."""
 def continue_night(context: SensorEvaluationContext, profile: ProfileResource) -> SensorResult | SkipReason:
     """Ask for the next runs of a night, or tell that it is over."""
     assert context.repository_def is not None
-    return next_step(context.instance, context.repository_def.asset_graph, profile.recipes())
+    return next_step(context.instance, context.repository_def.asset_graph, profile)
 
 
 @sensor(

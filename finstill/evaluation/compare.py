@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finstill.config.recipe import Recipe
+from finstill.evaluation.decisions import DecisionQuality
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
 from finstill.evaluation.significance import Difference, Group, group_by_recipe, leaderboard, without_seed
 from finstill.training.rows import NO_LABEL
@@ -14,8 +15,7 @@ from finstill.training.rows import NO_LABEL
 
 @dataclass(frozen=True)
 class Verdict:
-    """What distilling was worth to a recipe's students: their macro-F1 less that of their label-only
-    baselines.
+    """What distilling was worth to a recipe's students, against their label-only baselines.
 
     Attributes:
         student, baseline: the groups, each of one recipe's students with all their seeds.
@@ -73,12 +73,27 @@ class Comparison:
             "calibration_error": measured.get("calibration_error"),
             "macro_f1_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.quality["macro_f1"],
             "agreement_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.agreement,
+            **_decision_figures(evaluation.decision),
             "parameters": evaluation.parameters,
             "megabytes": evaluation.megabytes,
             "latency_ms": evaluation.speed.latency_ms,
             "texts_per_second": evaluation.speed.texts_per_second,
             "times_faster": evaluation.speed.texts_per_second / teacher.speed.texts_per_second,
         }
+
+
+def _decision_figures(decision: DecisionQuality | None) -> dict[str, float | None]:
+    """Return the table's columns of a task that decides about a label; none for another."""
+    figures = (
+        "at_the_point",
+        "threshold",
+        "precision",
+        "recall",
+        "alerts_per_thousand",
+        "average_precision",
+        "roc_area",
+    )
+    return {} if decision is None else {name: getattr(decision, name) for name in figures}
 
 
 def compare(

@@ -9,13 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from finstill.config.task import OperatingPoint, digest_of_decisions
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
+from finstill.evaluation.calibration import fit_temperature
+from finstill.evaluation.decisions import DecisionQuality, decision_quality, fit_threshold, probability_of, value_at
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
-from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
 
@@ -32,13 +35,18 @@ class OutOfDomain:
     Attributes:
         name: of their data set.
         rows: texts.
-        quality, agreement: as in `Evaluation`.
+        quality, agreement, decision: as in `Evaluation`.
     """
 
     name: str
     rows: int
     quality: dict[str, Any]
     agreement: float
+    decision: DecisionQuality | None = None
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> OutOfDomain:
+        return cls(**{**values, "decision": _decision(values)})
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,12 @@ class Evaluation:
         parameters: number of weights.
         megabytes: of the ONNX graph, 10^6 bytes.
         speed: one thread.
-        validation_score: macro-F1 on the labelled validation rows, agreement where there are none. Students are chosen
-            by it, so that no choice was made on the test rows.
+        validation_score: macro-F1 on the labelled validation rows, where the task decides about a label the value at
+            its operating point, agreement where no row is labelled. Students are chosen by it, so that no choice was
+            made on the test rows.
         out_of_domain: the same measures on the out-of-domain texts, or None where the profile names none.
+        decision: what deciding is worth, None where the task decides about no label. The teacher's threshold is fitted
+            as the student's.
     """
 
     name: str
@@ -72,11 +83,33 @@ class Evaluation:
     speed: Speed
     validation_score: float
     out_of_domain: OutOfDomain | None = None
+    decision: DecisionQuality | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        out_of_domain = OutOfDomain(**values["out_of_domain"]) if values.get("out_of_domain") else None
-        return cls(**{**values, "speed": Speed(**values["speed"]), "out_of_domain": out_of_domain})
+        out_of_domain = OutOfDomain.from_dict(values["out_of_domain"]) if values.get("out_of_domain") else None
+        speed = Speed(**values["speed"])
+        return cls(**{**values, "speed": speed, "out_of_domain": out_of_domain, "decision": _decision(values)})
+
+
+def _decision(values: dict[str, Any]) -> DecisionQuality | None:
+    return DecisionQuality(**values["decision"]) if values.get("decision") else None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What the test rows were decided by, where the task decides about a label.
+
+    Attributes:
+        position: of the label in the task's labels.
+        point: where the label is decided.
+        scores, teacher_scores: float64, (test rows,): the calibrated probability of the label.
+    """
+
+    position: int
+    point: OperatingPoint
+    scores: np.ndarray
+    teacher_scores: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -87,6 +120,7 @@ class StudentEvaluation:
         inputs: see `evaluation_inputs`.
         labels: int64, (test rows,), `NO_LABEL` where a row has none.
         logits, teacher_logits: float32, (test rows, task labels).
+        decided: None where the task decides about no label.
     """
 
     student: Evaluation
@@ -95,6 +129,7 @@ class StudentEvaluation:
     labels: np.ndarray
     logits: np.ndarray
     teacher_logits: np.ndarray
+    decided: Decided | None = None
 
     @classmethod
     def read(cls, folder: Path) -> StudentEvaluation:
@@ -111,21 +146,30 @@ class StudentEvaluation:
             )
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as arrays:
             predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits")}
+            decided = None
+            if rule := values.get("decided"):
+                scores, teacher_scores = (arrays[name] for name in ("scores", "teacher_scores"))
+                decided = Decided(rule["position"], OperatingPoint(**rule["point"]), scores, teacher_scores)
         student, teacher = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
-        return cls(student, teacher, values["inputs"], **predictions)
+        return cls(student, teacher, values["inputs"], **predictions, decided=decided)
 
 
 def evaluation_inputs(
-    teacher: str, validation: TrainingRows, test: TrainingRows, out_of_domain: tuple[str, TrainingRows] | None
+    teacher: str,
+    validation: TrainingRows,
+    test: TrainingRows,
+    out_of_domain: tuple[str, TrainingRows] | None,
+    decide: str,
 ) -> str:
     """Return a digest of what students are measured on: evaluations compare where it is the same.
 
     Args:
         teacher: fingerprint, of an ensemble that of all.
         validation, test, out_of_domain: as `evaluate_student` takes them.
+        decide: see `digest_of_decisions`.
     """
     further: list[str | bytes] = [out_of_domain[0], *out_of_domain[1].content()] if out_of_domain else []
-    return digest(teacher, *validation.content(), *test.content(), *further)
+    return digest(teacher, *validation.content(), *test.content(), *further, decide)
 
 
 def evaluate_student(
@@ -185,15 +229,20 @@ def evaluate_student(
     teacher_speed = one_after_the_other(teacher_speeds)
     validation_texts = validation.whole_texts()
     assert validation_texts.teacher_logits is not None
+    by_student, by_teacher = (
+        _Decider(package.decision, package.temperature),
+        _teachers_decider(package, validation_texts),
+    )
     student_evaluation = _evaluation(
         package.name,
         package.digest,
         [package],
         logits,
         speed,
-        _score(student_logits(read(validation)), validation_texts),
+        _score(student_logits(read(validation)), validation_texts, by_student),
         package.labels,
         texts,
+        by_student,
     )
     teacher_evaluation = _evaluation(
         "teacher",
@@ -201,9 +250,10 @@ def evaluate_student(
         teachers,
         texts.teacher_logits,
         teacher_speed,
-        _score(validation_texts.teacher_logits, validation_texts),
+        _score(validation_texts.teacher_logits, validation_texts, by_teacher),
         package.labels,
         texts,
+        by_teacher,
     )
     if out_of_domain is not None:
         name, rows = out_of_domain
@@ -211,25 +261,68 @@ def evaluate_student(
         assert whole.teacher_logits is not None
         students = student_logits(read(rows))
         student_evaluation, teacher_evaluation = (
-            replace(evaluation, out_of_domain=_out_of_domain(name, scores, package.labels, whole))
-            for evaluation, scores in (
-                (student_evaluation, students),
-                (teacher_evaluation, whole.teacher_logits),
+            replace(evaluation, out_of_domain=_out_of_domain(name, scores, package.labels, whole, decider))
+            for evaluation, scores, decider in (
+                (student_evaluation, students, by_student),
+                (teacher_evaluation, whole.teacher_logits, by_teacher),
             )
         )
-    inputs = evaluation_inputs(fingerprint, validation, test, out_of_domain)
+    rule, decided = package.decision, None
+    values: dict[str, Any] = {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)}
+    if rule is not None:
+        scores = (by_student.scores(logits), by_teacher.scores(texts.teacher_logits))
+        decided = Decided(rule.position, OperatingPoint(**rule.point), *scores)
+        values["decided"] = {"position": rule.position, "point": rule.point}
+    decide = digest_of_decisions({rule.label: decided.point} if rule and decided else {})
+    values["inputs"] = inputs = evaluation_inputs(fingerprint, validation, test, out_of_domain, decide)
     with whole_folder(folder) as unfinished:
-        np.savez(unfinished / PREDICTIONS_FILE, labels=texts.labels, logits=logits, teacher_logits=texts.teacher_logits)
-        write_json(
-            unfinished / EVALUATION_FILE,
-            {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation), "inputs": inputs},
+        np.savez(
+            unfinished / PREDICTIONS_FILE,
+            labels=texts.labels,
+            logits=logits,
+            teacher_logits=texts.teacher_logits,
+            scores=decided.scores if decided else np.empty(0),
+            teacher_scores=decided.teacher_scores if decided else np.empty(0),
         )
-    return StudentEvaluation(student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits)
+        write_json(unfinished / EVALUATION_FILE, values)
+    return StudentEvaluation(
+        student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits, decided
+    )
 
 
-def _score(logits: np.ndarray, rows: TrainingRows) -> float:
+@dataclass(frozen=True)
+class _Decider:
+    """How one classifier decides: its rule, None where the task decides about no label, and its temperature."""
+
+    rule: DecisionRule | None
+    temperature: float | None
+
+    def scores(self, logits: np.ndarray) -> np.ndarray:
+        assert self.rule is not None
+        return probability_of(self.rule.position, logits, self.temperature)
+
+    def quality(self, labels: np.ndarray, logits: np.ndarray) -> DecisionQuality | None:
+        return None if self.rule is None else decision_quality(self.rule, labels, self.scores(logits))
+
+
+def _teachers_decider(package: Package, validation: TrainingRows) -> _Decider:
+    if package.decision is None:
+        return _Decider(None, None)
+    assert validation.teacher_logits is not None
+    label, point = package.decision.label, OperatingPoint(**package.decision.point)
+    labelled = validation.labels != NO_LABEL
+    temperature = fit_temperature(validation.labels[labelled], validation.teacher_logits[labelled])
+    scores = probability_of(package.decision.position, validation.teacher_logits, temperature)
+    return _Decider(fit_threshold(package.labels, label, point, validation.labels, scores), temperature)
+
+
+def _score(logits: np.ndarray, rows: TrainingRows, decider: _Decider) -> float:
     assert rows.teacher_logits is not None
     labelled = rows.labels != NO_LABEL
+    if decider.rule is not None:
+        truth = rows.labels[labelled] == decider.rule.position
+        if truth.any():
+            return value_at(truth, decider.scores(logits)[labelled], OperatingPoint(**decider.rule.point))
     if labelled.any():
         return macro_f1(rows.labels[labelled], logits[labelled])
     return agreement(logits, rows.teacher_logits)
@@ -244,6 +337,7 @@ def _evaluation(
     validation_score: float,
     names: tuple[str, ...],
     test: TrainingRows,
+    decider: _Decider,
 ) -> Evaluation:
     """Return the measures of one classifier; a row of `test` and of `logits` is a text."""
     assert test.teacher_logits is not None
@@ -260,9 +354,18 @@ def _evaluation(
         megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6,
         speed=speed,
         validation_score=validation_score,
+        decision=decider.quality(test.labels, logits),
     )
 
 
-def _out_of_domain(name: str, logits: np.ndarray, names: tuple[str, ...], rows: TrainingRows) -> OutOfDomain:
+def _out_of_domain(
+    name: str, logits: np.ndarray, names: tuple[str, ...], rows: TrainingRows, decider: _Decider
+) -> OutOfDomain:
     assert rows.teacher_logits is not None
-    return OutOfDomain(name, len(rows), quality(rows.labels, logits, names), agreement(logits, rows.teacher_logits))
+    return OutOfDomain(
+        name,
+        len(rows),
+        quality(rows.labels, logits, names),
+        agreement(logits, rows.teacher_logits),
+        decider.quality(rows.labels, logits),
+    )

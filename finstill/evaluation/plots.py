@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
+from sklearn.metrics import precision_recall_curve, roc_curve
 
 # Okabe and Ito's colours, told apart by people of every colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -66,6 +67,43 @@ def reliability_diagram(bins: Mapping[str, Sequence[Mapping[str, float]]]) -> by
         axes.scatter(confidence, accuracy, s=200 * sizes / sizes.sum(), color=colour)
     axes.set(title="Reliability", xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, loc="upper left")
+    return png(figure)
+
+
+def precision_and_recall(
+    scores: Mapping[str, np.ndarray], truth: np.ndarray, chosen: Mapping[str, tuple[float, float]], label: str
+) -> bytes:
+    """Plot each classifier's precision over its recall of a label, a dot where it decides.
+
+    Args:
+        scores: float64, (rows,), the probability of the label, by classifier.
+        truth: bool, (rows,): which rows have the label.
+        chosen: recall and precision at the threshold, of each classifier that has one.
+    """
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, values) in zip(COLOURS * len(scores), scores.items(), strict=False):
+        precision, recall, _ = precision_recall_curve(truth, values)
+        axes.step(recall, precision, where="post", color=colour, label=name)
+        if name in chosen:
+            axes.scatter(*chosen[name], s=60, color=colour, zorder=3)
+    axes.axhline(truth.mean(), color="#888888", linestyle="--")
+    axes.set(title=f"Precision and recall of {label}", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="lower left")
+    return png(figure)
+
+
+def receiver_operating_characteristic(scores: Mapping[str, np.ndarray], truth: np.ndarray, label: str) -> bytes:
+    """Plot the share of rows with the label that are alerts over that of the other rows; arguments as above."""
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, values) in zip(COLOURS * len(scores), scores.items(), strict=False):
+        false_alarms, recall, _ = roc_curve(truth, values)
+        axes.plot(false_alarms, recall, color=colour, label=name)
+    axes.plot([0, 1], [0, 1], color="#888888", linestyle="--")
+    axes.set(title=f"ROC of {label}", xlabel="share of the others that are alerts", ylabel="recall")
+    axes.set(xlim=(0, 1), ylim=(0, 1.02))
+    axes.legend(frameon=False, loc="lower right")
     return png(figure)
 
 

@@ -13,9 +13,18 @@ from ruamel.yaml.compat import StringIO
 
 from finstill.config.profile import Profile
 from finstill.evaluation.compare import Comparison
+from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.evaluation.mistakes import Mistake
-from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
+from finstill.evaluation.plots import (
+    confusion_matrices,
+    precision_and_recall,
+    quality_against_speed,
+    receiver_operating_characteristic,
+    reliability_diagram,
+    training_curves,
+)
 from finstill.files import whole_folder, write_json
+from finstill.training.rows import NO_LABEL
 
 REPORT_FILE = "report.html"
 TABLE_FILE = "comparison.json"
@@ -37,9 +46,35 @@ def draw(
     if measured:
         plots["Confusion matrices"] = confusion_matrices({n: q["confusion"] for n, q in measured.items()}, labels)
         plots["Reliability"] = reliability_diagram({name: q["reliability"] for name, q in measured.items()})
+    plots |= draw_decisions(comparison.students, labels)
     for name, history in histories.items():
         plots[f"Training of {name}"] = training_curves(history, name)
     return plots
+
+
+def draw_decisions(students: Sequence[StudentEvaluation], labels: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the curves of the label that the task decides about, by title, the teacher's beside the students'.
+
+    Nothing where the task decides about no label, or no labelled test row tells two kinds apart.
+    """
+    first = students[0]
+    if first.decided is None:
+        return {}
+    known, label = first.labels != NO_LABEL, labels[first.decided.position]
+    truth = first.labels[known] == first.decided.position
+    if truth.all() or not truth.any():
+        return {}
+    scores = {"teacher": first.decided.teacher_scores[known]}
+    scores |= {each.student.name: each.decided.scores[known] for each in students if each.decided}
+    chosen = {
+        each.name: (each.decision.recall, each.decision.precision)
+        for each in (first.teacher, *(each.student for each in students))
+        if each.decision and each.decision.recall is not None and each.decision.precision is not None
+    }
+    return {
+        "Precision and recall": precision_and_recall(scores, truth, chosen, label),
+        "ROC": receiver_operating_characteristic(scores, truth, label),
+    }
 
 
 def write_report(
@@ -72,6 +107,7 @@ def write_report(
         table=comparison.table(),
         teacher=teacher,
         out_of_domain=teacher.out_of_domain,
+        measure=comparison.students[0].decided and comparison.students[0].decided.point.measure,
         contaminated=contaminated,
         images=images,
         mistakes=mistakes,

@@ -15,11 +15,12 @@ import onnx
 from finstill.config.task import Task
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.errors import InputError
+from finstill.evaluation.calibration import fit_temperature
+from finstill.evaluation.decisions import decision_quality, fit_threshold, probability_of
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import agreement, calibration_error, kl_to_teacher, quality
-from finstill.packaging.calibration import fit_temperature
 from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
@@ -55,10 +56,11 @@ def build_package(
         teachers: whom it learned from, one or the members of an ensemble.
         provenance: what the model card says of licences and corpus.
         rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the
-            temperature is fitted.
+            temperature is fitted, and the threshold where the task decides about a label.
 
     Raises:
-        InputError: the graph and the checkpoint differ, or the int8 graph answers otherwise; no package is made.
+        InputError: the graph and the checkpoint differ, the int8 graph answers otherwise, or no validation row has the
+            label that the task decides about; no package is made.
     """
     model = load_student(student)
     # A student may read by another tokenizer than its teacher.
@@ -87,16 +89,32 @@ def build_package(
                 where=student,
                 remedy="Train it longer, or make it wider: a student that is hardly trained decides by small margins",
             )
-        temperature = _temperature(served, validation)
+        known = validation.whole_texts().labels
+        scores = validation.over_texts(served.logits(validation.input_ids, STUDENT_TOKEN_BUDGET))
+        temperature = fit_temperature(known[known != NO_LABEL], scores[known != NO_LABEL])
+        decision = None
+        for label, point in task.decide.items():
+            probability = probability_of(task.labels.index(label), scores, temperature)
+            decision = fit_threshold(task.labels, label, point, known, probability)
+        answers_of_test = test.over_texts(logits)
         measured = {
-            **_measure(test.over_texts(logits), test.whole_texts(), task.labels, temperature),
+            **_measure(answers_of_test, test.whole_texts(), task.labels, temperature),
             "graph": asdict(parity),
             "int8": asdict(proof),
+            "decision": decision
+            and asdict(
+                decision_quality(
+                    decision,
+                    test.whole_texts().labels,
+                    probability_of(decision.position, answers_of_test, temperature),
+                )
+            ),
             "megabytes": {
                 precision: (unfinished / file).stat().st_size / 1e6 for precision, file in GRAPH_FILES.items()
             },
         }
-        identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *task.labels, repr(temperature))
+        answers = (*task.labels, repr(temperature), *([repr(decision)] if decision else []))
+        identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *answers)
         package = Package(
             folder=folder,
             name=name,
@@ -110,18 +128,11 @@ def build_package(
             temperature=temperature,
             measured=measured,
             digest=identity,
+            decision=decision,
         )
         (unfinished / CARD_FILE).write_text(str(model_card(package, teachers, provenance)), encoding="utf-8")
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
     return Built(package, parity, proof)
-
-
-def _temperature(classifier: OnnxClassifier, validation: TrainingRows) -> float | None:
-    labelled = validation.labelled()
-    if not len(labelled):
-        return None
-    logits = classifier.logits(labelled.input_ids, STUDENT_TOKEN_BUDGET)
-    return fit_temperature(labelled.whole_texts().labels, labelled.over_texts(logits))
 
 
 def _measure(

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from finstill.config.profile import EMBEDDED, CorpusSource, Profile
 from finstill.config.recipe import dotted_settings
+from finstill.evaluation.decisions import LEVEL
 from finstill.serving.package import Package
 from finstill.teacher.export import TeacherGraph
 
@@ -123,6 +124,23 @@ def _body(package: Package, teachers: Sequence[TeacherGraph], provenance: Proven
     if measured["agreement"] is not None:
         figures.append(("agreement with the teacher", f"{measured['agreement']:.3f}"))
         figures.append(("KL to teacher, nats", f"{measured['kl_to_teacher']:.3f}"))
+    if package.decision is not None:
+        found = measured["decision"]
+        figures += [
+            (
+                f"decided `{package.decision.label}`: {name}",
+                "not defined" if found[key] is None else f"{found[key]:.3f}",
+            )
+            for name, key in (
+                ("precision", "precision"),
+                ("recall", "recall"),
+                ("average precision", "average_precision"),
+                ("ROC area", "roc_area"),
+            )
+        ]
+        figures.append(
+            (f"decided `{package.decision.label}`: alerts a thousand", f"{found['alerts_per_thousand']:.0f}")
+        )
     figures += [
         ("float32 graph: largest difference of a logit from the checkpoint", f"{graph['largest_difference']:.1g}"),
         ("int8 graph: same label as float32", f"{int8['agreement']:.3f}"),
@@ -170,7 +188,7 @@ On the test split, of the int8 graph where nothing else is said.
 
 - What the teacher and the labels have wrong, it has learned. Texts unlike its corpus were not measured.
 - A text of more than {package.max_length:,} tokens is read in windows whose logits are averaged; that was not measured.
-- {_calibration_limit(package)}
+- {_calibration_limit(package)}{_decision_limit(package)}
 
 ## Licences
 
@@ -187,6 +205,17 @@ def _calibration_limit(package: Package) -> str:
     if package.temperature is None:
         return "Probabilities are not calibrated: too few validation texts are labelled."
     return f"Calibrated probabilities are at T = {package.temperature:.3f}, fitted on the validation split."
+
+
+def _decision_limit(package: Package) -> str:
+    if (rule := package.decision) is None:
+        return ""
+    ((wish, share),) = rule.point.items()
+    return (
+        f"\n- A text is decided to be `{rule.label}` from a calibrated probability of {rule.threshold:.3f} on "
+        f"({LEVEL:.0%} interval {rule.low:.3f} to {rule.high:.3f}): fitted for {wish.replace('_', ' ')} {share:g} on "
+        f"{rule.rows:,} validation texts, {rule.positives:,} of them of that label."
+    )
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:

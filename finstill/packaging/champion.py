@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_windows
 from finstill.errors import InputError
 from finstill.evaluation.budgets import breaches
+from finstill.evaluation.decisions import orders_by_chance, probability_of
 from finstill.evaluation.evaluate import StudentEvaluation
-from finstill.evaluation.significance import Difference
+from finstill.evaluation.significance import Difference, difference
 from finstill.files import read_json, remove_folder, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
+from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.classes import judge_classifier
 from finstill.training.rows import NO_LABEL, TrainingRows
 
@@ -31,6 +32,9 @@ WITHDRAWN_FILE = "withdrawn.json"
 PROMOTION_LEVEL = 0.998
 """The level at which a challenger must be better. A challenger every night makes 365 tests a year, and an equal one
 passes a test by chance in at most one of a thousand: 0.37 false promotions a year. bench/champion.py counts them."""
+
+CHANCE = 0.05
+"""The p-value from which probabilities may be ordered by chance."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def choose_champion(
     The best is chosen on the validation split and looked at once on the test split. It replaces a champion only where
     the difference is shown at `PROMOTION_LEVEL`, both scoring today's test split: chance does not change what is in
     service. The champion replaced is kept in `folder`/previous. A student is passed over where it breaches a budget,
-    was withdrawn by `roll_back`, or is not shown to be better than the commonest class for every text.
+    was withdrawn by `roll_back`, is not shown to be better than the commonest class for every text, or, where the task
+    decides about a label, keeps to the operating point with no threshold.
 
     Args:
         students, packages: by recipe name.
@@ -96,22 +101,24 @@ def choose_champion(
         return Decision(best, champion.digest, False, f"{best} is in service already")
     if (champion.task, champion.labels) != (challenger.task, challenger.labels):
         return _promote(challenger, folder, f"the task changed from {champion.task} to {challenger.task}")
-    difference = difference_from_champion(students[best].logits, champion, test, texts, level=PROMOTION_LEVEL)
-    if difference.better:
-        return _promote(challenger, folder, f"it is better than {champion.name}: {difference}")
-    reason = f"{best} is best on the validation texts, and not shown to be better on the test texts: {difference.words}"
+    if _operating_point(champion) != _operating_point(challenger):
+        return _promote(challenger, folder, "the task decides at another operating point")
+    gain = difference_from_champion(students[best], champion, test, texts, level=PROMOTION_LEVEL)
+    if gain.better:
+        return _promote(challenger, folder, f"it is better than {champion.name}: {gain}")
+    reason = f"{best} is best on the validation texts, and not shown to be better on the test texts: {gain.words}"
     return Decision(champion.name, champion.digest, False, reason)
 
 
 def difference_from_champion(
-    logits: np.ndarray, champion: Package, test: TrainingRows, texts: Sequence[str], *, level: float
+    student: StudentEvaluation, champion: Package, test: TrainingRows, texts: Sequence[str], *, level: float
 ) -> Difference:
     """Return by how much a student is better than the champion on today's test split.
 
     The champion scores the texts with its own tokenizer. Where no test text is labelled the teacher's class counts.
 
     Args:
-        logits: float32, (test texts, labels), of the student that is set against it.
+        student: what is set against it.
         test, texts: the rows of the test split and their texts, in the same order.
         level: of the test, see `Difference`.
     """
@@ -122,8 +129,16 @@ def difference_from_champion(
     logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
     owners = pc.index_in(table["text_key"], keys).to_numpy()
     champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
-    truth, counted = _truth(test)
-    return Difference.between(truth[counted], logits[None, counted], champions[None, counted], level=level)
+    student = replace(student, labels=_truth(test)[0])
+    rival = replace(student, logits=champions)
+    if (decided := student.decided) is not None:
+        scores = probability_of(decided.position, champions, champion.temperature)
+        rival = replace(rival, decided=replace(decided, scores=scores))
+    return difference([student], [rival], level=level)
+
+
+def _operating_point(package: Package) -> tuple[str, dict[str, float]] | None:
+    return None if package.decision is None else (package.decision.label, package.decision.point)
 
 
 def _truth(test: TrainingRows) -> tuple[np.ndarray, np.ndarray]:
@@ -186,16 +201,38 @@ def _refused(
         found = breaches(student, budgets)
         if packages[name].digest in withdrawn:
             found.append("it was withdrawn")
-        judgement = judge_classifier(truth[counted], student.logits[counted], packages[name].labels)
-        if judgement.verdict != "better":
-            found.append(
-                f"it is not shown to be better than the commonest class (accuracy {judgement.accuracy:.3f} against "
-                f"{judgement.commonest_accuracy:.3f}, macro-F1 {judgement.macro_f1:.3f} against "
-                f"{judgement.commonest_macro_f1:.3f})"
-            )
+        if (rule := packages[name].decision) is not None and student.decided is not None:
+            found += _faults_of_decisions(rule, truth[counted] == rule.position, student.decided.scores[counted])
+        else:
+            found += _faults_of_classes(truth[counted], student.logits[counted], packages[name].labels)
         if found:
             refused[name] = ", ".join(found)
     return refused
+
+
+def _faults_of_decisions(rule: DecisionRule, truth: np.ndarray, scores: np.ndarray) -> list[str]:
+    found = []
+    if not rule.reached:
+        ((wish, share),) = rule.point.items()
+        found.append(
+            f"no threshold has {wish.replace('_', ' ')} {share:g} for '{rule.label}' on the validation texts: the best "
+            f"precision there is {rule.precision or 0:.3f}, at a recall of {rule.recall or 0:.3f}"
+        )
+    # Not whether its most likely class is right: a rare label may be well ordered and never be the most likely one.
+    if (p := orders_by_chance(truth, scores)) >= CHANCE:
+        found.append(f"its probabilities of '{rule.label}' are not shown to be larger where it is true (p = {p:.2g})")
+    return found
+
+
+def _faults_of_classes(labels: np.ndarray, logits: np.ndarray, names: tuple[str, ...]) -> list[str]:
+    judgement = judge_classifier(labels, logits, names)
+    if judgement.verdict == "better":
+        return []
+    return [
+        f"it is not shown to be better than the commonest class (accuracy {judgement.accuracy:.3f} against "
+        f"{judgement.commonest_accuracy:.3f}, macro-F1 {judgement.macro_f1:.3f} against "
+        f"{judgement.commonest_macro_f1:.3f})"
+    ]
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -37,6 +37,8 @@ class Score:
         windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens.
         attention: where asked for, the text's words and each one's share of the student's attention; what is missing
             from 1 rests on special tokens. In several windows, the same mean over them.
+        decision: whether the text is decided to have the label that the package decides about: its calibrated
+            probability is at least the threshold. None where the package decides about none.
     """
 
     label: str
@@ -44,6 +46,7 @@ class Score:
     calibrated: dict[str, float] | None
     windows: int
     attention: tuple[tuple[str, float], ...] | None
+    decision: bool | None = None
 
 
 class StudentClassifier:
@@ -57,9 +60,10 @@ class StudentClassifier:
         threads: batches run at a time, each on one thread. With more than one the tokenizer uses all cores, or as many
             as RAYON_NUM_THREADS says.
         long_texts: a text longer than the student reads is scored by `windows`, or `refuse`d.
+        threshold: decides in place of the package's own, from 0 to 1.
 
     Raises:
-        InputError: the folder is no package.
+        InputError: the folder is no package, or a threshold is given and the package decides about no label.
     """
 
     def __init__(
@@ -69,12 +73,21 @@ class StudentClassifier:
         precision: Literal["int8", "float32"] = SERVED,
         threads: int = 1,
         long_texts: Literal["windows", "refuse"] = "windows",
+        threshold: float | None = None,
     ):
         if threads < 1:
             raise InputError(f"{threads} threads cannot run; give 1 or more", where="threads")
         if long_texts not in ("windows", "refuse"):
             raise InputError(f"'{long_texts}' is neither 'windows' nor 'refuse'", where="long_texts")
         self.package = Package.read(Path(folder))
+        if threshold is not None and self.package.decision is None:
+            raise InputError(
+                "the package decides about no label, so that a threshold has no meaning",
+                where=self.package.folder,
+                remedy="Give the task `decide` in the profile and materialize student_package again",
+            )
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise InputError(f"{threshold} is no probability; give one from 0 to 1", where="threshold")
         self.precision = precision
         self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
         self._tokenizer = Tokenizer.from_file(str(self.package.folder / TOKENIZER_FILE))
@@ -82,6 +95,8 @@ class StudentClassifier:
         self._tokenizer.no_truncation()
         self._threads = threads
         self._long_texts = long_texts
+        rule = self.package.decision
+        self.threshold = rule.threshold if rule and threshold is None else threshold
 
     def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
         """Yield the score of each text, in order; any number of texts streams through.
@@ -143,7 +158,12 @@ class StudentClassifier:
             of_each[owner].append(position)
         probabilities = softmax(logits)
         calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
-        labels = self.package.labels
+        labels, rule = self.package.labels, self.package.decision
+        decisions: list[bool] | list[None] = [None] * len(texts)
+        if rule is not None:
+            decisions = (
+                (probabilities if calibrated is None else calibrated)[:, rule.position] >= self.threshold
+            ).tolist()
         for i, text in enumerate(normalised):
             yield Score(
                 labels[int(logits[i].argmax())],
@@ -151,6 +171,7 @@ class StudentClassifier:
                 None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
                 len(of_each[i]),
                 _by_word(text, [(windows[at], attention[at]) for at in of_each[i]]) if explain else None,
+                decisions[i],
             )
 
     def _refuse_long(self, encodings: Sequence[Encoding], first_row: int) -> None:

@@ -62,7 +62,9 @@ def _score(given: argparse.Namespace) -> ScoringReport:
         raise InputError("it is a folder, and the output is a file", where=output)
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise InputError("input and output are the same file", where=output)
-    student = StudentClassifier(given.package, precision=given.precision or SERVED, threads=given.threads)
+    student = StudentClassifier(
+        given.package, precision=given.precision or SERVED, threads=given.threads, threshold=given.threshold
+    )
     scorer = TableScorer(
         student, prefix=given.prefix, explain=given.explain, refuse_long=given.long == "refuse", say=_say
     )

@@ -31,12 +31,15 @@ class GrowthReport:
         rows: in the table now.
         added: by this call.
         labels: rows added, by label.
+        decided: rows added that are decided to have the label that the student decides about; None where it decides
+            about none.
     """
 
     folder: Path
     rows: int
     added: int
     labels: dict[str, int]
+    decided: int | None
 
 
 def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) -> GrowthReport:
@@ -55,6 +58,7 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
     parts = sorted(own.glob("*.parquet"))
     known = {key for part in parts for key in pq.read_table(part, columns=["key"])["key"].to_pylist()}
     counts = dict.fromkeys(labels, 0)
+    decided = None if student.package.decision is None else 0
     with pq.ParquetFile(corpus) as source:
         new = source.metadata.num_rows - len(known)
         advance = progress_logger(logger, "scores", max(new, 0), "texts")
@@ -69,16 +73,20 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
             known.update(fresh["key"].to_pylist())
             for each in pc.value_counts(scored["label"]).to_pylist():
                 counts[each["values"]] += each["counts"]
+            if decided is not None:
+                decided += pc.sum(scored["decision"]).as_py()
             advance(fresh.num_rows)
     for other in folder.iterdir():
         if other != own:
             shutil.rmtree(other)
-    return GrowthReport(own, len(known), sum(counts.values()), counts)
+    return GrowthReport(own, len(known), sum(counts.values()), counts, decided)
 
 
 def _scored(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:
     scores = list(student.score(batch["text"].to_pylist()))
     table = pa.Table.from_batches([batch]).append_column("label", pa.array([score.label for score in scores]))
+    if student.package.decision is not None:
+        table = table.append_column("decision", pa.array([score.decision for score in scores], pa.bool_()))
     for label in student.package.labels:
         values = [score.probabilities[label] for score in scores]
         table = table.append_column(f"probability_{label}", pa.array(values))

@@ -21,6 +21,36 @@ processor's cache."""
 
 
 @dataclass(frozen=True)
+class DecisionRule:
+    """When a text is decided to have a label: its calibrated probability is at least the threshold.
+
+    Attributes:
+        label: of the task.
+        position: of the label in the task's labels.
+        point: the operating point that was asked for, as `{"recall_at_least": 0.95}`.
+        threshold: fitted on the validation split.
+        low, high: the 95% interval of the threshold over the choice of validation rows.
+        reached: whether a threshold reaches the operating point on the validation split; where none does, `threshold`
+            is the one that comes nearest.
+        rows, positives: validation texts that it was fitted on, and those of them with the label.
+        precision, recall, alerts: on these; None where they are not defined. `alerts` is a share of the texts.
+    """
+
+    label: str
+    position: int
+    point: dict[str, float]
+    threshold: float
+    low: float
+    high: float
+    reached: bool
+    rows: int
+    positives: int
+    precision: float | None
+    recall: float | None
+    alerts: float
+
+
+@dataclass(frozen=True)
 class Package:
     """A packaged student.
 
@@ -38,7 +68,9 @@ class Package:
         temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where no
             validation row is labelled.
         measured: what was measured of it on the test split.
-        digest: of the graphs, the tokenizer, the labels and the temperature: what decides every answer it gives.
+        digest: of the graphs, the tokenizer, the labels, the temperature and the threshold: what decides every answer
+            it gives.
+        decision: when a text is decided to have a label; None where the task decides about none.
     """
 
     folder: Path
@@ -53,6 +85,7 @@ class Package:
     temperature: float | None
     measured: dict[str, Any]
     digest: str
+    decision: DecisionRule | None = None
 
     @property
     def graph(self) -> Path:
@@ -84,7 +117,9 @@ class Package:
             )
         values = read_json(file)
         try:
-            return cls(**{**values, "folder": folder, "labels": tuple(values["labels"])})
+            rule = values.get("decision")
+            decision = DecisionRule(**rule) if rule else None
+            return cls(**{**values, "folder": folder, "labels": tuple(values["labels"]), "decision": decision})
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"this package was made by another version of Finstill ({error})",

@@ -55,7 +55,8 @@ class TableScorer:
         """The names of the new columns."""
         labels = dict.fromkeys(self._student.package.labels, 0.0)
         calibrated = None if self._student.package.temperature is None else labels
-        return list(self._added(Score("", labels, calibrated, 1, () if self._explain else None)))
+        decision = None if self._student.package.decision is None else False
+        return list(self._added(Score("", labels, calibrated, 1, () if self._explain else None, decision)))
 
     def to_file(self, table: Table, source: Path, output: Path, rejects: Path) -> ScoringReport:
         """Score `table`, read from the file `source`, into the file `output`, which appears whole.
@@ -146,6 +147,8 @@ class TableScorer:
 
     def _added(self, score: Score) -> dict[str, Any]:
         values: dict[str, Any] = {"label": score.label}
+        if score.decision is not None:
+            values["decision"] = score.decision
         values |= {f"probability_{label}": value for label, value in score.probabilities.items()}
         if score.calibrated is not None:
             values |= {f"calibrated_{label}": value for label, value in score.calibrated.items()}
@@ -161,6 +164,7 @@ class TableScorer:
             "input": [str(source.resolve()), status.st_size, status.st_mtime_ns],
             "package": self._student.package.digest,
             "graph": self._student.precision,
+            "threshold": self._student.threshold,
             "kind": type(table).__name__,
             "form": repr(table.form),
             "text": table.column,

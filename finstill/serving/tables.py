@@ -159,7 +159,7 @@ class CsvTable(Table):
 
     def encode(self, rows: list[list[str]], added: Sequence[Added | None]) -> bytes:
         return self._csv(
-            [*cells, *(json.dumps(v, ensure_ascii=False) if isinstance(v, list) else v for v in each.values())]
+            [*cells, *(json.dumps(v, ensure_ascii=False) if isinstance(v, list | bool) else v for v in each.values())]
             for cells, each in zip(rows, added, strict=True)
             if each is not None
         )

@@ -77,9 +77,9 @@ class Night:
         )
 
 
-def next_step(instance: DagsterInstance, graph: AssetGraph, recipes: Mapping[str, Recipe]) -> SensorResult | SkipReason:
+def next_step(instance: DagsterInstance, graph: AssetGraph, profile: ProfileResource) -> SensorResult | SkipReason:
     """Return what is to be done next about the latest night: runs to start, its summary, or what it waits for."""
-    night = Night.latest(instance)
+    night, recipes = Night.latest(instance), profile.recipes()
     if night is None:
         return SkipReason("no night was begun yet")
     if outcome := night.outcome(instance):
@@ -94,7 +94,7 @@ def next_step(instance: DagsterInstance, graph: AssetGraph, recipes: Mapping[str
 
     asked = {run.tags["dagster/partition"] for run in night.runs(instance, distil.name)}
     in_progress = _students_in_progress(instance)
-    stale = stale_students(graph, recipes, instance)
+    stale = stale_students(graph, recipes, profile.profile().task, instance)
     if start := {name: why for name, why in stale.items() if name not in asked | in_progress}:
         return SensorResult(
             run_requests=[night.request(distil.name, name, why) for name, why in start.items()],
@@ -120,7 +120,7 @@ def why_a_night(instance: DagsterInstance, graph: AssetGraph, profile: ProfileRe
         return "the corpus was never read"
     if (read.tags or {}).get(INPUTS_TAG) != profile.inputs():
         return "the corpus's source, the teacher, the profile or the recipes changed"
-    if stale := stale_students(graph, profile.recipes(), instance):
+    if stale := stale_students(graph, profile.recipes(), profile.profile().task, instance):
         return "; ".join(f"{name}: {why}" for name, why in stale.items())
     compared = latest_materialization(instance, comparison.key)
     return "" if compared is not None else "the students were never compared"

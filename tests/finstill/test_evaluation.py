@@ -152,11 +152,10 @@ class TestMetrics:
 
     def test_mcnemars_test_counts_the_rows_that_one_alone_gets_right(self) -> None:
         # 8 rows for one, 1 for the other: twice the probability of at most 1 of 9 heads, 2 * (1 + 9) / 2^9.
-        labels = np.zeros(20, np.int64)
-        one, other = one_hot([0] * 19 + [1]), one_hot([1] * 8 + [0] * 12)
-        assert mcnemar(labels, one, other) == pytest.approx(20 / 512)
-        assert mcnemar(labels, other, one) == pytest.approx(20 / 512)
-        assert mcnemar(labels, one, 2 * one) == 1
+        one, other = np.array([True] * 19 + [False]), np.array([False] * 8 + [True] * 12)
+        assert mcnemar(one, other) == pytest.approx(20 / 512)
+        assert mcnemar(other, one) == pytest.approx(20 / 512)
+        assert mcnemar(one, one) == 1
 
     def test_the_interval_excludes_nought_where_one_is_clearly_better(self) -> None:
         labels = np.array([0, 1, 2] * 40)

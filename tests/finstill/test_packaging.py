@@ -17,10 +17,10 @@ from transformers import AutoModelForSequenceClassification
 
 from finstill.config.recipe import Recipe
 from finstill.errors import InputError
+from finstill.evaluation.calibration import LEAST_ROWS, fit_temperature
 from finstill.files import standing_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.packaging import build, proof
-from finstill.packaging.calibration import LEAST_ROWS, fit_temperature
 from finstill.packaging.card import Provenance
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import Int8Proof, prove_int8

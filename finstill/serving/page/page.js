@@ -25,11 +25,13 @@ async function load() {
     const logits = Array.from(answer.logits.data);
     const weights = words.map(() => 0);
     wordOf.forEach((word, i) => word >= 0 && (weights[word] += answer.attention.data[i]));
+    const rule = STUDENT.decision;
     return {
       tokens: ids.length,
       label: STUDENT.labels[logits.indexOf(Math.max(...logits))],
       probabilities: softmax(logits, 1),
       calibrated: STUDENT.temperature === null ? null : softmax(logits, STUDENT.temperature),
+      decision: rule === null ? null : softmax(logits, STUDENT.temperature ?? 1)[rule.position] >= rule.threshold,
       attention: words.map((word, i) => ({ ...word, weight: weights[i] })),
     };
   };
@@ -56,6 +58,11 @@ function show(text, score) {
     return;
   }
   answer.append(element("p", score.label, { id: "label" }));
+  if (score.decision !== null) {
+    const { label, threshold } = STUDENT.decision;
+    const words = score.decision ? `Decision: ${label}` : `Decision: not ${label}`;
+    answer.append(element("p", `${words} (from a probability of ${threshold.toFixed(3)} on).`, { id: "decision" }));
+  }
   const table = element("table");
   STUDENT.labels.forEach((label, i) => {
     const row = element("tr");
