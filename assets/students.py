@@ -134,7 +134,11 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
             "int8_batch_dependence": built.int8.batch_dependence,
             **({} if built.int8.macro_f1_lost is None else {"int8_macro_f1_lost": built.int8.macro_f1_lost}),
             **({} if package.temperature is None else {"calibration_temperature": package.temperature}),
-            **({} if package.decision is None else {"decision": table([asdict(package.decision)])}),
+            **(
+                {}
+                if package.decision is None
+                else {"decision": table([asdict(package.decision) | {"point": package.decision.wish}])}
+            ),
             "model_card": MetadataValue.md(
                 (package.folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)[2]
             ),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from finstill.config.task import SENTIMENT, Task
 from finstill.corpus.token_ids import TokenIds
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
@@ -72,7 +73,6 @@ def make_package(
     import torch
 
     from finstill.config.recipe import Recipe
-    from finstill.config.task import SENTIMENT
     from finstill.packaging.build import build_package
     from finstill.packaging.card import Provenance
     from finstill.students.registry import STUDENTS
@@ -92,6 +92,7 @@ def make_package(
         labelled: bool = True,
         provenance: Provenance | None = None,
         recipe: Recipe | None = None,
+        task: Task = SENTIMENT,
     ) -> Package:
         torch.manual_seed(seed)
         architecture = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
@@ -110,7 +111,7 @@ def make_package(
             folder / "checkpoint",
             name,
             recipe.model_dump(),
-            SENTIMENT,
+            task,
             [teacher],
             provenance,
             splits,
@@ -139,6 +140,13 @@ def run_alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproc
         return subprocess.run([python, *command], capture_output=True, cwd=folder, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def deciding_package(make_package: Callable[..., Package]) -> Package:
+    """A packaged student that decides whether texts are negative; other tests leave it as it is."""
+    decide = {"negative": {"recall_at_least": 0.5}}
+    return make_package("deciding", task=Task.model_validate({"name": "sentiment", "decide": decide}))
 
 
 @pytest.fixture(scope="session")

@@ -210,10 +210,9 @@ def _calibration_limit(package: Package) -> str:
 def _decision_limit(package: Package) -> str:
     if (rule := package.decision) is None:
         return ""
-    ((wish, share),) = rule.point.items()
     return (
         f"\n- A text is decided to be `{rule.label}` from a calibrated probability of {rule.threshold:.3f} on "
-        f"({LEVEL:.0%} interval {rule.low:.3f} to {rule.high:.3f}): fitted for {wish.replace('_', ' ')} {share:g} on "
+        f"({LEVEL:.0%} interval {rule.low:.3f} to {rule.high:.3f}): fitted for {rule.wish} on "
         f"{rule.rows:,} validation texts, {rule.positives:,} of them of that label."
     )
 

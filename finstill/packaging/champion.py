@@ -213,9 +213,8 @@ def _refused(
 def _faults_of_decisions(rule: DecisionRule, truth: np.ndarray, scores: np.ndarray) -> list[str]:
     found = []
     if not rule.reached:
-        ((wish, share),) = rule.point.items()
         found.append(
-            f"no threshold has {wish.replace('_', ' ')} {share:g} for '{rule.label}' on the validation texts: the best "
+            f"no threshold has {rule.wish} for '{rule.label}' on the validation texts: the best "
             f"precision there is {rule.precision or 0:.3f}, at a recall of {rule.recall or 0:.3f}"
         )
     # Not whether its most likely class is right: a rare label may be well ordered and never be the most likely one.

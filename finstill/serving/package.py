@@ -49,6 +49,12 @@ class DecisionRule:
     recall: float | None
     alerts: float
 
+    @property
+    def wish(self) -> str:
+        """The operating point in words, as 'recall at least 0.95'."""
+        ((name, share),) = self.point.items()
+        return f"{name.replace('_', ' ')} {share:g}"
+
 
 @dataclass(frozen=True)
 class Package:

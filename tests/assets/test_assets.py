@@ -37,6 +37,7 @@ from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
 from finstill.config.task import SENTIMENT
 from finstill.corpus.splits import split_of
 from finstill.corpus.text import normalise, text_key
+from finstill.errors import InputError
 from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.package import Package
@@ -218,6 +219,49 @@ def test_one_pass_serves_another_task_of_the_same_teacher(deployment: Deployment
         "no_risk",
         "risk",
     }
+
+
+def test_a_task_that_decides_is_measured_compared_and_served_by_its_decisions(
+    deployment: Deployment, tiny_checkpoint: Path
+) -> None:
+    deployment.make_all()
+    first = Package.read(deployment.resource.workspace.champion / "current")
+    decide = "{name: sentiment, decide: {negative: {recall_at_least: 0.9}}}"
+    deployment.write_profile(tiny_checkpoint, task=decide)
+    with pytest.raises(InputError, match="no student can be compared"):
+        deployment.make([comparison])
+    deployment.make_all()
+    rows = [dict(row) for row in _rows(deployment.metadata("evaluation")["decisions"])]
+    assert [(row["classifier"], row["texts"]) for row in rows] == [("small-baseline", "test"), ("teacher", "test")]
+    assert {"Precision and recall", "ROC"} <= set(deployment.metadata("comparison"))
+    leaderboard = [dict(row) for row in _rows(deployment.metadata("comparison")["leaderboard"])]
+    assert all(0 < row["at_the_point"] <= 1 for row in leaderboard)
+    assert "points of precision at a recall of 0.9" in deployment.metadata("comparison")["verdicts"]
+    report = (deployment.resource.workspace.comparison / "report.html").read_text()
+    assert "<h2>Decisions</h2>" in report
+    # The champion of before decides nothing: it is replaced though none is better.
+    reason = deployment.metadata("champion")["reason"]
+    assert reason.endswith("the task decides at another operating point")
+    champion_now = Package.read(deployment.resource.workspace.champion / "current")
+    assert (first.decision, champion_now.decision and champion_now.decision.label) == (None, "negative")
+    table = pq.read_table(deployment.resource.workspace.scores)
+    assert deployment.metadata("scores")["alerts_added"] == sum(table["decision"].to_pylist())
+
+
+def test_a_decision_that_no_threshold_reaches_keeps_a_student_out_of_service(
+    deployment: Deployment, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = "{name: sentiment, decide: {negative: {precision_at_least: 1.0}}}"
+    deployment.write_profile(tiny_checkpoint, task=decide)
+    # Half of the positive texts are labelled negative, so that no classifier is always right.
+    wrong = "".join(f"{TEXTS['positive'].format(i)} too,{'negative' if i % 2 else 'positive'}\n" for i in range(60))
+    (deployment.root / "texts.csv").write_text("body,tone\n" + wrong + csv_rows(range(4)))
+    deployment.make(BEFORE)
+    deployment.instance.add_dynamic_partitions(str(students.name), ["small"])
+    deployment.make(PER_STUDENT, partition="small")
+    deployment.make([comparison])
+    stepped, message = _failure(deployment.make([champion], raising=False))
+    assert (stepped, "no threshold has precision at least 1" in message) == ("champion", True)
 
 
 def test_bad_input_stops_the_run_and_leaves_what_was_made(deployment: Deployment) -> None:

@@ -42,12 +42,12 @@ def samples() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def page(deciding_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("needs chromium and npm")
     root = tmp_path_factory.mktemp("page")
     sample = Sample("<img src=x onerror=alert(1)> Profit rose", None, "positive")
-    path = write_page(package, [sample], onnxruntime_web(root), root / "try")
+    path = write_page(deciding_package, [sample], onnxruntime_web(root), root / "try")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         opened = browser.new_page()
@@ -60,18 +60,19 @@ def page(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         browser.close()
 
 
-def test_two_hundred_texts_get_the_runtimes_numbers(page: Page, package: Package, samples: list[str]) -> None:
+def test_two_hundred_texts_get_the_runtimes_numbers(page: Page, deciding_package: Package, samples: list[str]) -> None:
     assert len(samples) == 200
     answers = page.evaluate(
         "async (texts) => { const all = []; for (const t of texts) all.push(await score(t)); return all; }", samples
     )
-    student = StudentClassifier(package.folder)
+    student = StudentClassifier(deciding_package.folder)
     for text, ours, theirs in zip(samples, student.score(samples, explain=True), answers, strict=True):
         assert theirs["tokens"] == student.tokens(text), text
         if ours.windows > 1:
             assert "label" not in theirs, text
             continue
         assert theirs["label"] == ours.label, text
+        assert theirs["decision"] == ours.decision, text
         assert theirs["probabilities"] == pytest.approx(list(ours.probabilities.values()), abs=1e-4), text
         assert ours.calibrated is not None
         assert theirs["calibrated"] == pytest.approx(list(ours.calibrated.values()), abs=1e-4), text
@@ -80,13 +81,15 @@ def test_two_hundred_texts_get_the_runtimes_numbers(page: Page, package: Package
         assert weights == pytest.approx([weight for _, weight in ours.attention], abs=1e-4), text
 
 
-def test_a_person_types_and_reads(page: Page, package: Package) -> None:
+def test_a_person_types_and_reads(page: Page, deciding_package: Package) -> None:
     text = "Shares of <b>Acme</b> fell"
     page.fill("#text", text)
     page.wait_for_function("document.getElementById('words')?.textContent === 'Shares of <b>Acme</b> fell'")
-    (score,) = StudentClassifier(package.folder).score([text])
+    (score,) = StudentClassifier(deciding_package.folder).score([text])
     assert page.text_content("#label") == score.label
-    assert page.locator("#answer tr").count() == 1 + len(package.labels)
+    words = "Decision: negative" if score.decision else "Decision: not negative"
+    assert (page.text_content("#decision") or "").startswith(words)
+    assert page.locator("#answer tr").count() == 1 + len(deciding_package.labels)
     assert page.locator("#answer b, #samples img").count() == 0
     page.click("#samples tbody tr")
     assert page.input_value("#text") == "<img src=x onerror=alert(1)> Profit rose"
