@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     group_name="evaluation",
     kinds={"scikitlearn"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     pool="training",
 )
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
@@ -44,7 +44,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
 
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.evaluate import evaluate_student
-    from finstill.evaluation.plots import confusion_matrices, reliability_diagram
+    from finstill.evaluation.plots import confusion_matrices, quality_against_share_asked, reliability_diagram
     from finstill.evaluation.report import draw_decisions
     from finstill.serving.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
@@ -102,6 +102,14 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
                 if each.out_of_domain is not None
             ]
         )
+    if (curve := result.deferral_curve()) is not None:
+        share = curve.share_for_teacher_quality
+        alone, asked = (each.speed.texts_per_second for each in both)
+        metadata |= {
+            "deferral_share_for_teacher_quality": share,
+            "times_the_teacher_at_that_share": 1 / (asked / alone + share),
+            "deferral": picture("Asking", quality_against_share_asked({name: (curve.shares, curve.macro_f1)})),
+        }
     if result.student.decision is not None:
         metadata["decisions"] = table(
             [

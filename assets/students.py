@@ -17,12 +17,11 @@ from assets.resources import ProfileResource
 from assets.teacher import teacher_checkpoint, teacher_onnx, tokens
 from assets.teacher_logits import teacher_logits
 from finstill.config.recipe import dotted_settings
-from finstill.config.task import digest_of_decisions
 
 students = DynamicPartitionsDefinition(name="students")
 
 RECIPE_TAG = "finstill/recipe"
-DECIDE_TAG = "finstill/decide"
+PACKAGE_TAG = "finstill/package_settings"
 
 
 @asset(
@@ -122,6 +121,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
         Provenance.of(settings, digest(workspace.corpus), {split: len(each) for split, each in rows.items()}),
         rows,
         workspace.package(name),
+        defer=settings.defer,
     )
     package, megabytes = built.package, built.package.measured["megabytes"]
     return MaterializeResult(
@@ -146,5 +146,5 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
             "folder": str(package.folder),
         },
         data_version=DataVersion(package.digest),
-        tags={DECIDE_TAG: decides} if (decides := digest_of_decisions(settings.task.decide)) else {},
+        tags={PACKAGE_TAG: settings.package_settings} if settings.package_settings else {},
     )

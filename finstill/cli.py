@@ -47,9 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def score(given: argparse.Namespace) -> int:
     """Label the texts of a table with a packaged student.
 
-    The output is the table with columns for the label, the decision where the package makes one, the probabilities, and
-    the number of windows that a text was read in. Rows that cannot be scored go to a side file with the reason. What
-    was cut off goes on when the same command is given again.
+    The output is the table with columns for the label, the decision and whether to ask the teacher where the package
+    says so, the probabilities, and the number of windows that a text was read in. Rows that cannot be scored go to a
+    side file with the reason. What was cut off goes on when the same command is given again.
     """
     from finstill.serving.command import run
 
@@ -270,6 +270,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PROBABILITY",
         help="the calibrated probability from which a text is decided to have the label that the package decides "
         "about, in place of the package's own threshold",
+    )
+    command.add_argument(
+        "--teacher",
+        metavar="FOLDER",
+        help="the exported teacher, as .finstill/embedded/teacher/onnx, which answers the texts marked in `ask`",
     )
     command.add_argument("--explain", action="store_true", help="add a column with each word's share of the attention")
     command.add_argument("--prefix", default="", help="stands before the name of each new column")

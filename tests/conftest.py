@@ -12,7 +12,7 @@ import subprocess
 import venv
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,9 @@ from finstill.corpus.token_ids import TokenIds
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training.rows import NO_LABEL, TrainingRows
+
+if TYPE_CHECKING:
+    from finstill.teacher.export import TeacherGraph
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,8 +69,18 @@ def exported_teacher(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture(scope="session")
+def teacher_of_packages(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TeacherGraph:
+    """The random teacher of `make_package`."""
+    from finstill.teacher.export import export_teacher
+
+    return export_teacher(
+        make_checkpoint(), tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="me/finbert"
+    )
+
+
+@pytest.fixture(scope="session")
 def make_package(
-    make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+    make_checkpoint: Callable[..., Path], teacher_of_packages: TeacherGraph, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Package]:
     """Return a function that packages a random student which tells texts apart, for texts of at most 32 tokens."""
     import torch
@@ -78,13 +91,9 @@ def make_package(
     from finstill.students.registry import STUDENTS
     from finstill.students.start import Start
     from finstill.students.vocabulary import Vocabulary
-    from finstill.teacher.export import export_teacher
 
     checkpoint = make_checkpoint()
     start = Start.open("teacher", checkpoint, 32)
-    teacher = export_teacher(
-        checkpoint, tmp_path_factory.mktemp("teacher") / "onnx", max_length=32, source="me/finbert"
-    )
 
     def make(
         name: str = "small",
@@ -93,6 +102,7 @@ def make_package(
         provenance: Provenance | None = None,
         recipe: Recipe | None = None,
         task: Task = SENTIMENT,
+        defer: float | None = None,
     ) -> Package:
         torch.manual_seed(seed)
         architecture = {"embedding": "random", "embedding_width": 16, "hidden_width": 16, "layers": 2}
@@ -112,10 +122,11 @@ def make_package(
             name,
             recipe.model_dump(),
             task,
-            [teacher],
+            [teacher_of_packages],
             provenance,
             splits,
             folder / "package",
+            defer=defer,
         ).package
 
     return make

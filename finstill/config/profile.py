@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from finstill.config.known import KNOWN
 from finstill.config.settings import read_settings
-from finstill.config.task import TASKS, Task
+from finstill.config.task import TASKS, Task, digest_of_decisions
+from finstill.files import digest
 
 EMBEDDED = "embedded"
 
@@ -236,6 +237,7 @@ class ProfileFile(_Section):
         augmentation: off unless it says how many variants.
         recipes: the YAML file of students; relative paths start at the profile's folder.
         budgets: what a student must keep to before it may go into service.
+        defer: share of the texts that a student leaves to its teacher, those that it is least sure of.
         report_to: where the students' trainer reports besides Finstill's own log.
         seed: of the teacher's fine-tuning; each recipe has its own.
     """
@@ -248,6 +250,7 @@ class ProfileFile(_Section):
     tuning: Tuning | None = None
     recipes: Path
     budgets: Budgets = Budgets()
+    defer: float | None = Field(None, gt=0, lt=1)
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
     seed: int = 17
 
@@ -272,6 +275,12 @@ class Profile(ProfileFile):
     """Everything a run is about: a profile's file with its paths absolute, named after it. Each report prints it."""
 
     name: str
+
+    @property
+    def package_settings(self) -> str:
+        """A digest of what a package is made by besides its student; empty where nothing is set."""
+        decide = digest_of_decisions(self.task.decide)
+        return digest(decide, repr(self.defer)) if decide or self.defer else ""
 
     def is_contaminated(self, source: CorpusSource | None) -> bool:
         """Whether the teacher was trained on the data set that `source` names: its figures on it are contaminated."""

@@ -68,6 +68,18 @@ def read_windows(text: str, encoding: Encoding, tokenizer: Tokenizer, max_length
     return windows
 
 
+def windows_of(
+    texts: Sequence[str], encodings: Sequence[Encoding], tokenizer: Tokenizer, max_length: int
+) -> tuple[list[Window], list[int]]:
+    """Return the windows of all texts, and for each the position of its text; see `read_windows`."""
+    windows, owners = [], []
+    for i, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        own = read_windows(text, encoding, tokenizer, max_length)
+        windows += own
+        owners += [i] * len(own)
+    return windows, owners
+
+
 def mean_over_windows(
     logits: np.ndarray, texts: Sequence[int] | np.ndarray, sizes: Sequence[int] | np.ndarray
 ) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 from finstill.config.task import OperatingPoint, digest_of_decisions
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
-from finstill.evaluation.calibration import fit_temperature
-from finstill.evaluation.decisions import DecisionQuality, decision_quality, fit_threshold, probability_of, value_at
+from finstill.evaluation.decisions import DecisionQuality, decision_quality, probability_of, value_at
+from finstill.evaluation.deferral import DeferralCurve, sureness_of, teachers_rule
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
@@ -120,6 +120,7 @@ class StudentEvaluation:
         inputs: see `evaluation_inputs`.
         labels: int64, (test rows,), `NO_LABEL` where a row has none.
         logits, teacher_logits: float32, (test rows, task labels).
+        sureness: float64, (test rows,), the student's; see `finstill.serving.classifier.sureness`.
         decided: None where the task decides about no label.
     """
 
@@ -129,7 +130,28 @@ class StudentEvaluation:
     labels: np.ndarray
     logits: np.ndarray
     teacher_logits: np.ndarray
+    sureness: np.ndarray
     decided: Decided | None = None
+
+    def deferral_curve(self) -> DeferralCurve | None:
+        """Return what the student is worth where its teacher answers the test texts that it is least sure of.
+
+        The classes are the task's, or the two decisions of a label, each classifier at its own threshold. None where no
+        test row is labelled.
+        """
+        known = self.labels != NO_LABEL
+        if not known.any():
+            return None
+        said = [self.labels, self.logits.argmax(axis=1), self.teacher_logits.argmax(axis=1)]
+        if self.decided and self.student.decision and self.teacher.decision:
+            said = [
+                self.labels == self.decided.position,
+                self.decided.scores >= self.student.decision.threshold,
+                self.decided.teacher_scores >= self.teacher.decision.threshold,
+            ]
+        classes = 2 if self.decided else self.logits.shape[1]
+        truth, student, teacher = (each[known].astype(np.int64) for each in said)
+        return DeferralCurve.of(truth, student, teacher, self.sureness[known], classes)
 
     @classmethod
     def read(cls, folder: Path) -> StudentEvaluation:
@@ -140,14 +162,14 @@ class StudentEvaluation:
         """
         folder = standing_folder(folder)
         values = read_json(folder / EVALUATION_FILE)
-        if "inputs" not in values:
+        if "decided" not in values:
             raise InputError(
                 "another version of Finstill made this evaluation", where=folder, remedy="Materialize evaluation again"
             )
         with np.load(folder / PREDICTIONS_FILE, allow_pickle=False) as arrays:
-            predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits")}
+            predictions = {name: arrays[name] for name in ("labels", "logits", "teacher_logits", "sureness")}
             decided = None
-            if rule := values.get("decided"):
+            if rule := values["decided"]:
                 scores, teacher_scores = (arrays[name] for name in ("scores", "teacher_scores"))
                 decided = Decided(rule["position"], OperatingPoint(**rule["point"]), scores, teacher_scores)
         student, teacher = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
@@ -229,10 +251,8 @@ def evaluate_student(
     teacher_speed = one_after_the_other(teacher_speeds)
     validation_texts = validation.whole_texts()
     assert validation_texts.teacher_logits is not None
-    by_student, by_teacher = (
-        _Decider(package.decision, package.temperature),
-        _teachers_decider(package, validation_texts),
-    )
+    by_student = _Decider(package.decision, package.temperature)
+    by_teacher = _Decider(*teachers_rule(package.labels, validation_texts, package.decision))
     student_evaluation = _evaluation(
         package.name,
         package.digest,
@@ -268,25 +288,31 @@ def evaluate_student(
             )
         )
     rule, decided = package.decision, None
-    values: dict[str, Any] = {"student": asdict(student_evaluation), "teacher": asdict(teacher_evaluation)}
+    values: dict[str, Any] = {
+        "student": asdict(student_evaluation),
+        "teacher": asdict(teacher_evaluation),
+        "decided": None,
+    }
     if rule is not None:
         scores = (by_student.scores(logits), by_teacher.scores(texts.teacher_logits))
         decided = Decided(rule.position, OperatingPoint(**rule.point), *scores)
         values["decided"] = {"position": rule.position, "point": rule.point}
     decide = digest_of_decisions({rule.label: decided.point} if rule and decided else {})
     values["inputs"] = inputs = evaluation_inputs(fingerprint, validation, test, out_of_domain, decide)
+    sure = sureness_of(logits, package.temperature, rule)
     with whole_folder(folder) as unfinished:
         np.savez(
             unfinished / PREDICTIONS_FILE,
             labels=texts.labels,
             logits=logits,
             teacher_logits=texts.teacher_logits,
+            sureness=sure,
             scores=decided.scores if decided else np.empty(0),
             teacher_scores=decided.teacher_scores if decided else np.empty(0),
         )
         write_json(unfinished / EVALUATION_FILE, values)
     return StudentEvaluation(
-        student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits, decided
+        student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits, sure, decided
     )
 
 
@@ -303,17 +329,6 @@ class _Decider:
 
     def quality(self, labels: np.ndarray, logits: np.ndarray) -> DecisionQuality | None:
         return None if self.rule is None else decision_quality(self.rule, labels, self.scores(logits))
-
-
-def _teachers_decider(package: Package, validation: TrainingRows) -> _Decider:
-    if package.decision is None:
-        return _Decider(None, None)
-    assert validation.teacher_logits is not None
-    label, point = package.decision.label, OperatingPoint(**package.decision.point)
-    labelled = validation.labels != NO_LABEL
-    temperature = fit_temperature(validation.labels[labelled], validation.teacher_logits[labelled])
-    scores = probability_of(package.decision.position, validation.teacher_logits, temperature)
-    return _Decider(fit_threshold(package.labels, label, point, validation.labels, scores), temperature)
 
 
 def _score(logits: np.ndarray, rows: TrainingRows, decider: _Decider) -> float:

@@ -107,6 +107,23 @@ def receiver_operating_characteristic(scores: Mapping[str, np.ndarray], truth: n
     return png(figure)
 
 
+def quality_against_share_asked(curves: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """Plot macro-F1 over the share of texts that the teacher answers, and a line at the teacher's own.
+
+    Args:
+        curves: share and macro-F1, float64, (points,), by student; the last point is the teacher alone.
+    """
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, (shares, values)) in zip(COLOURS * len(curves), curves.items(), strict=False):
+        axes.plot(shares, values, color=colour, label=name)
+        axes.axhline(values[-1], color="#888888", linestyle="--")
+    axes.grid(alpha=0.3)
+    axes.set(title="Asking the teacher", xlabel="share of texts that it answers", ylabel="macro-F1", xlim=(0, 1))
+    axes.legend(frameon=False, loc="lower right")
+    return png(figure)
+
+
 def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: str) -> bytes:
     """Plot each classifier's quality over its texts a second on one thread."""
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")

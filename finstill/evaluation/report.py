@@ -18,6 +18,7 @@ from finstill.evaluation.mistakes import Mistake
 from finstill.evaluation.plots import (
     confusion_matrices,
     precision_and_recall,
+    quality_against_share_asked,
     quality_against_speed,
     receiver_operating_characteristic,
     reliability_diagram,
@@ -47,6 +48,9 @@ def draw(
         plots["Confusion matrices"] = confusion_matrices({n: q["confusion"] for n, q in measured.items()}, labels)
         plots["Reliability"] = reliability_diagram({name: q["reliability"] for name, q in measured.items()})
     plots |= draw_decisions(comparison.students, labels)
+    curves = {each.student.name: each.deferral_curve() for each in comparison.students}
+    if drawn := {name: (curve.shares, curve.macro_f1) for name, curve in curves.items() if curve}:
+        plots["Asking the teacher"] = quality_against_share_asked(drawn)
     for name, history in histories.items():
         plots[f"Training of {name}"] = training_curves(history, name)
     return plots

@@ -17,6 +17,7 @@ from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.errors import InputError
 from finstill.evaluation.calibration import fit_temperature
 from finstill.evaluation.decisions import decision_quality, fit_threshold, probability_of
+from finstill.evaluation.deferral import fit_deferral
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
@@ -48,6 +49,8 @@ def build_package(
     provenance: Provenance,
     rows: Mapping[str, TrainingRows],
     folder: Path,
+    *,
+    defer: float | None = None,
 ) -> Built:
     """Package the student in the folder `student` into `folder`, whole or not at all.
 
@@ -57,6 +60,7 @@ def build_package(
         provenance: what the model card says of licences and corpus.
         rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the
             temperature is fitted, and the threshold where the task decides about a label.
+        defer: share of the texts that the student leaves to its teacher; None where it leaves none.
 
     Raises:
         InputError: the graph and the checkpoint differ, the int8 graph answers otherwise, or no validation row has the
@@ -113,7 +117,12 @@ def build_package(
                 precision: (unfinished / file).stat().st_size / 1e6 for precision, file in GRAPH_FILES.items()
             },
         }
-        answers = (*task.labels, repr(temperature), *([repr(decision)] if decision else []))
+        deferral = None
+        if defer is not None:
+            deferral = fit_deferral(
+                defer, task, teachers[0].labels, validation.whole_texts(), scores, temperature, decision
+            )
+        answers = (*task.labels, repr(temperature), *(repr(each) for each in (decision, deferral) if each))
         identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *answers)
         package = Package(
             folder=folder,
@@ -129,6 +138,7 @@ def build_package(
             measured=measured,
             digest=identity,
             decision=decision,
+            deferral=deferral,
         )
         (unfinished / CARD_FILE).write_text(str(model_card(package, teachers, provenance)), encoding="utf-8")
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})

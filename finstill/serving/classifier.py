@@ -8,17 +8,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from finstill.corpus.long_texts import Window, mean_over_windows, read_windows
+from finstill.corpus.long_texts import Window, mean_over_windows, windows_of
 from finstill.corpus.text import cleaned, normalise
 from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
+from finstill.serving.asked_teacher import AskedTeacher
 from finstill.serving.package import SERVED, STUDENT_TOKEN_BUDGET, Package
 
 TEXTS_PER_CHUNK = 8192
@@ -37,6 +38,8 @@ class Score:
         windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens.
         attention: where asked for, the text's words and each one's share of the student's attention; what is missing
             from 1 rests on special tokens. In several windows, the same mean over them.
+        ask: whether the student is so unsure of the text that it is left to the teacher; with a teacher at hand, all
+            the rest is the teacher's answer. None where the package leaves none.
         decision: whether the text is decided to have the label that the package decides about: its calibrated
             probability is at least the threshold. None where the package decides about none.
     """
@@ -47,6 +50,7 @@ class Score:
     windows: int
     attention: tuple[tuple[str, float], ...] | None
     decision: bool | None = None
+    ask: bool | None = None
 
 
 class StudentClassifier:
@@ -61,9 +65,11 @@ class StudentClassifier:
             as RAYON_NUM_THREADS says.
         long_texts: a text longer than the student reads is scored by `windows`, or `refuse`d.
         threshold: decides in place of the package's own, from 0 to 1.
+        teacher: the folder of the exported teacher, which answers the texts that the student leaves to it.
 
     Raises:
-        InputError: the folder is no package, or a threshold is given and the package decides about no label.
+        InputError: the folder is no package, a threshold is given and the package decides about no label, or a teacher
+            is given that is not the package's.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class StudentClassifier:
         threads: int = 1,
         long_texts: Literal["windows", "refuse"] = "windows",
         threshold: float | None = None,
+        teacher: Path | str | None = None,
     ):
         if threads < 1:
             raise InputError(f"{threads} threads cannot run; give 1 or more", where="threads")
@@ -97,6 +104,7 @@ class StudentClassifier:
         self._long_texts = long_texts
         rule = self.package.decision
         self.threshold = rule.threshold if rule and threshold is None else threshold
+        self._teacher = None if teacher is None else AskedTeacher(Path(teacher), self.package, threads)
 
     def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
         """Yield the score of each text, in order; any number of texts streams through.
@@ -115,6 +123,11 @@ class StudentClassifier:
                 yield from self._score_chunk(chunk, first_row, explain, map if pool is None else pool.map)
                 first_row += len(chunk)
 
+    @property
+    def asks(self) -> bool:
+        """Whether a teacher is at hand."""
+        return self._teacher is not None
+
     def tokens(self, text: str) -> int:
         """Return how many tokens a text has; the student reads `package.max_length` at once."""
         return len(self._tokenizer.encode(normalise(cleaned(text))))
@@ -131,12 +144,7 @@ class StudentClassifier:
         limit = self.package.max_length
         if self._long_texts == "refuse":
             self._refuse_long(encodings, first_row)
-        windows, owners = [], []
-        for i, (text, encoding) in enumerate(zip(normalised, encodings, strict=True)):
-            of_text = read_windows(text, encoding, self._tokenizer, limit)
-            windows += of_text
-            owners += [i] * len(of_text)
-
+        windows, owners = windows_of(normalised, encodings, self._tokenizer, limit)
         answers: list[np.ndarray] = [np.empty(0)] * len(windows)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
 
@@ -156,22 +164,25 @@ class StudentClassifier:
         of_each: list[list[int]] = [[] for _ in texts]
         for position, owner in enumerate(owners):
             of_each[owner].append(position)
-        probabilities = softmax(logits)
-        calibrated = None if self.package.temperature is None else softmax(logits / self.package.temperature)
-        labels, rule = self.package.labels, self.package.decision
-        decisions: list[bool] | list[None] = [None] * len(texts)
-        if rule is not None:
-            decisions = (
-                (probabilities if calibrated is None else calibrated)[:, rule.position] >= self.threshold
-            ).tolist()
+        labels, temperature, rule = self.package.labels, self.package.temperature, self.package.decision
+        decided = None if rule is None else rule.position
+        answer, ask = _Answers.of(logits, temperature, decided, self.threshold), None
+        if (deferral := self.package.deferral) is not None:
+            ask = answer.sureness < deferral.below
+            if self._teacher is not None and ask.any():
+                theirs = self._teacher.logits([normalised[i] for i in np.flatnonzero(ask)])
+                asked = _Answers.of(theirs, deferral.temperature, decided, deferral.threshold)
+                for ours, teachers in zip(answer, asked, strict=True):
+                    ours[ask] = teachers
         for i, text in enumerate(normalised):
             yield Score(
-                labels[int(logits[i].argmax())],
-                dict(zip(labels, probabilities[i].tolist(), strict=True)),
-                None if calibrated is None else dict(zip(labels, calibrated[i].tolist(), strict=True)),
+                labels[int(answer.probabilities[i].argmax())],
+                dict(zip(labels, answer.probabilities[i].tolist(), strict=True)),
+                None if temperature is None else dict(zip(labels, answer.calibrated[i].tolist(), strict=True)),
                 len(of_each[i]),
                 _by_word(text, [(windows[at], attention[at]) for at in of_each[i]]) if explain else None,
-                decisions[i],
+                None if rule is None else bool(answer.decisions[i]),
+                None if ask is None else bool(ask[i]),
             )
 
     def _refuse_long(self, encodings: Sequence[Encoding], first_row: int) -> None:
@@ -183,6 +194,43 @@ class StudentClassifier:
                     row=row,
                     remedy="Score it by windows, or shorten it",
                 )
+
+
+class _Answers(NamedTuple):
+    """What logits say, a row a text; without a temperature or a threshold, its array says nothing."""
+
+    probabilities: np.ndarray
+    calibrated: np.ndarray
+    decisions: np.ndarray
+    sureness: np.ndarray
+
+    @classmethod
+    def of(
+        cls, logits: np.ndarray, temperature: float | None, position: int | None, threshold: float | None
+    ) -> _Answers:
+        calibrated = softmax(logits if temperature is None else logits / temperature)
+        if position is None or threshold is None:
+            decisions, sure = np.zeros(len(logits), bool), sureness(calibrated, None)
+        else:
+            decisions, sure = calibrated[:, position] >= threshold, sureness(calibrated, (position, threshold))
+        return cls(softmax(logits), calibrated, decisions, sure)
+
+
+def sureness(probabilities: np.ndarray, decided: tuple[int, float] | None) -> np.ndarray:
+    """Return how sure each row's answer is: float64, (rows,).
+
+    It is the largest probability (Hendrycks and Gimpel 2017, "A Baseline for Detecting Misclassified and
+    Out-of-Distribution Examples in Neural Networks"), or, where one label is decided, the distance of its probability
+    from the threshold.
+
+    Args:
+        probabilities: float64, (rows, labels), calibrated.
+        decided: position and threshold of the label that is decided.
+    """
+    if decided is None:
+        return probabilities.max(axis=1)
+    position, threshold = decided
+    return np.abs(probabilities[:, position] - threshold)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -63,7 +63,11 @@ def _score(given: argparse.Namespace) -> ScoringReport:
     if source is not None and output is not None and output.exists() and source.samefile(output):
         raise InputError("input and output are the same file", where=output)
     student = StudentClassifier(
-        given.package, precision=given.precision or SERVED, threads=given.threads, threshold=given.threshold
+        given.package,
+        precision=given.precision or SERVED,
+        threads=given.threads,
+        threshold=given.threshold,
+        teacher=given.teacher,
     )
     scorer = TableScorer(
         student, prefix=given.prefix, explain=given.explain, refuse_long=given.long == "refuse", say=_say

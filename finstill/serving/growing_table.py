@@ -87,6 +87,8 @@ def _scored(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:
     table = pa.Table.from_batches([batch]).append_column("label", pa.array([score.label for score in scores]))
     if student.package.decision is not None:
         table = table.append_column("decision", pa.array([score.decision for score in scores], pa.bool_()))
+    if student.package.deferral is not None:
+        table = table.append_column("ask", pa.array([score.ask for score in scores], pa.bool_()))
     for label in student.package.labels:
         values = [score.probabilities[label] for score in scores]
         table = table.append_column(f"probability_{label}", pa.array(values))

@@ -57,6 +57,25 @@ class DecisionRule:
 
 
 @dataclass(frozen=True)
+class Deferral:
+    """When a student leaves a text to its teacher, and how the teacher's answer is read.
+
+    Attributes:
+        share: of the validation texts that were to be left to the teacher.
+        below: the sureness below which a text is; see `finstill.serving.classifier.sureness`.
+        classes: for each label, the positions of the teacher's classes that count as it.
+        temperature: of the teacher's logits, None where it was not fitted.
+        threshold: of the teacher's calibrated probability, None where the task decides about no label.
+    """
+
+    share: float
+    below: float
+    classes: list[list[int]]
+    temperature: float | None
+    threshold: float | None
+
+
+@dataclass(frozen=True)
 class Package:
     """A packaged student.
 
@@ -77,6 +96,7 @@ class Package:
         digest: of the graphs, the tokenizer, the labels, the temperature and the threshold: what decides every answer
             it gives.
         decision: when a text is decided to have a label; None where the task decides about none.
+        deferral: when a text is left to the teacher; None where none is.
     """
 
     folder: Path
@@ -92,6 +112,7 @@ class Package:
     measured: dict[str, Any]
     digest: str
     decision: DecisionRule | None = None
+    deferral: Deferral | None = None
 
     @property
     def graph(self) -> Path:
@@ -123,9 +144,10 @@ class Package:
             )
         values = read_json(file)
         try:
-            rule = values.get("decision")
-            decision = DecisionRule(**rule) if rule else None
-            return cls(**{**values, "folder": folder, "labels": tuple(values["labels"]), "decision": decision})
+            read = {"folder": folder, "labels": tuple(values["labels"])}
+            for name, kind in (("decision", DecisionRule), ("deferral", Deferral)):
+                read[name] = kind(**values[name]) if values.get(name) else None
+            return cls(**{**values, **read})
         except (KeyError, TypeError) as error:
             raise InputError(
                 f"this package was made by another version of Finstill ({error})",

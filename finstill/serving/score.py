@@ -56,7 +56,8 @@ class TableScorer:
         labels = dict.fromkeys(self._student.package.labels, 0.0)
         calibrated = None if self._student.package.temperature is None else labels
         decision = None if self._student.package.decision is None else False
-        return list(self._added(Score("", labels, calibrated, 1, () if self._explain else None, decision)))
+        ask = None if self._student.package.deferral is None else False
+        return list(self._added(Score("", labels, calibrated, 1, () if self._explain else None, decision, ask)))
 
     def to_file(self, table: Table, source: Path, output: Path, rejects: Path) -> ScoringReport:
         """Score `table`, read from the file `source`, into the file `output`, which appears whole.
@@ -149,6 +150,8 @@ class TableScorer:
         values: dict[str, Any] = {"label": score.label}
         if score.decision is not None:
             values["decision"] = score.decision
+        if score.ask is not None:
+            values["ask"] = score.ask
         values |= {f"probability_{label}": value for label, value in score.probabilities.items()}
         if score.calibrated is not None:
             values |= {f"calibrated_{label}": value for label, value in score.calibrated.items()}
@@ -165,6 +168,7 @@ class TableScorer:
             "package": self._student.package.digest,
             "graph": self._student.precision,
             "threshold": self._student.threshold,
+            "asks": self._student.asks,
             "kind": type(table).__name__,
             "form": repr(table.form),
             "text": table.column,

@@ -94,7 +94,7 @@ def next_step(instance: DagsterInstance, graph: AssetGraph, profile: ProfileReso
 
     asked = {run.tags["dagster/partition"] for run in night.runs(instance, distil.name)}
     in_progress = _students_in_progress(instance)
-    stale = stale_students(graph, recipes, profile.profile().task, instance)
+    stale = stale_students(graph, recipes, profile.profile(), instance)
     if start := {name: why for name, why in stale.items() if name not in asked | in_progress}:
         return SensorResult(
             run_requests=[night.request(distil.name, name, why) for name, why in start.items()],
@@ -120,7 +120,7 @@ def why_a_night(instance: DagsterInstance, graph: AssetGraph, profile: ProfileRe
         return "the corpus was never read"
     if (read.tags or {}).get(INPUTS_TAG) != profile.inputs():
         return "the corpus's source, the teacher, the profile or the recipes changed"
-    if stale := stale_students(graph, profile.recipes(), profile.profile().task, instance):
+    if stale := stale_students(graph, profile.recipes(), profile.profile(), instance):
         return "; ".join(f"{name}: {why}" for name, why in stale.items())
     compared = latest_materialization(instance, comparison.key)
     return "" if compared is not None else "the students were never compared"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from dagster import AssetKey, AssetMaterialization, AssetRecordsFilter, DagsterInstance
 
 from assets.evaluation import evaluation
-from assets.students import DECIDE_TAG, RECIPE_TAG, student, student_package
+from assets.students import PACKAGE_TAG, RECIPE_TAG, student, student_package
+from finstill.config.profile import Profile
 from finstill.config.recipe import Recipe
-from finstill.config.task import Task, digest_of_decisions
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -24,14 +24,15 @@ INPUT_VERSION = "dagster/input_data_version"
 
 
 def stale_students(
-    graph: AssetGraph, recipes: Mapping[str, Recipe], task: Task, instance: DagsterInstance
+    graph: AssetGraph, recipes: Mapping[str, Recipe], settings: Profile, instance: DagsterInstance
 ) -> dict[str, str]:
     """Return the recipes whose student is not what it would be if it were made now, each with the reason.
 
-    A student is stale where its recipe, what the task decides, the code of a stage, or the data version of anything a
-    stage reads is another than the one that Dagster recorded with it, or where a stage was never materialized.
+    A student is stale where its recipe, what the profile says of decisions, the code of a stage, or the data version of
+    anything a stage reads is another than the one that Dagster recorded with it, or where a stage was never
+    materialized.
     """
-    reasons = {name: next(_reasons(graph, name, recipe, task, instance), "") for name, recipe in recipes.items()}
+    reasons = {name: next(_reasons(graph, name, recipe, settings, instance), "") for name, recipe in recipes.items()}
     return {name: reason for name, reason in reasons.items() if reason}
 
 
@@ -44,7 +45,9 @@ def latest_materialization(
     return found[0].asset_materialization if found else None
 
 
-def _reasons(graph: AssetGraph, name: str, recipe: Recipe, task: Task, instance: DagsterInstance) -> Iterator[str]:
+def _reasons(
+    graph: AssetGraph, name: str, recipe: Recipe, settings: Profile, instance: DagsterInstance
+) -> Iterator[str]:
     made = {key: latest_materialization(instance, key, name) for key in STAGES_OF_A_STUDENT}
     for key, materialization in made.items():
         if materialization is None:
@@ -53,8 +56,8 @@ def _reasons(graph: AssetGraph, name: str, recipe: Recipe, task: Task, instance:
         tags = materialization.tags or {}
         if key == student.key and tags.get(RECIPE_TAG) != recipe.digest:
             yield "the recipe changed"
-        if key == student_package.key and tags.get(DECIDE_TAG, "") != digest_of_decisions(task.decide):
-            yield "what the task decides changed"
+        if key == student_package.key and tags.get(PACKAGE_TAG, "") != settings.package_settings:
+            yield "what the profile says of decisions changed"
         if tags.get(CODE_VERSION) != graph.get(key).code_version:
             yield f"the code of {key.to_user_string()} changed"
         # The first cause is the one to name: where the corpus changed, tokens and logits did too.
