@@ -363,7 +363,7 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
     assert "<script>" not in page
     assert "<li>&lt;b&gt;</li>" in page
     assert "financial_phrasebank" in page
-    assert page.count("data:image/png;base64,") == len(plots) == 4
+    assert page.count("data:image/png;base64,") == len(plots) == 5
     assert "http://" not in page
     assert "https://" not in page
 
