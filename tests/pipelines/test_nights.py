@@ -72,6 +72,11 @@ def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
     summary = night(house)
     assert "`another` was made again (the recipe changed)" in summary
     assert "`small-baseline` is kept" in summary
+    profile = house.root / "mine.yaml"
+    decide = "{name: sentiment, decide: {negative: {recall_at_least: 0.9}}}"
+    profile.write_text(profile.read_text().replace("task: sentiment", f"task: {decide}"))
+    summary = night(house)
+    assert "`small` was made again (what the profile says of decisions changed)" in summary
 
 
 def test_a_student_that_fails_does_not_keep_the_others_from_it_and_is_tried_again_the_next_night(
