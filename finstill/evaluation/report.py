@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from finstill.config.profile import Profile
+from finstill.evaluation.classes import by_class
 from finstill.evaluation.compare import Comparison
 from finstill.evaluation.mistakes import Mistake
-from finstill.evaluation.plots import confusion_matrices, quality_against_speed, reliability_diagram, training_curves
+from finstill.evaluation.plots import (
+    confusion_matrices,
+    quality_against_speed,
+    quality_by_month,
+    reliability_diagram,
+    training_curves,
+)
 from finstill.files import whole_folder, write_json
 
 REPORT_FILE = "report.html"
@@ -37,6 +45,8 @@ def draw(
     if measured:
         plots["Confusion matrices"] = confusion_matrices({n: q["confusion"] for n, q in measured.items()}, labels)
         plots["Reliability"] = reliability_diagram({name: q["reliability"] for name, q in measured.items()})
+    if comparison.months:
+        plots["Quality by month"] = quality_by_month(comparison.months)
     for name, history in histories.items():
         plots[f"Training of {name}"] = training_curves(history, name)
     return plots
@@ -70,6 +80,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         table=comparison.table(),
+        classes={each.name: by_class(each.quality) for each in comparison.evaluations if each.quality},
         teacher=teacher,
         out_of_domain=teacher.out_of_domain,
         contaminated=contaminated,
@@ -93,6 +104,7 @@ def write_report(
             "table": comparison.table(),
             "leaderboard": comparison.leaderboard,
             "verdicts": verdicts,
+            "months": {name: [asdict(month) for month in months] for name, months in comparison.months.items()},
             "notes": notes,
             "advice": {name: list(sentences) for name, sentences in advice.items()},
         }
