@@ -93,7 +93,8 @@ def quality_by_month(months: Mapping[str, Sequence[Month]]) -> bytes:
     figure = Figure(figsize=(9, 6), layout="constrained")
     scores, agreements, texts = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1])
     for colour, (name, measured) in zip(COLOURS * len(months), months.items(), strict=False):
-        when = np.array([each.month for each in measured], "datetime64[M]")
+        # By days, in which a bar's width is counted.
+        when = np.array([each.month for each in measured], "datetime64[D]")
         # A month without a label is a gap.
         macro_f1 = np.array([each.macro_f1 for each in measured], np.float64)
         scores.plot(when, macro_f1, color=colour, marker="o", label=name)
@@ -103,7 +104,7 @@ def quality_by_month(months: Mapping[str, Sequence[Month]]) -> bytes:
     scores.set(title="Quality by month", ylabel="macro-F1", ylim=(0, 1))
     agreements.set(ylabel="agreement with teacher", ylim=(0, 1))
     texts.set(ylabel="test texts")
-    locator = AutoDateLocator(minticks=1, maxticks=12)
+    locator = AutoDateLocator(minticks=3, maxticks=12)
     texts.xaxis.set_major_locator(locator)
     texts.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     scores.legend(frameon=False, loc="lower left", ncols=4)
