@@ -88,13 +88,15 @@ class Recipe(BaseModel):
             return value
         if not isinstance(value, dict) or not value:
             raise ValueError("write balanced, or a weight for each class that counts more or less, as {risk: 5}")
-        labels = (info.context or {}).get("labels", value)
-        for label, weight in value.items():
+        # In one order, so that the same weights have the same digest.
+        weights = {str(label): weight for label, weight in sorted(value.items(), key=str)}
+        labels = (info.context or {}).get("labels", weights)
+        for label, weight in weights.items():
             if label not in labels:
                 raise ValueError(f"'{label}' is not one of the task's labels {list(labels)}")
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
                 raise ValueError(f"the weight of '{label}' must be a number above 0")
-        return value
+        return weights
 
     @model_validator(mode="before")
     @classmethod

@@ -10,10 +10,10 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 TELLING = 0.10
-"""Half the width of an interval of recall above which it says next to nothing."""
+"""Half the width of an interval of recall, above which the rows are too few."""
 
 GOOD = 0.05
-"""Half the width that the number of rows is given for."""
+"""Half the width of the interval for which the number of rows is given."""
 
 LEVEL = 0.95
 

@@ -121,6 +121,7 @@ def test_class_weights_name_labels_of_the_task(tmp_path: Path) -> None:
     write(tmp_path, "a:\n  class_weights: {risk: 5, no_risk: 0.5}\nb: {class_weights: balanced}\n")
     recipes = read_recipes(file, labels=("no_risk", "risk"))
     assert recipes["a"].class_weights == {"risk": 5, "no_risk": 0.5}
+    assert recipes["a"].digest == Recipe(class_weights={"no_risk": 0.5, "risk": 5}).digest
     assert recipes["b"] == Recipe.from_stored(recipes["b"].model_dump(mode="json"))
 
 
