@@ -3,9 +3,9 @@
     python bench/rare.py [--quick] [--json FILE]
 
 The labelled rows are Financial PhraseBank's, with negative as `risk`. So many risks are left out of the train and
-validation rows that one row in fifty is one. The teacher is the embedded encoder, fine-tuned on what is left: nobody here has
-seen more risks than a desk would have. Students of one LSTM learn from the labels alone or from the teacher too, which
-labels unlabelled Reuters sentences beside the rows; each with and without `class_weights: balanced`.
+validation rows that one row in fifty is one. The teacher is the embedded encoder, fine-tuned on what is left: nobody
+here has seen more risks than a desk would have. Students of one LSTM learn from the labels alone or from the teacher
+too, which labels unlabelled Reuters sentences beside the rows; each with and without `class_weights: balanced`.
 
 Recall and precision are of the class `risk` on `test`. All its risks count, since one in fifty of so few rows would be
 some twenty, and are weighed so that they are one in fifty. A threshold is chosen on `validation`: the one of most
