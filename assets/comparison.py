@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """Teacher, students and their label-only baselines on the same test texts: the table, the plots, the report."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from finstill.evaluation.compare import compare
@@ -44,17 +45,14 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     for name, why in left_out.items():
         context.log.warning(f"{name} is left out: {why}")
     trained = {name: TrainedStudent.read(workspace.student(name)) for name in students}
-    result = compare(students, profile.recipes(), {name: each.steps for name, each in trained.items()})
+    texts = pq.read_table(workspace.corpus, columns=["text", "label", "split", "date"])
+    test = texts.filter(pc.equal(texts["split"], "test"))
+    steps = {name: each.steps for name, each in trained.items()}
+    result = compare(students, profile.recipes(), steps, test["date"].to_pylist())
     plots = draw(result, {name: each.history for name, each in trained.items()}, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
-    texts = pq.read_table(workspace.corpus, columns=["text", "label", "split"])
-    test = [
-        text
-        for text, split in zip(texts["text"].to_pylist(), texts["split"].to_pylist(), strict=True)
-        if split == "test"
-    ]
     packages = {name: Package.read(workspace.package(name)) for name in students}
-    mistakes = worst_mistakes(students, packages, profile.recipes(), test)
+    mistakes = worst_mistakes(students, packages, profile.recipes(), test["text"].to_pylist())
     figures = {
         "texts": f"{texts.num_rows:,}",
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
@@ -137,4 +135,24 @@ def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
                 [{"student": each.student, "baseline": each.baseline, **vars(each.difference)} for each in verdicts]
             )
         },
+    )
+
+
+@asset_check(asset=comparison)
+def enough_test_rows_of_each_class(profile: ProfileResource) -> AssetCheckResult:
+    """The test rows of each class tell each student's recall to within 10 points."""
+    from finstill.evaluation.classes import classes_with_too_few_rows
+
+    students, _ = current_students(profile)
+    found = classes_with_too_few_rows({name: each.student.quality for name, each in students.items()})
+    sentences = [
+        f"{row['class']} has {row['rows']:,} labelled test texts, by which the recall of {row['student']} lies between "
+        f"{row['recall_low']:.2f} and {row['recall_high']:.2f}; {row['rows_needed']:,} tell it to within 5 points."
+        for row in found
+    ]
+    return AssetCheckResult(
+        passed=not found,
+        severity=AssetCheckSeverity.WARN,
+        description=" ".join(sentences) or "The recall of each class is known to within 10 points.",
+        metadata={"classes": table(found)},
     )

@@ -43,8 +43,15 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     import pyarrow.parquet as pq
 
     from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.evaluation.classes import by_class
     from finstill.evaluation.evaluate import evaluate_student
-    from finstill.evaluation.plots import confusion_matrices, quality_against_share_asked, reliability_diagram
+    from finstill.evaluation.months import by_month
+    from finstill.evaluation.plots import (
+        confusion_matrices,
+        quality_against_share_asked,
+        quality_by_month,
+        reliability_diagram,
+    )
     from finstill.evaluation.report import draw_decisions
     from finstill.serving.package import Package
     from finstill.teacher.export import TeacherGraph, read_teachers
@@ -52,7 +59,8 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     validation, test, out_of_domain_rows = rows_to_measure_on(profile)
-    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+    measured_on = pq.read_table(workspace.corpus, columns=["text", "date"], filters=[("split", "=", "test")])
+    texts, dates = measured_on["text"].to_pylist(), measured_on["date"].to_pylist()
 
     def rows_of(reader: TeacherGraph) -> list[list[int]]:
         return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
@@ -81,15 +89,26 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     if result.student.quality is not None:
         quality = {each.name: each.quality for each in both if each.quality is not None}
         own = result.student.quality
-        classes = [{"class": label, **figures} for label, figures in own["classes"].items()]
         matrices = {each: measured["confusion"] for each, measured in quality.items()}
         bins = {each: measured["reliability"] for each, measured in quality.items()}
         metadata |= {
             **{measure: own[measure] for measure in ("accuracy", "macro_f1", "calibration_error")},
-            "by_class": table(classes),
+            "by_class": table(by_class(own)),
             "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
             "reliability": picture("Reliability", reliability_diagram(bins)),
         }
+    months = {
+        each: by_month(result.labels, logits, result.teacher_logits, dates)
+        for each, logits in (("teacher", result.teacher_logits), (name, result.logits))
+    }
+    if months[name]:
+        metadata["by_month"] = table(
+            [
+                {**vars(own), "teacher_macro_f1": theirs.macro_f1}
+                for own, theirs in zip(months[name], months["teacher"], strict=True)
+            ]
+        )
+        metadata["months"] = picture("Quality by month", quality_by_month(months))
     if result.student.out_of_domain is not None:
         metadata["out_of_domain"] = table(
             [

@@ -36,9 +36,10 @@ class ProfileResource(ConfigurableResource):
 
         A recipe of that name in the file goes first: so a find can be written down and kept.
         """
+        profile = self.profile()
         found = self.workspace.tuning / TUNED_FILE
         tuned = {TUNED: Recipe.from_stored(read_json(found))} if found.is_file() else {}
-        recipes = read_recipes(self.profile().recipes)
+        recipes = read_recipes(profile.recipes, labels=profile.task.labels)
         return recipes | {name: recipe for name, recipe in tuned.items() if name not in recipes}
 
     def inputs(self) -> str:

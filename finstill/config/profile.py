@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,6 +24,28 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class SplitByDate(_Section):
+    """A split by time: what is learned from is older than what it is measured on.
+
+    Attributes:
+        by: names this kind of split.
+        validation_from: first day of the validation split; texts of earlier days are train.
+        test_from: first day of the test split.
+    """
+
+    by: Literal["date"]
+    validation_from: date
+    test_from: date
+
+    @model_validator(mode="after")
+    def _in_order(self) -> SplitByDate:
+        if self.validation_from >= self.test_from:
+            raise ValueError(
+                f"'validation_from' ({self.validation_from}) must be earlier than 'test_from' ({self.test_from})"
+            )
+        return self
+
+
 class CorpusSource(_Section):
     """Where the texts come from: exactly one of `path` and `hub`.
 
@@ -40,7 +63,8 @@ class CorpusSource(_Section):
         text: the column that holds the text.
         label: the column that holds the label; rows where it is empty are unlabelled.
         date, id: columns carried along for people.
-        split: the column that holds train, validation or test; rows where it is empty are split by their key.
+        split: the column that holds train, validation or test, rows where it is empty being split by their key; or
+            `{by: date, validation_from: ..., test_from: ...}` to split by `date`.
         label_names: the task's label for each label of the file that is called otherwise, as `{"0": negative}`; null
             for what stands for no label.
         thresholds: present where the label is a score: below the first number it is negative, above the second
@@ -64,7 +88,7 @@ class CorpusSource(_Section):
     label: str | None = None
     date: str | None = None
     id: str | None = None
-    split: str | None = None
+    split: str | SplitByDate | None = None
     label_names: dict[str, str | None] = {}
     thresholds: tuple[float, float] | None = None
     on_bad_rows: Literal["stop", "set_aside"] = "stop"
@@ -87,7 +111,19 @@ class CorpusSource(_Section):
             raise ValueError("give exactly one of 'path' (a file or folder) and 'hub' (a Hugging Face data set)")
         if self.thresholds is not None and self.thresholds[0] > self.thresholds[1]:
             raise ValueError(f"'thresholds' must ascend, and are {list(self.thresholds)}")
+        if isinstance(self.split, SplitByDate) and self.date is None:
+            raise ValueError("a split by date needs 'date', the column that holds it")
         return self
+
+    @field_validator("split", mode="before")
+    @classmethod
+    def _column_or_dates(cls, value: object) -> object:
+        # Not left to the union, whose errors would name its members and not the key.
+        if isinstance(value, dict):
+            return SplitByDate.model_validate(value)
+        if value is not None and not isinstance(value, (str, SplitByDate)):
+            raise ValueError("name a column, or write {by: date, validation_from: 2019-07-01, test_from: 2020-01-01}")
+        return value
 
     @field_validator("label_names", mode="before")
     @classmethod

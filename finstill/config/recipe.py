@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,8 @@ class Recipe(BaseModel):
             `finstill.training.loss.trusted_alpha`.
         temperature: how the softmax temperature moves over the training steps.
         soft_loss: what of the teacher's logits the student is to match; see `finstill.training.soft_losses`.
+        class_weights: what a labelled row counts for in the hard loss, by its class: `balanced`, or a weight for each
+            class that has not the weight 1; see `finstill.training.loss.class_weights`. None weighs all alike.
         patience: epochs without a better validation score after which training stops.
         seed: the same recipe, data and seed give the same student.
         labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
@@ -53,6 +56,7 @@ class Recipe(BaseModel):
     alpha_rule: Literal["constant", "trusted"] = "constant"
     temperature: TemperatureSchedule = TemperatureSchedule()
     soft_loss: Literal["kl", "kl_inverse_square", "mse", "standardised_kl", "dkd", "dist"] = "kl"
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
     epochs: int = Field(20, ge=1, le=1000)
     batch_size: int = Field(32, ge=1)
     learning_rate: float = Field(2e-3, gt=0, lt=1)
@@ -70,6 +74,29 @@ class Recipe(BaseModel):
         if self.alpha == 0 and self.start_from == "champion":
             raise ValueError("alpha: 0 learns from labels alone, and a champion may have heard the teacher")
         return self
+
+    @model_validator(mode="after")
+    def _weights_are_of_labels(self) -> Recipe:
+        if self.class_weights is not None and self.alpha == 1 and self.alpha_rule == "constant":
+            raise ValueError("'class_weights' weigh the loss of the labels, which alpha: 1 leaves out")
+        return self
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _class_weights(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None or value == "balanced":
+            return value
+        if not isinstance(value, dict) or not value:
+            raise ValueError("write balanced, or a weight for each class that counts more or less, as {risk: 5}")
+        # In one order, so that the same weights have the same digest.
+        weights = {str(label): weight for label, weight in sorted(value.items(), key=str)}
+        labels = (info.context or {}).get("labels", weights)
+        for label, weight in weights.items():
+            if label not in labels:
+                raise ValueError(f"'{label}' is not one of the task's labels {list(labels)}")
+            if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of '{label}' must be a number above 0")
+        return weights
 
     @model_validator(mode="before")
     @classmethod
@@ -132,16 +159,17 @@ class RecipeBook(RootModel[dict[str, Recipe]]):
         return recipes
 
 
-def read_recipes(path: Path, where: str | Path | None = None) -> dict[str, Recipe]:
+def read_recipes(path: Path, where: str | Path | None = None, labels: Sequence[str] | None = None) -> dict[str, Recipe]:
     """Read a file of recipes, in the order of the file.
 
     Args:
+        labels: the task's, which class weights must name; None where the task is not known.
         where: how messages call the file, where not by its path.
 
     Raises:
         InputError: see `finstill.config.settings.read_settings`.
     """
-    return read_settings(path, RecipeBook, where).root
+    return read_settings(path, RecipeBook, where, {} if labels is None else {"labels": labels}).root
 
 
 def add_recipes(path: Path, recipes: Mapping[str, Mapping[str, Any]]) -> None:

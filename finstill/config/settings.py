@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -33,11 +33,14 @@ RENAMED: dict[str, dict[tuple[str, ...], str]] = {
 logger = logging.getLogger(__name__)
 
 
-def read_settings(path: Path, model: type[Settings], where: str | Path | None = None) -> Settings:
+def read_settings(
+    path: Path, model: type[Settings], where: str | Path | None = None, context: Mapping[str, Any] | None = None
+) -> Settings:
     """Read the YAML file `path` into `model`. A key's old name is understood, and a warning gives the new one.
 
     Args:
         where: how messages call the file, where not by its path.
+        context: what the model's validators are told of other files.
 
     Raises:
         InputError: the file is missing, is not YAML, or holds a key or value that `model` does not allow, or a key
@@ -61,7 +64,7 @@ def read_settings(path: Path, model: type[Settings], where: str | Path | None = 
         if any(location[-1] == old[-1] for location in as_written.values()):
             _warn_once(where, old, new)
     try:
-        return model.model_validate(values)
+        return model.model_validate(values, context=context)
     except ValidationError as error:
         first = error.errors()[0]
         location = first["loc"]

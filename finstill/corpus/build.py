@@ -12,12 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finstill.config.profile import CorpusSource
+from finstill.config.profile import CorpusSource, SplitByDate
 from finstill.corpus.leakage import ROWS_PER_CHUNK, is_forbidden
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.readers import Fault, text_fault
 from finstill.corpus.sources import NO_LABEL_WORDS, Row, SourceReport, canonical_label, read_rows
-from finstill.corpus.splits import SPLITS, canonical_split, split_of
+from finstill.corpus.splits import SPLITS, canonical_split, day_of, earlier, split_of, split_of_day
 from finstill.corpus.text import KEY_BYTES, cleaned, normalise, text_key
 from finstill.errors import InputError
 from finstill.files import whole_file
@@ -156,7 +156,10 @@ def read_corpus(source: CorpusSource, labels: tuple[str, ...]) -> tuple[pa.Table
     paths = [source.path] if isinstance(source.path, str) else source.path or ()
     where = source.hub or ", ".join(Path(path).name for path in paths)
     rows = read_rows(source, understood)
-    table, report = build_corpus(rows, labels, source.label_names, BadRows.of(source), where=where)
+    by_date = source.split if isinstance(source.split, SplitByDate) else None
+    table, report = build_corpus(
+        rows, labels, source.label_names, BadRows.of(source), where=where, split_by_date=by_date
+    )
     report.source = understood
     return table, report
 
@@ -178,18 +181,21 @@ def build_corpus(
     bad_rows: BadRows = BadRows(),
     *,
     where: str = "corpus",
+    split_by_date: SplitByDate | None = None,
 ) -> tuple[pa.Table, CorpusReport]:
     """Normalise, merge and split `rows`.
 
     Rows with the same normalised text are one text. It takes the first label, date and id that any of them gives; where
     two give different labels it is dropped, since neither can be believed. A given split is honoured; where a text
-    stands in two, test goes before validation and validation before train.
+    stands in two, test goes before validation and validation before train. Split by date, a text takes the earliest of
+    its dates, so that no test text was known before; one without a date is train, and is counted.
 
     Args:
         labels: the task's labels; matched without regard to case.
         label_names: the task's label for each label that the source calls otherwise; None for what is no label.
         bad_rows: what becomes of a row that cannot be used.
         where: what errors of the rows as a whole call them.
+        split_by_date: the days that divide the splits; None where keys or the rows themselves say the split.
 
     Returns:
         The corpus, `CORPUS_SCHEMA`, sorted by key; and what became of the rows.
@@ -198,12 +204,15 @@ def build_corpus(
         InputError: a row cannot be used and such rows are not set aside, no row is usable, the labelled rows hold one
             class only, or a split is left without a text.
     """
-    entries, report = distinct_texts(rows, labels, label_names, bad_rows)
+    entries, report = distinct_texts(rows, labels, label_names, bad_rows, by_date=split_by_date is not None)
     for key, entry in entries.items():
-        entry.split = entry.split or split_of(key)
+        if split_by_date is None:
+            entry.split = entry.split or split_of(key)
+        else:
+            entry.split = _split_by_date(entry, split_by_date, report)
     _drop_leaks(entries, report)
     report.kept = len(entries)
-    _require_usable(entries, report, where)
+    _require_usable(entries, report, where, split_by_date)
     logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
     return corpus_table(entries), report
 
@@ -213,8 +222,13 @@ def distinct_texts(
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
     bad_rows: BadRows = BadRows(),
+    *,
+    by_date: bool = False,
 ) -> tuple[dict[bytes, Entry], CorpusReport]:
     """Normalise and merge `rows`, as `build_corpus` does, and return each text by its key.
+
+    Args:
+        by_date: whether dates decide the split: then each must be readable, and a text takes its earliest.
 
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
@@ -226,6 +240,8 @@ def distinct_texts(
         report.read += 1
         try:
             label, split = (None, None) if row.fault else (_label(row, names, labels), _given_split(row))
+            if by_date and not row.fault:
+                _require_day(row)
             fault = row.fault or (text_fault(row.text) if row.text else None)
         except _BadValueError as error:
             fault = error.fault
@@ -250,7 +266,8 @@ def distinct_texts(
             entries[key] = Entry(text, label, split, row.source, row.date, row.id, place)
             continue
         report.count("duplicate merged", place, text)
-        _merge(entry, row, label, split, place, report)
+        date = earlier(entry.date, row.date) if by_date else entry.date or row.date
+        _merge(entry, row, label, split, date, place, report)
     bad_rows.finish(report)
     for key in [key for key, entry in entries.items() if entry.other]:
         entry = entries.pop(key)
@@ -307,13 +324,33 @@ def _given_split(row: Row) -> str | None:
     return split
 
 
-def _merge(entry: Entry, row: Row, label: str | None, split: str | None, place: str, report: CorpusReport) -> None:
+def _require_day(row: Row) -> None:
+    try:
+        day_of(row.date)
+    except ValueError:
+        fault = Fault(
+            f"the date '{row.date}' is not an ISO 8601 date or datetime",
+            "Write it as 2019-07-01 or 2019-07-01T09:30:00Z; leave it empty where it is not known",
+        )
+        raise _BadValueError(fault) from None
+
+
+def _split_by_date(entry: Entry, by: SplitByDate, report: CorpusReport) -> str:
+    day = day_of(entry.date)
+    if day is None:
+        report.count("no date, so in train", entry.place, entry.text)
+    return split_of_day(day, by)
+
+
+def _merge(
+    entry: Entry, row: Row, label: str | None, split: str | None, date: str | None, place: str, report: CorpusReport
+) -> None:
     """Fold another row of the same text into `entry`."""
     if label is not None and entry.label is not None and label != entry.label:
         entry.other = entry.other or place
     if entry.label is None and label is not None:
         entry.label, entry.place = label, place
-    entry.date = entry.date or row.date
+    entry.date = date
     entry.id = entry.id or row.id
     if split is not None and entry.split is not None and split != entry.split:
         report.count("in two splits", place, entry.text)
@@ -334,7 +371,9 @@ def _drop_leaks(entries: dict[bytes, Entry], report: CorpusReport) -> None:
                 del entries[key]
 
 
-def _require_usable(entries: dict[bytes, Entry], report: CorpusReport, where: str) -> None:
+def _require_usable(
+    entries: dict[bytes, Entry], report: CorpusReport, where: str, split_by_date: SplitByDate | None
+) -> None:
     if not entries:
         raise InputError(
             f"no row of the corpus is usable ({report.read:,} read; {dict(report.reasons)})",
@@ -353,7 +392,9 @@ def _require_usable(entries: dict[bytes, Entry], report: CorpusReport, where: st
             raise InputError(
                 f"none of the {len(entries):,} texts is in the split '{split}'",
                 where=where,
-                remedy="Add texts, or name the missing split's rows in the split column",
+                remedy="Move the days under corpus.split in the profile"
+                if split_by_date
+                else "Add texts, or name the missing split's rows in the split column",
             )
 
 

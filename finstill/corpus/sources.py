@@ -232,7 +232,7 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
     known = KNOWN.get(source.known or "")
     form = Form(source.encoding, source.delimiter, source.columns, known.quotes if known else True)
     kind = kind_of(file.name)
-    roles = {role: column for role in ROLES if (column := getattr(source, role)) is not None}
+    roles = {role: column for role in ROLES if isinstance(column := getattr(source, role), str)}
     wanted = list(dict.fromkeys(column for column in roles.values() if column not in file.folders))
     understood = {"file": file.name}
     report.files.append(understood)
@@ -375,7 +375,7 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
             where=name,
             remedy="Check the name and the connection, or download it and give its folder as corpus.path",
         ) from error
-    roles = {role: column for role in ROLES if (column := getattr(source, role)) is not None}
+    roles = {role: column for role in ROLES if isinstance(column := getattr(source, role), str)}
     for split, rows in data.items():
         place = f"{name} ({split})"
         report.files.append({"file": place, "columns": ", ".join(rows.column_names)})

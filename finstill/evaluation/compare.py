@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from finstill.config.recipe import Recipe
 from finstill.evaluation.decisions import DecisionQuality
 from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
+from finstill.evaluation.months import Month, by_month
 from finstill.evaluation.significance import Difference, Group, group_by_recipe, leaderboard, without_seed
 from finstill.training.rows import NO_LABEL
 
@@ -46,11 +47,13 @@ class Comparison:
         students: in the order of the recipes, each with its teacher as it was timed in the same run.
         verdicts: one for each recipe that has a label-only baseline.
         leaderboard: a row a recipe, its students of several seeds taken together; see `leaderboard`.
+        months: of each classifier its measures by month; empty where no test text has a date that can be read.
     """
 
     students: list[StudentEvaluation]
     verdicts: list[Verdict]
     leaderboard: list[dict[str, Any]]
+    months: dict[str, list[Month]] = field(default_factory=dict)
 
     @property
     def evaluations(self) -> list[Evaluation]:
@@ -97,7 +100,10 @@ def _decision_figures(decision: DecisionQuality | None) -> dict[str, float | Non
 
 
 def compare(
-    students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Recipe], steps: Mapping[str, int]
+    students: Mapping[str, StudentEvaluation],
+    recipes: Mapping[str, Recipe],
+    steps: Mapping[str, int],
+    dates: Sequence[str | None] = (),
 ) -> Comparison:
     """Compare students that were evaluated on the same test split.
 
@@ -105,6 +111,7 @@ def compare(
         students: evaluations by recipe name; at least one.
         recipes: tell which student is whose baseline.
         steps: batches that each student was trained on.
+        dates: of the test texts, in the order of the evaluations; empty where they are of no account.
 
     Raises:
         ValueError: two students were evaluated on different rows or against different teachers.
@@ -126,4 +133,10 @@ def compare(
         if without_seed(baseline.recipe).is_baseline_of(without_seed(group.recipe)) and labelled
     ]
     teacher_macro_f1 = first.teacher.quality["macro_f1"] if first.teacher.quality else None
-    return Comparison(list(students.values()), verdicts, leaderboard(groups, teacher_macro_f1))
+    answers = {"teacher": first.teacher_logits, **{name: student.logits for name, student in students.items()}}
+    months = {
+        name: months
+        for name, logits in answers.items()
+        if (months := by_month(first.labels, logits, first.teacher_logits, dates))
+    }
+    return Comparison(list(students.values()), verdicts, leaderboard(groups, teacher_macro_f1), months)

@@ -6,9 +6,12 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
+
+from finstill.evaluation.months import Month
 
 # Okabe and Ito's colours, told apart by people of every colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
@@ -137,6 +140,29 @@ def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: st
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.set(title="Quality against speed", xlabel="texts a second, one thread", ylabel=measure)
+    return png(figure)
+
+
+def quality_by_month(months: Mapping[str, Sequence[Month]]) -> bytes:
+    """Plot each classifier's macro-F1 and its agreement with the teacher over months, above the number of texts."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    scores, agreements, texts = figure.subplots(3, 1, sharex=True, height_ratios=[3, 3, 1])
+    for colour, (name, measured) in zip(COLOURS * len(months), months.items(), strict=False):
+        # By days, in which a bar's width is counted.
+        when = np.array([each.month for each in measured], "datetime64[D]")
+        # A month without a label is a gap.
+        macro_f1 = np.array([each.macro_f1 for each in measured], np.float64)
+        scores.plot(when, macro_f1, color=colour, marker="o", label=name)
+        if name != "teacher":
+            agreements.plot(when, [each.agreement for each in measured], color=colour, marker="o", label=name)
+    texts.bar(when, [each.rows for each in measured], width=20, color="#888888")
+    scores.set(title="Quality by month", ylabel="macro-F1", ylim=(0, 1))
+    agreements.set(ylabel="agreement with teacher", ylim=(0, 1))
+    texts.set(ylabel="test texts")
+    locator = AutoDateLocator(minticks=3, maxticks=12)
+    texts.xaxis.set_major_locator(locator)
+    texts.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    scores.legend(frameon=False, loc="lower left", ncols=4)
     return png(figure)
 
 

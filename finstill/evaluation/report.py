@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.compat import StringIO
 
 from finstill.config.profile import Profile
+from finstill.evaluation.classes import by_class
 from finstill.evaluation.compare import Comparison
 from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.evaluation.mistakes import Mistake
@@ -20,6 +22,7 @@ from finstill.evaluation.plots import (
     precision_and_recall,
     quality_against_share_asked,
     quality_against_speed,
+    quality_by_month,
     receiver_operating_characteristic,
     reliability_diagram,
     training_curves,
@@ -51,6 +54,8 @@ def draw(
     curves = {each.student.name: each.deferral_curve() for each in comparison.students}
     if drawn := {name: (curve.shares, curve.macro_f1) for name, curve in curves.items() if curve}:
         plots["Asking the teacher"] = quality_against_share_asked(drawn)
+    if comparison.months:
+        plots["Quality by month"] = quality_by_month(comparison.months)
     for name, history in histories.items():
         plots[f"Training of {name}"] = training_curves(history, name)
     return plots
@@ -109,6 +114,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         comparison=comparison,
         table=comparison.table(),
+        classes={each.name: by_class(each.quality) for each in comparison.evaluations if each.quality},
         teacher=teacher,
         out_of_domain=teacher.out_of_domain,
         measure=comparison.students[0].decided and comparison.students[0].decided.point.measure,
@@ -133,6 +139,7 @@ def write_report(
             "table": comparison.table(),
             "leaderboard": comparison.leaderboard,
             "verdicts": verdicts,
+            "months": {name: [asdict(month) for month in months] for name, months in comparison.months.items()},
             "notes": notes,
             "advice": {name: list(sentences) for name, sentences in advice.items()},
         }

@@ -151,9 +151,9 @@ def difference(
 
 def group_by_recipe(students: Mapping[str, StudentEvaluation], recipes: Mapping[str, Recipe]) -> list[Group]:
     """Return students in groups of one recipe, the seed left out of account, in the order of the recipes."""
-    groups: dict[Recipe, Group] = {}
+    groups: dict[str, Group] = {}
     for name, student in students.items():
-        group = groups.setdefault(without_seed(recipes[name]), Group(recipes[name], {}))
+        group = groups.setdefault(without_seed(recipes[name]).digest, Group(recipes[name], {}))
         group.students[name] = student
     return list(groups.values())
 

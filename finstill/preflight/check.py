@@ -213,7 +213,7 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
 
 
 def _students(profile: Profile, report: CheckReport) -> dict[str, Recipe]:
-    recipes = read_recipes(profile.recipes)
+    recipes = read_recipes(profile.recipes, labels=profile.task.labels)
     from_labels = [name for name, recipe in recipes.items() if recipe.alpha == 0]
     if from_labels and profile.corpus.label is None:
         report.stop(

@@ -39,7 +39,7 @@ from finstill.training.loop import (
     training_arguments,
     validation_metrics,
 )
-from finstill.training.loss import distillation_loss
+from finstill.training.loss import class_weights, distillation_loss
 from finstill.training.rows import TrainingRows
 from finstill.training.trained import TRAINING_FILE, TrainedStudent
 from finstill.training.warm_start import LEARNED_FILE, row_digests, start_from_champion
@@ -109,6 +109,9 @@ class DistillationTrainer(Trainer):
         self._train = train
         self._epoch = epoch
         self._stage = stage
+        self._class_weights = class_weights(
+            recipe.class_weights, train.labels, list((student.config.id2label or {}).values())
+        )
         self.label_names = ["labels", "teacher_logits"] if recipe.alpha > 0 else ["labels"]
         # The loss is a mean over the batch: the trainer is not to rescale it by its own count of items.
         self.model_accepts_loss_kwargs = False
@@ -167,6 +170,7 @@ class DistillationTrainer(Trainer):
             temperature=self.temperature if training else 1.0,
             soft_loss=self._recipe.soft_loss,
             alpha_rule=self._recipe.alpha_rule,
+            class_weights=self._class_weights,
         )
 
     def _stop_if_diverging(self, loss: torch.Tensor, logits: torch.Tensor, inputs: dict[str, Any]) -> None:

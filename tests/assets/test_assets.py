@@ -68,6 +68,7 @@ CHECKS = [
     assets.teacher_logits.teacher_beats_the_commonest_class,
     assets.augmented_corpus.no_test_text_is_learned_from,
     assets.comparison.distilling_pays,
+    assets.comparison.enough_test_rows_of_each_class,
     assets.corpus.corpus_is_sound,
     assets.corpus.classes_as_before,
     assets.evaluation.within_budgets,
@@ -604,6 +605,57 @@ def test_a_given_split_is_honoured(deployment: Deployment, tiny_checkpoint: Path
     table = pq.read_table(deployment.resource.workspace.corpus).to_pylist()
     assert {row["text"]: row["split"] for row in table} == {text: split for text, _, split in rows}
     assert any(split_of(text_key(normalise(text))) != split for text, _, split in rows)
+
+
+def test_a_split_by_date_measures_later_texts_by_month(deployment: Deployment) -> None:
+    """Rows 0 to 25 are of 2019, 26 to 31 of January 2020; the test texts are of February and April, one undated row."""
+
+    def day(number: int) -> str:
+        return (
+            f"2019-{1 + number % 12:02}-15"
+            if number < 26
+            else "2020-01-31"
+            if number < 32
+            else f"2020-0{number % 2 * 2 + 2}-01"
+        )
+
+    lines = [f"{text.format(i)},{label},{day(i)}" for i in range(40) for label, text in TEXTS.items()]
+    dated = "body,tone,day\n" + "\n".join([*lines, "An undated text,neutral,"]) + "\n"
+    (deployment.root / "texts.csv").write_text(dated)
+    profile = deployment.root / "mine.yaml"
+    by_date = "split: {by: date, validation_from: 2020-01-01, test_from: 2020-02-01}"
+    profile.write_text(profile.read_text().replace("label: tone", f"label: tone, date: day, {by_date}"))
+    assert deployment.make_all().success
+    texts = pq.read_table(deployment.resource.workspace.corpus).to_pylist()
+    assert {(row["split"], row["date"][:7]) for row in texts if row["split"] != "train"} == {
+        ("validation", "2020-01"),
+        ("test", "2020-02"),
+        ("test", "2020-04"),
+    }
+    assert {"reason": "no date, so in train", "rows": 1} in _rows(deployment.metadata("corpus")["dropped_or_merged"])
+    months = _rows(deployment.metadata("evaluation")["by_month"])
+    assert [(row["month"], row["rows"]) for row in months] == [("2020-02", 12), ("2020-04", 12)]
+    assert "Quality by month" in deployment.metadata("comparison")
+    report = (deployment.resource.workspace.comparison / "report.html").read_text()
+    assert "<td>2020-04</td><td>12</td>" in report
+    version = deployment.version("corpus")
+    profile.write_text(profile.read_text().replace("test_from: 2020-02-01", "test_from: 2020-04-01"))
+    deployment.make([corpus])
+    assert deployment.version("corpus") != version
+    (deployment.root / "texts.csv").write_text(dated.replace("2020-01-31", "31.01.2020", 1))
+    step, cause = _failure(deployment.make([corpus], raising=False))
+    assert step == "corpus"
+    assert "texts.csv, row 79: the date '31.01.2020' is not an ISO 8601 date or datetime" in cause
+
+
+def test_a_class_with_few_test_rows_is_a_warning(deployment: Deployment) -> None:
+    deployment.make_all()
+    result = deployment.make([comparison])
+    (check,) = [
+        each for each in result.get_asset_check_evaluations() if each.check_name == "enough_test_rows_of_each_class"
+    ]
+    assert (check.passed, check.severity.value) == (False, "WARN")
+    assert re.search(r"positive has \d+ labelled test texts.* \d+ tell it to within 5 points\.", str(check.description))
 
 
 def _rows(table: object) -> list:

@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
 from finstill.config.temperature import TemperatureSchedule
-from finstill.training.loss import distillation_loss, hard_loss, trusted_alpha
+from finstill.errors import InputError
+from finstill.training.loss import class_weights, distillation_loss, hard_loss, trusted_alpha
 from finstill.training.rows import NO_LABEL
 from finstill.training.soft_losses import SOFT_LOSSES
 
@@ -27,6 +30,52 @@ def test_rows_without_a_label_do_not_count_in_the_hard_loss() -> None:
 
 def test_a_batch_without_labels_has_no_hard_loss() -> None:
     assert distillation_loss(LOGITS, None, torch.tensor([NO_LABEL]), alpha=0, temperature=1).item() == 0.0
+
+
+class TestClassWeights:
+    NAMES = ("negative", "neutral", "positive")
+    # Ten rows of 6, 3 and 1, and two without a label.
+    LABELS = np.array([0] * 6 + [1] * 3 + [2] + [NO_LABEL] * 2)
+
+    def test_balanced_is_scikit_learns(self) -> None:
+        weights = class_weights("balanced", self.LABELS, self.NAMES)
+        assert weights is not None
+        # n / (k n_c): 10 / 18, 10 / 9, 10 / 3.
+        assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
+        labelled = self.LABELS[self.LABELS != NO_LABEL]
+        assert weights.tolist() == pytest.approx(compute_class_weight("balanced", classes=np.arange(3), y=labelled))
+
+    def test_given_ones_have_a_mean_of_one_over_the_rows(self) -> None:
+        # Nine rows of weight 1 and one of 5 weigh 14: each is scaled by 10 / 14.
+        weights = class_weights({"positive": 5}, self.LABELS, self.NAMES)
+        assert weights is not None
+        assert weights.tolist() == pytest.approx([10 / 14, 10 / 14, 50 / 14])
+
+    def test_a_class_of_another_task_is_named(self) -> None:
+        with pytest.raises(InputError, match=r"class_weights names \['risk'\], and the task's labels are \['negative'"):
+            class_weights({"risk": 5}, self.LABELS, self.NAMES)
+
+    def test_without_them_or_without_labels_all_count_alike(self) -> None:
+        assert class_weights(None, self.LABELS, self.NAMES) is None
+        assert class_weights("balanced", np.array([NO_LABEL]), self.NAMES) is None
+
+    def test_they_weigh_the_hard_loss_and_leave_the_soft_one(self) -> None:
+        # The student is uniform: each labelled row's cross-entropy is ln 2. Weights 3/2 and 1/2, labels 0, 0 and 1.
+        student, labels = torch.zeros(4, 2), torch.tensor([0, 0, 1, NO_LABEL])
+        teacher = torch.tensor([[math.log(3), 0.0]] * 4)
+        soft = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
+        weights = torch.tensor([1.5, 0.5])
+        total = distillation_loss(student, teacher, labels, alpha=0.6, temperature=1.0, class_weights=weights)
+        assert total.item() == pytest.approx(0.6 * soft + 0.4 * math.log(2) * (1.5 + 1.5 + 0.5) / 3)
+
+    def test_a_rare_row_counts_for_the_same_in_whichever_batch_it_stands(self) -> None:
+        weights, logits = torch.tensor([0.5, 5.0]), torch.zeros(2, 2)
+
+        def of(*labels: int) -> float:
+            targets = torch.tensor(labels)
+            return distillation_loss(logits, None, targets, alpha=0, temperature=1, class_weights=weights).item()
+
+        assert of(0, 1) == pytest.approx((of(0, 0) + of(1, 1)) / 2)
 
 
 def test_total_weighs_soft_by_alpha() -> None:

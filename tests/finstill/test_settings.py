@@ -99,6 +99,12 @@ def test_a_missing_profile_is_said(tmp_path: Path) -> None:
         ),
         ("a:\n  architecture: {vocabulary_size: 900}\n", r"line 2: 'a\.architecture': .*say vocabulary: corpus too"),
         ("a:\n  soft_loss: kd\n", r"line 2: 'a\.soft_loss': .*'standardised_kl'.*'kd'"),
+        ("a:\n  class_weights: even\n", r"line 2: 'a\.class_weights': write balanced, or .*\{risk: 5\} .*'even'"),
+        ("a:\n  class_weights: {risk: 0}\n", r"line 2: 'a\.class_weights': the weight of 'risk' must be .* above 0"),
+        (
+            "a:\n  alpha: 1\n  class_weights: balanced\n",
+            r"line 1: 'a': 'class_weights' weigh the loss of the labels, which alpha: 1 leaves out",
+        ),
         ("a|b: {}\n", r"'a\|b' cannot name a recipe"),
         ("{}\n", r"names no recipe"),
     ],
@@ -106,6 +112,17 @@ def test_a_missing_profile_is_said(tmp_path: Path) -> None:
 def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_recipes(write(tmp_path, content))
+
+
+def test_class_weights_name_labels_of_the_task(tmp_path: Path) -> None:
+    file = write(tmp_path, "a:\n  alpha: 0.5\n  class_weights: {rsik: 5}\n")
+    with pytest.raises(InputError, match=r"line 3: 'a\.class_weights': 'rsik' is not one .*\['no_risk', 'risk'\]"):
+        read_recipes(file, labels=("no_risk", "risk"))
+    write(tmp_path, "a:\n  class_weights: {risk: 5, no_risk: 0.5}\nb: {class_weights: balanced}\n")
+    recipes = read_recipes(file, labels=("no_risk", "risk"))
+    assert recipes["a"].class_weights == {"risk": 5, "no_risk": 0.5}
+    assert recipes["a"].digest == Recipe(class_weights={"no_risk": 0.5, "risk": 5}).digest
+    assert recipes["b"] == Recipe.from_stored(recipes["b"].model_dump(mode="json"))
 
 
 def test_a_twin_is_the_same_recipe_with_alpha_zero(tmp_path: Path) -> None:

@@ -293,6 +293,23 @@ def test_a_student_learns_by_every_soft_loss(
     assert max(epoch["agreement"] for epoch in student.history) > 0.9
 
 
+def test_class_weights_let_a_student_find_a_class_that_labels_mostly_miss(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    """Seven in ten positive rows are labelled neutral: with a weight of 20, 3 * 20 stand against 7."""
+    rows, unseen = learnable_rows(400), learnable_rows(100, seed=5)
+    positive = np.flatnonzero(rows.labels == 2)
+    rows.labels[positive[: len(positive) * 7 // 10]] = 1
+    input_ids, mask = map(torch.from_numpy, pad(unseen.input_ids))
+    recall = {}
+    for name, class_weights in (("alike", None), ("weighed", {"positive": 20.0})):
+        student = train(RECIPE.model_copy(update={"alpha": 0.0, "class_weights": class_weights}), name, rows)
+        with torch.no_grad():
+            predicted = load_student(student.folder).eval()(input_ids, mask).logits.argmax(dim=1).numpy()
+        recall[name] = (predicted == 2)[unseen.labels == 2].mean()
+    assert recall["alike"] < 0.5 < recall["weighed"]
+
+
 def test_a_twin_knows_the_words_of_rows_that_it_does_not_read(
     train: Train, learnable_rows: Callable[..., TrainingRows]
 ) -> None:
