@@ -13,7 +13,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
-from assets.evaluation import advice_for, evaluation, rows_to_measure_on
+from assets.evaluation import advice_for, evaluation, read_test, rows_to_measure_on
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -47,12 +47,8 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     result = compare(students, profile.recipes(), {name: each.steps for name, each in trained.items()})
     plots = draw(result, {name: each.history for name, each in trained.items()}, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
-    texts = pq.read_table(workspace.corpus, columns=["text", "label", "split"])
-    test = [
-        text
-        for text, split in zip(texts["text"].to_pylist(), texts["split"].to_pylist(), strict=True)
-        if split == "test"
-    ]
+    texts = pq.read_table(workspace.corpus, columns=["label", "split"])
+    _, test = read_test(profile)
     packages = {name: Package.read(workspace.package(name)) for name in students}
     mistakes = worst_mistakes(students, packages, profile.recipes(), test)
     figures = {

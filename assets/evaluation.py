@@ -38,20 +38,20 @@ if TYPE_CHECKING:
 )
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
-    import pyarrow.parquet as pq
-
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.evaluate import evaluate_student
     from finstill.evaluation.plots import confusion_matrices, reliability_diagram
     from finstill.serving.package import Package
-    from finstill.teacher.export import TeacherGraph, read_teachers
+    from finstill.teacher.export import AnyTeacher, TeacherGraph, read_teachers
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     validation, test, out_of_domain_rows = rows_to_measure_on(profile)
-    texts = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
+    texts = _texts_of(test)
 
-    def rows_of(reader: TeacherGraph) -> list[list[int]]:
+    def rows_of(reader: AnyTeacher) -> list[list[int]]:
+        if not isinstance(reader, TeacherGraph):
+            return []
         return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
 
     result = evaluate_student(
@@ -65,14 +65,16 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         [(each, rows_of(each)) for each in further],
     )
     both = (result.student, result.teacher)
+    speed, times_the_teacher = result.student.speed, result.student.times_faster(result.teacher)
+    assert speed is not None
     metadata: dict[str, Any] = {
         "test_texts": result.student.test_rows,
         "test_texts_labelled": result.student.labelled_rows,
         "agreement": result.student.agreement,
         "kl_to_teacher_nats": result.student.kl_to_teacher,
-        "latency_ms": result.student.speed.latency_ms,
-        "texts_per_second": result.student.speed.texts_per_second,
-        "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
+        "latency_ms": speed.latency_ms,
+        "texts_per_second": speed.texts_per_second,
+        "times_the_teacher": "an imported teacher is not run" if times_the_teacher is None else times_the_teacher,
         "megabytes": result.student.megabytes,
     }
     if result.student.quality is not None:
@@ -192,7 +194,10 @@ def _rows_of(profile: ProfileResource, tables: "Workspace") -> "dict[str, Traini
 
 def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
     """Return the rows of the test split, with the teacher's logits, and their texts."""
-    import pyarrow.parquet as pq
+    test = _rows_of(profile, profile.workspace)["test"]
+    return test, _texts_of(test)
 
-    texts = pq.read_table(profile.workspace.corpus, columns=["text"], filters=[("split", "=", "test")])
-    return _rows_of(profile, profile.workspace)["test"], texts["text"].to_pylist()
+
+def _texts_of(rows: "TrainingRows") -> list[str]:
+    assert rows.texts is not None
+    return rows.texts.to_pylist()

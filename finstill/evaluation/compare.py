@@ -75,9 +75,9 @@ class Comparison:
             "agreement_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.agreement,
             "parameters": evaluation.parameters,
             "megabytes": evaluation.megabytes,
-            "latency_ms": evaluation.speed.latency_ms,
-            "texts_per_second": evaluation.speed.texts_per_second,
-            "times_faster": evaluation.speed.texts_per_second / teacher.speed.texts_per_second,
+            "latency_ms": evaluation.speed and evaluation.speed.latency_ms,
+            "texts_per_second": evaluation.speed and evaluation.speed.texts_per_second,
+            "times_faster": evaluation.times_faster(teacher),
         }
 
 
