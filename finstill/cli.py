@@ -170,7 +170,9 @@ def prune(given: argparse.Namespace) -> int:
 
     cache = _open(given)
     rows = upkeep.summarise(cache).rows
-    question = f"Remove {rows:,} rows in {cache.where}? The teacher must label them again"
+    imported = "imported" in cache.description().get("about", {})
+    again = "They must be imported again" if imported else "The teacher must label them again"
+    question = f"Remove {rows:,} rows in {cache.where}? {again}"
     if not given.yes and not _confirmed(question):
         print("Aborted.", file=sys.stderr)
         return 1

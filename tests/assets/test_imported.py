@@ -15,12 +15,15 @@ from scipy.special import log_softmax
 
 from assets.teacher_logits import teacher_logits
 from finstill.cli import main
-from finstill.config.task import SENTIMENT
+from finstill.config.task import SENTIMENT, task_logits
+from finstill.corpus.splits import split_of
 from finstill.corpus.text import text_key
 from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.evaluation.report import NO_RACE
+from finstill.inference.session import OnnxClassifier
 from finstill.preflight.check import check_profile
 from finstill.serving import StudentClassifier
+from finstill.teacher.export import read_teachers
 from finstill.training.rows import training_rows
 from tests.assets.test_assets import BEFORE, Deployment, _failure
 from tests.tiny_corpus import TEXTS
@@ -112,11 +115,9 @@ def test_texts_without_a_row_stop_the_run_or_are_left_out_of_training_and_evalua
 
 
 def test_a_split_of_which_no_text_has_a_row_stops_the_run(deployment: Imported) -> None:
-    deployment.vote(votes(range(40)))
-    deployment.make([each for each in BEFORE if each is not teacher_logits][:1])
-    test = pq.read_table(deployment.resource.workspace.corpus, filters=[("split", "=", "test")])["text"].to_pylist()
-    main(["cache", "prune", "--root", str(deployment.root / "cache"), "--yes", _only_fingerprint(deployment)])
-    deployment.vote({text: values for text, values in votes(range(40)).items() if text not in test})
+    given = votes(range(40))
+    test = [text for text in given if split_of(text_key(text)) == "test"]
+    deployment.vote({text: values for text, values in given.items() if text not in test})
     deployment.write_teacher(", missing: leave_out")
     _, message = _failure(deployment.make(BEFORE, raising=False))
     assert f"has no row of any of the {len(test)} test texts" in message
@@ -143,23 +144,23 @@ def test_an_imported_teacher_in_an_ensemble_with_a_checkpoint(deployment: Import
     given = votes(range(40))
     left_out = TEXTS["neutral"].format(3)
     deployment.vote({text: values for text, values in given.items() if text != left_out})
-    checkpoint, votes_ = f"checkpoint: {deployment.checkpoint}", "imported: votes"
-    first, second = (votes_, checkpoint) if imported_first else (checkpoint, votes_)
+    checkpoint, imported = f"checkpoint: {deployment.checkpoint}", "imported: votes"
+    first, second = (imported, checkpoint) if imported_first else (checkpoint, imported)
     tokenizer = f", tokenizer: {deployment.checkpoint}" if imported_first else ""
     deployment.write_teacher(f"{tokenizer}, missing: leave_out, ensemble: [{{{second}}}]", first=first)
-    deployment.make_all()
+    deployment.make(BEFORE)
     # The text that is left out does not reach the checkpoint either.
     assert deployment.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 119
     workspace = deployment.resource.workspace
     together = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
-    teacher = StudentEvaluation.read(workspace.evaluation("small")).teacher
-    assert (teacher.speed, teacher.megabytes, teacher.parameters) == (None, None, None)
-    deployment.write_teacher(first=checkpoint)
-    deployment.make(BEFORE)
-    alone = training_rows(workspace.corpus, workspace.tokens, SENTIMENT, workspace.teacher_logits)["train"]
-    kept = np.array([text != left_out for text in alone.texts.to_pylist()])
-    shares = np.array([given[text] for text in together.texts.to_pylist()])
-    expected = (log_softmax(alone.teacher_logits[kept], axis=1) + np.log(shares)) / 2
+    (graph,) = [
+        each for each in read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble) if each.source != "votes"
+    ]
+    alone = OnnxClassifier(graph.graph).logits(together.input_ids, 512)
+    theirs = task_logits(alone, SENTIMENT, graph.labels)
+    texts = together.texts.to_pylist()
+    assert left_out not in texts
+    expected = (log_softmax(theirs, axis=1) + np.log([given[text] for text in texts])) / 2
     assert together.teacher_logits == pytest.approx(expected, abs=1e-5)
 
 
@@ -192,14 +193,3 @@ def test_check_tells_of_missing_rows_and_of_the_votes_worth(deployment: Imported
     assert not any(each.startswith("stops") for each in problems), problems
     assert any("1 of 120 texts are left out" in each for each in problems)
     assert (found.classes, found.accuracy, found.labelling_seconds) == (list(LABELS), 1.0, 0.0)
-
-
-def _only_fingerprint(deployment: Imported) -> str:
-    (folder,) = (deployment.root / "cache").iterdir()
-    return folder.name
-
-
-def test_a_key_is_that_of_the_corpus(deployment: Imported) -> None:
-    deployment.vote(votes(range(1)))
-    (part,) = (deployment.root / "cache").rglob("part-*.parquet")
-    assert set(pq.read_table(part)["key"].to_pylist()) == {text_key(text) for text in votes(range(1))}
