@@ -73,11 +73,8 @@ class ImportReport:
     written: int
 
 
-def find_imported(root: str | Path, name: str, where: str = "teacher.imported") -> SoftLabelCache:
+def find_imported(root: str | Path, name: str) -> SoftLabelCache:
     """Return the cache of the imported teacher `name`.
-
-    Args:
-        where: the setting that names it, for messages.
 
     Raises:
         InputError: no such teacher was imported into the cache; the message lists those that were.
@@ -87,7 +84,7 @@ def find_imported(root: str | Path, name: str, where: str = "teacher.imported") 
         there = f"; there are {', '.join(found)}" if found else ""
         raise InputError(
             f"no teacher '{name}' was imported into the cache {root}{there}",
-            where=where,
+            where="teacher.imported",
             remedy=f"Run `finstill cache import TABLE --teacher {name} ...`",
         )
     return found[name]
@@ -114,10 +111,12 @@ def import_soft_labels(root: str | Path, declared: Declaration, table: SoftLabel
         stored, known = existing.query(
             lambda cached: cached_logits(pa.chunked_array([keys]), cached, len(declared.classes))
         )
-        _require_unchanged(table, first, known & _differ(stored, logits), existing)
+        changed = _differ(stored[known], logits[known])
+        _require_unchanged(table, first[known][changed], existing)
+    new, answers = keys.filter(pa.array(~known)), logits[~known]
     # Sorted, so that the same texts are the same part.
-    order = pc.sort_indices(keys.filter(pa.array(~known)))
-    new, answers = keys.filter(pa.array(~known)).take(order), logits[~known][order.to_numpy()]
+    order = pc.sort_indices(new)
+    new, answers = new.take(order), answers[order.to_numpy()]
     cache = existing or SoftLabelCache(root, declared.fingerprint, declared.classes, declared.about)
     for start in range(0, len(new), ROWS_PER_PART):
         cache.append(_part(new[start : start + ROWS_PER_PART], answers[start : start + ROWS_PER_PART]))
@@ -127,10 +126,24 @@ def import_soft_labels(root: str | Path, declared: Declaration, table: SoftLabel
 
 
 def _imported(root: str | Path) -> dict[str, SoftLabelCache]:
-    """Return the caches of all imported teachers, by name."""
-    caches = [SoftLabelCache.open(root, fingerprint) for fingerprint in teachers(root)]
-    named = [(cache.description().get("about", {}).get("imported"), cache) for cache in caches]
-    return {name: cache for name, cache in named if name is not None}
+    """Return the caches of all imported teachers, by name.
+
+    Raises:
+        InputError: two have the same name, as where two caches were joined.
+    """
+    found: dict[str, SoftLabelCache] = {}
+    for fingerprint in teachers(root):
+        cache = SoftLabelCache.open(root, fingerprint)
+        name = cache.description().get("about", {}).get("imported")
+        if name in found:
+            raise InputError(
+                f"two imported teachers are called '{name}', {found[name].fingerprint} and {fingerprint}",
+                where=str(root),
+                remedy="Remove one with finstill cache prune, or import it under another name",
+            )
+        if name is not None:
+            found[name] = cache
+    return found
 
 
 def _require_same(declared: Declaration, existing: SoftLabelCache) -> None:
@@ -165,13 +178,14 @@ def _require_agreement(table: SoftLabels, first: np.ndarray) -> None:
         )
 
 
-def _require_unchanged(table: SoftLabels, first: np.ndarray, changed: np.ndarray, existing: SoftLabelCache) -> None:
-    if changed.any():
+def _require_unchanged(table: SoftLabels, changed: np.ndarray, existing: SoftLabelCache) -> None:
+    """Stop where the cache has another answer for the rows at the positions `changed`."""
+    if len(changed):
         raise InputError(
-            f"the cache has another answer for this text, as for {int(changed.sum()):,} of the table; what is stored "
+            f"the cache has another answer for this text, as for {len(changed):,} of the table; what is stored "
             f"({existing.where}) never changes",
             where=table.name,
-            row=int(first[np.flatnonzero(changed)[0]]) + 1,
+            row=int(changed[0]) + 1,
             remedy="Import the table under another name, or remove the old one first: "
             f"finstill cache prune {existing.fingerprint[:12]}",
         )
