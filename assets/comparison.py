@@ -37,6 +37,7 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.evaluation.mistakes import worst_mistakes
     from finstill.evaluation.report import draw, write_report
     from finstill.serving.package import Package
+    from finstill.training.rows import read_left_out
     from finstill.training.trained import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
@@ -49,11 +50,13 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
     texts = pq.read_table(workspace.corpus, columns=["label", "split"])
     _, test = read_test(profile)
+    unheard = read_left_out(pq.read_schema(workspace.teacher_logits))
     packages = {name: Package.read(workspace.package(name)) for name in students}
     mistakes = worst_mistakes(students, packages, profile.recipes(), test)
     figures = {
         "texts": f"{texts.num_rows:,}",
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
+        **({"left out, without a soft label": f"{unheard:,}"} if unheard else {}),
         **{f"in {each['values']}": f"{each['counts']:,}" for each in texts["split"].value_counts().to_pylist()},
     }
     advice = {name: advice_for(profile, name, student) for name, student in students.items()}

@@ -202,7 +202,7 @@ def _corpus_name(corpus: CorpusSource) -> str:
 def _named(teacher: AnyTeacher) -> str:
     """Return a teacher's name: of a folder the last part, and no path of the machine it was made on."""
     if not isinstance(teacher, TeacherGraph):
-        return f"`{teacher.source}`, whose soft labels were imported"
+        return f"`{teacher.source}` (imported soft labels)"
     name = teacher.source if _is_on_hub(teacher) else Path(teacher.source).name
     return f"`{name}` at revision `{teacher.revision}`" if teacher.revision else f"`{name}`"
 

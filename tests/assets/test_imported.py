@@ -13,7 +13,9 @@ import pytest
 from dagster import DagsterInstance
 from scipy.special import log_softmax
 
+from assets.students import student, students
 from assets.teacher_logits import teacher_logits
+from finstill.cache.cache import SoftLabelCache
 from finstill.cli import main
 from finstill.config.task import SENTIMENT, task_logits
 from finstill.corpus.splits import split_of
@@ -25,6 +27,7 @@ from finstill.preflight.check import check_profile
 from finstill.serving import StudentClassifier
 from finstill.teacher.export import read_teachers
 from finstill.training.rows import training_rows
+from finstill.training.trained import TrainedStudent
 from tests.assets.test_assets import BEFORE, Deployment, _failure
 from tests.tiny_corpus import TEXTS
 
@@ -82,7 +85,27 @@ def test_from_a_table_of_votes_to_a_champion_that_answers(deployment: Imported) 
     assert [teacher[name] for name in ("megabytes", "parameters", "texts_per_second", "times_faster")] == [None] * 4
     assert all(row["texts_per_second"] > 0 and row["times_faster"] is None for row in students)
     assert NO_RACE.replace("'", "&#39;") in (workspace.comparison / "report.html").read_text()
-    assert "`votes`, whose soft labels were imported" in (current / "README.md").read_text()
+    assert "the teacher `votes` (imported soft labels) and from labels" in (current / "README.md").read_text()
+
+
+def test_a_student_of_exported_and_imported_logits_is_the_student_of_the_teacher_that_gave_them(
+    deployment: Imported,
+) -> None:
+    deployment.instance.add_dynamic_partitions(str(students.name), ["small"])
+    deployment.write_teacher(first=f"checkpoint: {deployment.checkpoint}")
+    deployment.make([*BEFORE, student], partition="small")
+    trained = TrainedStudent.read(deployment.resource.workspace.student("small"))
+    (fingerprint,) = (deployment.root / "cache").iterdir()
+    root, table = ["--root", str(deployment.root / "cache")], str(deployment.root / "logits.parquet")
+    assert main(["cache", "export", fingerprint.name, table, *root]) == 0
+    classes = SoftLabelCache.open(deployment.root / "cache", fingerprint.name).labels
+    names = ["--teacher", "votes", "--classes", ",".join(classes), "--values", "logits", "--key", "key"]
+    assert main(["cache", "import", table, *names, *root]) == 0
+    deployment.write_teacher(f", tokenizer: {deployment.checkpoint}")
+    deployment.make([*BEFORE, student], partition="small")
+    again = TrainedStudent.read(deployment.resource.workspace.student("small"))
+    assert again.inputs == trained.inputs
+    assert again.provenance.teachers != trained.provenance.teachers
 
 
 def test_texts_without_a_row_stop_the_run_or_are_left_out_of_training_and_evaluation(deployment: Imported) -> None:
@@ -103,6 +126,7 @@ def test_texts_without_a_row_stop_the_run_or_are_left_out_of_training_and_evalua
     assert sorted(heard) == sorted(given.keys() - set(without))
     evaluated = StudentEvaluation.read(workspace.evaluation("small"))
     assert evaluated.teacher_logits.argmax(axis=1).tolist() == evaluated.labels.tolist()
+    assert "left out, without a soft label" in (workspace.comparison / "report.html").read_text()
     assert deployment.metadata("scores")["rows_added"] == 120, "the champion answers for all texts"
     # They came later, and join without another word.
     deployment.vote(given)
