@@ -47,7 +47,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     from finstill.augment.build import augment_corpus
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.files import digest
-    from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
+    from finstill.teacher.checkpoint import Checkpoint, load_body, word_embeddings
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
@@ -55,7 +55,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
         workspace.corpus,
         workspace.tokens,
         load_tokenizer(checkpoint.folder, settings.teacher.max_length),
-        word_embeddings(load_classifier(checkpoint.folder)),
+        word_embeddings(load_body(checkpoint.folder)),
         settings.augmentation,
         workspace.augmented,
     )

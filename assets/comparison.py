@@ -13,7 +13,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
-from assets.evaluation import advice_for, evaluation, rows_to_measure_on
+from assets.evaluation import advice_for, dates_of, evaluation, read_test, rows_to_measure_on
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 )
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """Teacher, students and their label-only baselines on the same test texts: the table, the plots, the report."""
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     from finstill.evaluation.compare import compare
     from finstill.evaluation.mistakes import worst_mistakes
     from finstill.evaluation.report import draw, write_report
     from finstill.serving.package import Package
+    from finstill.training.rows import read_left_out
     from finstill.training.trained import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
@@ -45,17 +45,19 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     for name, why in left_out.items():
         context.log.warning(f"{name} is left out: {why}")
     trained = {name: TrainedStudent.read(workspace.student(name)) for name in students}
-    texts = pq.read_table(workspace.corpus, columns=["text", "label", "split", "date"])
-    test = texts.filter(pc.equal(texts["split"], "test"))
+    texts = pq.read_table(workspace.corpus, columns=["label", "split"])
+    _, test = read_test(profile)
+    unheard = read_left_out(pq.read_schema(workspace.teacher_logits))
     steps = {name: each.steps for name, each in trained.items()}
-    result = compare(students, profile.recipes(), steps, test["date"].to_pylist())
+    result = compare(students, profile.recipes(), steps, dates_of(profile, test))
     plots = draw(result, {name: each.history for name, each in trained.items()}, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
     packages = {name: Package.read(workspace.package(name)) for name in students}
-    mistakes = worst_mistakes(students, packages, profile.recipes(), test["text"].to_pylist())
+    mistakes = worst_mistakes(students, packages, profile.recipes(), test)
     figures = {
         "texts": f"{texts.num_rows:,}",
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
+        **({"left out, without a soft label": f"{unheard:,}"} if unheard else {}),
         **{f"in {each['values']}": f"{each['counts']:,}" for each in texts["split"].value_counts().to_pylist()},
     }
     advice = {name: advice_for(profile, name, student) for name, student in students.items()}

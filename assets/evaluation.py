@@ -40,8 +40,6 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
     from dataclasses import asdict
 
-    import pyarrow.parquet as pq
-
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.classes import by_class
     from finstill.evaluation.evaluate import evaluate_student
@@ -54,15 +52,16 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     )
     from finstill.evaluation.report import draw_decisions
     from finstill.serving.package import Package
-    from finstill.teacher.export import TeacherGraph, read_teachers
+    from finstill.teacher.export import AnyTeacher, TeacherGraph, read_teachers
 
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     validation, test, out_of_domain_rows = rows_to_measure_on(profile)
-    measured_on = pq.read_table(workspace.corpus, columns=["text", "date"], filters=[("split", "=", "test")])
-    texts, dates = measured_on["text"].to_pylist(), measured_on["date"].to_pylist()
+    texts = _texts_of(test)
 
-    def rows_of(reader: TeacherGraph) -> list[list[int]]:
+    def rows_of(reader: AnyTeacher) -> list[list[int]]:
+        if not isinstance(reader, TeacherGraph):
+            return []
         return [each.ids for each in load_tokenizer(reader.folder, reader.max_length).encode_batch(texts)]
 
     result = evaluate_student(
@@ -76,14 +75,16 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         [(each, rows_of(each)) for each in further],
     )
     both = (result.student, result.teacher)
+    speed, times_the_teacher = result.student.speed, result.student.times_faster(result.teacher)
+    assert speed is not None
     metadata: dict[str, Any] = {
         "test_texts": result.student.test_rows,
         "test_texts_labelled": result.student.labelled_rows,
         "agreement": result.student.agreement,
         "kl_to_teacher_nats": result.student.kl_to_teacher,
-        "latency_ms": result.student.speed.latency_ms,
-        "texts_per_second": result.student.speed.texts_per_second,
-        "times_the_teacher": result.student.speed.texts_per_second / result.teacher.speed.texts_per_second,
+        "latency_ms": speed.latency_ms,
+        "texts_per_second": speed.texts_per_second,
+        "times_the_teacher": "an imported teacher is not run" if times_the_teacher is None else times_the_teacher,
         "megabytes": result.student.megabytes,
     }
     if result.student.quality is not None:
@@ -97,6 +98,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
             "confusion": picture("Confusion matrices", confusion_matrices(matrices, settings.task.labels)),
             "reliability": picture("Reliability", reliability_diagram(bins)),
         }
+    dates = dates_of(profile, texts)
     months = {
         each: by_month(result.labels, logits, result.teacher_logits, dates)
         for each, logits in (("teacher", result.teacher_logits), (name, result.logits))
@@ -123,10 +125,13 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
         )
     if (curve := result.deferral_curve()) is not None:
         share = curve.share_for_teacher_quality
-        alone, asked = (each.speed.texts_per_second for each in both)
         metadata |= {
             "deferral_share_for_teacher_quality": share,
-            "times_the_teacher_at_that_share": 1 / (asked / alone + share),
+            **(
+                {}
+                if times_the_teacher is None
+                else {"times_the_teacher_at_that_share": 1 / (1 / times_the_teacher + share)}
+            ),
             "deferral": picture("Asking", quality_against_share_asked({name: (curve.shares, curve.macro_f1)})),
         }
     if result.student.decision is not None:
@@ -237,7 +242,20 @@ def _rows_of(profile: ProfileResource, tables: "Workspace") -> "dict[str, Traini
 
 def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
     """Return the rows of the test split, with the teacher's logits, and their texts."""
+    test = _rows_of(profile, profile.workspace)["test"]
+    return test, _texts_of(test)
+
+
+def dates_of(profile: ProfileResource, texts: list[str]) -> "list[str | None]":
+    """Return the date of each of some test texts, None where it has none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    texts = pq.read_table(profile.workspace.corpus, columns=["text"], filters=[("split", "=", "test")])
-    return _rows_of(profile, profile.workspace)["test"], texts["text"].to_pylist()
+    test = pq.read_table(profile.workspace.corpus, columns=["text", "date"], filters=[("split", "=", "test")])
+    return test["date"].take(pc.index_in(pa.array(texts, pa.string()), test["text"].combine_chunks())).to_pylist()
+
+
+def _texts_of(rows: "TrainingRows") -> list[str]:
+    assert rows.texts is not None
+    return rows.texts.to_pylist()

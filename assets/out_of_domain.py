@@ -35,7 +35,7 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.corpus.tokens import tokenize_corpus
     from finstill.files import digest
-    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.export import read_teachers
 
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.out_of_domain, workspace.out_of_domain
@@ -47,7 +47,8 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     )
     write_corpus(texts, made.corpus)
     write_bad_rows(report.set_aside, made.bad_rows)
-    tokenizer = load_tokenizer(workspace.teacher_onnx, TeacherGraph.read(workspace.teacher_onnx).max_length)
+    teacher, *_ = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    tokenizer = load_tokenizer(teacher.folder, teacher.max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)
     labelling, _ = label_tables(profile, {made.tokens: made.corpus}, made.teacher_logits)
     counts = Counter(texts["label"].to_pylist())

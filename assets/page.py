@@ -23,25 +23,25 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
 
     Belongs to no job: onnxruntime-web comes from npm, which the rest needs not.
     """
+    from itertools import islice
     from pathlib import Path
-
-    import pyarrow.parquet as pq
 
     from finstill.serving.package import Package
     from finstill.serving.page.build import Sample, write_page
     from finstill.serving.page.onnxruntime_web import onnxruntime_web
-    from finstill.training.rows import training_rows
+    from finstill.training.rows import NO_LABEL, training_rows
 
     settings, workspace = profile.profile(), profile.workspace
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)[
         "test"
     ].whole_texts()
-    test = pq.read_table(workspace.corpus, columns=["text", "label"], filters=[("split", "=", "test")]).to_pylist()
     assert rows.teacher_logits is not None
+    assert rows.texts is not None
     labels = settings.task.labels
+    test = zip(rows.texts.to_pylist(), rows.labels.tolist(), rows.teacher_logits, strict=True)
     samples = [
-        Sample(row["text"], row["label"], labels[int(logits.argmax())])
-        for row, logits in zip(test[:SAMPLES], rows.teacher_logits, strict=False)
+        Sample(text, None if label == NO_LABEL else labels[label], labels[int(logits.argmax())])
+        for text, label, logits in islice(test, SAMPLES)
     ]
     runtime = onnxruntime_web(Path(profile.home).resolve())
     path = write_page(Package.read(workspace.champion / "current"), samples, runtime, workspace.comparison / "try")

@@ -46,7 +46,7 @@ class ProfileResource(ConfigurableResource):
         """Return a digest of all that students are made from, without reading a text or a weight.
 
         Raises:
-            InputError: a source does not exist.
+            InputError: a source does not exist, or an imported teacher.
             UnreachableError: the hub does not answer.
         """
         import finstill
@@ -55,9 +55,19 @@ class ProfileResource(ConfigurableResource):
 
         settings = self.profile()
         sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
-        teachers = [Path(settings.teacher.checkpoint), *(Path(each.checkpoint) for each in settings.teacher.ensemble)]
-        folders = [files_state(folder.rglob("*")) for folder in teachers if folder.is_dir()]
-        return digest(finstill.__version__, Path(self.path), settings.recipes, *map(source_state, sources), *folders)
+        members = settings.teacher.ensemble
+        checkpoints = [settings.teacher.starting_checkpoint, *(each.checkpoint for each in members if each.checkpoint)]
+        folders = [files_state(folder.rglob("*")) for folder in map(Path, checkpoints) if folder.is_dir()]
+        states = [*map(source_state, sources), *folders, *self._imported_rows()]
+        return digest(finstill.__version__, Path(self.path), settings.recipes, *states)
+
+    def _imported_rows(self) -> list[str]:
+        """Return fingerprint and number of rows of each imported teacher: more rows may have come."""
+        from finstill.cache.imported import find_imported
+
+        teacher = self.profile().teacher
+        caches = [find_imported(self.cache, each.imported) for each in (teacher, *teacher.ensemble) if each.imported]
+        return [f"{cache.fingerprint} {cache.query(lambda cached: cached.count_rows())}" for cache in caches]
 
     @property
     def workspace(self) -> Workspace:

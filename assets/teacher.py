@@ -28,6 +28,8 @@ MAPPING_TEXTS = 256
 
 NO_REVISION = "a folder has none"
 
+NO_GRAPH = "The teacher was imported: it has no graph."
+
 TOKENS_COLUMNS = TableSchema(
     [
         TableColumn("key", "binary(16)", "the text's key, or the window's"),
@@ -57,10 +59,14 @@ TOKENS_LINEAGE = TableColumnLineage(
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
+    from tokenizers import Tokenizer
 
     from finstill.config.workspace import Workspace
-    from finstill.teacher.export import TeacherGraph
+    from finstill.teacher.export import AnyTeacher, TeacherGraph
+    from finstill.teacher.imported import ImportedTeacher
 
 
 @asset(group_name="teacher", kinds={"huggingface"}, owners=OWNERS, code_version="1")
@@ -68,13 +74,14 @@ if TYPE_CHECKING:
 def teacher_source(profile: ProfileResource) -> MaterializeResult:
     """The files that the profile's teacher is made from: a folder's, or those of the hub's model at one commit.
 
+    An imported teacher is made from none: these are then the files of the tokenizer and of the first word vectors.
     Every later stage reads the files that were found here, so none mixes two revisions when the hub's `main` moves.
     """
     from finstill.files import digest
     from finstill.teacher.checkpoint import needed_files, record_source
 
     teacher = profile.profile().teacher
-    checkpoint = record_source(teacher.checkpoint, teacher.revision, profile.workspace.teacher_source)
+    checkpoint = record_source(teacher.starting_checkpoint, teacher.revision, profile.workspace.teacher_source)
     files = [checkpoint.folder / name for name in needed_files([each.name for each in checkpoint.folder.iterdir()])]
     return MaterializeResult(
         metadata={
@@ -117,7 +124,7 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
 
     teacher, workspace = profile.profile().teacher, profile.workspace
     # Fine-tuning leaves the tokenizer as it is, so the checkpoint it starts from has the teacher's own.
-    checkpoint = recorded_source(teacher.checkpoint, teacher.revision, workspace.teacher_source)
+    checkpoint = recorded_source(teacher.starting_checkpoint, teacher.revision, workspace.teacher_source)
     tokenizer = load_tokenizer(checkpoint.folder, teacher.max_length)
     report = tokenize_corpus(workspace.corpus, tokenizer, workspace.tokens, teacher.long)
     return MaterializeResult(
@@ -156,7 +163,10 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
 )
 @retries_where_it_can_help
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
-    """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows."""
+    """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows.
+
+    Of an imported teacher, the encoder that students start from.
+    """
     from finstill.corpus.provenance import require_tokens_of
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest
@@ -171,7 +181,8 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
-    checkpoint = recorded_source(settings.teacher.checkpoint, settings.teacher.revision, workspace.teacher_source)
+    teacher = settings.teacher
+    checkpoint = recorded_source(teacher.starting_checkpoint, teacher.revision, workspace.teacher_source)
     metadata: dict[str, Any] = {"source": checkpoint.source, "revision": checkpoint.revision or NO_REVISION}
     if settings.teacher.fine_tune is not None:
         require_tokens_of(workspace.tokens, checkpoint.folder, settings.teacher.max_length, "Materialize tokens again")
@@ -192,17 +203,19 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
             "validation_macro_f1": tuned.macro_f1,
             "training": picture("Training of the teacher", training_curves(tuned.history, "teacher")),
         }
-    model = load_classifier(checkpoint.folder)
+    classes: tuple[str, ...] = ()
+    if teacher.imported is None:
+        model = load_classifier(checkpoint.folder)
+        classes = class_names(model)
+        metadata |= {"classes": ", ".join(classes), "parameters": model.num_parameters()}
     checkpoint.write(workspace.teacher_checkpoint)
     return MaterializeResult(
         metadata={
             **metadata,
-            "classes": ", ".join(class_names(model)),
-            "parameters": model.num_parameters(),
             "trained_on": ", ".join(settings.teacher.trained_on) or "not declared",
             "folder": str(checkpoint.folder),
         },
-        data_version=DataVersion(digest(*weight_files(checkpoint.folder), *class_names(model))),
+        data_version=DataVersion(digest(*weight_files(checkpoint.folder), *classes)),
     )
 
 
@@ -210,8 +223,10 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
 def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     """The teacher as an ONNX graph, with the fingerprint that every logit of it is kept under.
 
-    A check proves it equal to the checkpoint on texts of the corpus before anything is labelled.
+    A check proves it equal to the checkpoint on texts of the corpus before anything is labelled. An imported teacher
+    has no graph, and the fingerprint that its rows have in the cache.
     """
+    from finstill.corpus.tokenizer import read_tokenizer
     from finstill.inference.parity import PARITY_TEXTS
     from finstill.teacher.checkpoint import Checkpoint
     from finstill.teacher.classes import require_matching_classes
@@ -219,6 +234,17 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
+    if settings.teacher.imported is not None:
+        tokenizer = read_tokenizer(checkpoint.folder)
+        imported = _imported_teacher(profile, settings.teacher.imported, workspace.teacher_onnx, tokenizer)
+        return MaterializeResult(
+            metadata={
+                "imported": imported.source,
+                "fingerprint": imported.fingerprint,
+                "classes": ", ".join(imported.labels),
+            },
+            data_version=DataVersion(imported.fingerprint),
+        )
     teacher = export_teacher(
         checkpoint.folder,
         workspace.teacher_onnx,
@@ -246,6 +272,20 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         },
         data_version=DataVersion(teacher.fingerprint),
     )
+
+
+def _imported_teacher(
+    profile: ProfileResource, name: str, folder: Path, tokenizer: Tokenizer | None = None
+) -> ImportedTeacher:
+    """Write down which imported teacher the profile names, its classes matched to the task's labels."""
+    from finstill.cache.imported import find_imported
+    from finstill.config.task import class_groups
+    from finstill.teacher.imported import describe_imported
+
+    settings, cache = profile.profile(), find_imported(profile.cache, name)
+    class_groups(settings.task, cache.labels)
+    length, trained_on = settings.teacher.max_length, settings.teacher.trained_on
+    return describe_imported(cache, name, folder, max_length=length, trained_on=trained_on, tokenizer=tokenizer)
 
 
 def _some_rows(workspace: Workspace, count: int) -> list[list[int]]:
@@ -277,7 +317,7 @@ def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[
 def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     """The further teachers of an ensemble as ONNX graphs, each proved equal to its checkpoint on texts of the corpus.
 
-    Where the profile names none, there is nothing to make.
+    Of an imported one there is the fingerprint alone. Where the profile names none, there is nothing to make.
     """
     import pyarrow.parquet as pq
 
@@ -290,14 +330,18 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
 
     settings, workspace = profile.profile(), profile.workspace
     texts = pq.read_table(workspace.corpus, columns=["text"])[:PARITY_TEXTS]["text"].to_pylist()
-    teachers = []
+    teachers: list[AnyTeacher] = []
     for number, member in enumerate(settings.teacher.ensemble, start=1):
-        checkpoint = resolve_checkpoint(member.checkpoint, member.revision)
+        folder = workspace.teacher_ensemble / str(number)
+        if member.imported is not None:
+            teachers.append(_imported_teacher(profile, member.imported, folder))
+            continue
+        checkpoint = resolve_checkpoint(member.name, member.revision)
         tokenizer = load_tokenizer(checkpoint.folder, settings.teacher.max_length)
         rows = [each.ids for each in tokenizer.encode_batch(texts)]
         teacher = export_teacher(
             checkpoint.folder,
-            workspace.teacher_ensemble / str(number),
+            folder,
             max_length=settings.teacher.max_length,
             source=checkpoint.source,
             revision=checkpoint.revision,
@@ -340,6 +384,8 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     from finstill.teacher.export import TeacherGraph, prove_teacher
 
     workspace, settings = profile.workspace, profile.profile().teacher
+    if settings.imported is not None:
+        return AssetCheckResult(passed=True, description=NO_GRAPH)
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
     teacher, model = TeacherGraph.read(workspace.teacher_onnx), load_classifier(checkpoint.folder)
     rows = _some_rows(workspace, PARITY_TEXTS)
@@ -364,6 +410,8 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     from finstill.training.rows import training_rows
 
     settings, workspace = profile.profile(), profile.workspace
+    if settings.teacher.imported is not None:
+        return AssetCheckResult(passed=True, description=NO_GRAPH)
     teacher = TeacherGraph.read(workspace.teacher_onnx)
     if teacher.chosen is not None:
         description = f"{teacher.precision} was chosen: {teacher.chosen}."

@@ -97,10 +97,10 @@ def ls(given: argparse.Namespace) -> None:
     table = Table("teacher", "source", "labels", "rows", "parts", "MiB", "last written")
     for fingerprint in teachers(given.root):
         cache = SoftLabelCache.open(given.root, fingerprint)
-        summary = summarise(cache)
+        summary, about = summarise(cache), cache.description().get("about", {})
         table.add_row(
             fingerprint[:12],
-            cache.description().get("about", {}).get("source", ""),
+            about.get("source") or about.get("imported", ""),
             ", ".join(summary.labels),
             f"{summary.rows:,}",
             f"{summary.parts:,}",
@@ -170,7 +170,9 @@ def prune(given: argparse.Namespace) -> int:
 
     cache = _open(given)
     rows = upkeep.summarise(cache).rows
-    question = f"Remove {rows:,} rows in {cache.where}? The teacher must label them again"
+    imported = "imported" in cache.description().get("about", {})
+    again = "They must be imported again" if imported else "The teacher must label them again"
+    question = f"Remove {rows:,} rows in {cache.where}? {again}"
     if not given.yes and not _confirmed(question):
         print("Aborted.", file=sys.stderr)
         return 1
@@ -180,10 +182,45 @@ def prune(given: argparse.Namespace) -> int:
 
 
 def export(given: argparse.Namespace) -> None:
-    """Write one teacher's rows to a file, each text once: key in hexadecimal and a column for each label."""
+    """Write one teacher's rows to a file, each text once: key in hexadecimal and a column of logits for each label.
+
+    `finstill cache import --key key --values logits` reads it back.
+    """
     from finstill.cache import upkeep
 
     print(f"{upkeep.export(_open(given), given.path):,} rows written to {given.path}")
+
+
+def import_(given: argparse.Namespace) -> None:
+    """Take soft labels that were made elsewhere into the cache, as those of a teacher that a profile can name.
+
+    The table has a row a text and a column a class, named after it. Every row is checked before anything is written.
+    """
+    from finstill.cache.imported import Declaration, import_soft_labels
+    from finstill.cache.soft_labels import read_soft_labels
+    from finstill.corpus.readers import Form
+    from finstill.files import digest
+
+    if given.settings is not None and not given.settings.is_file():
+        raise InputError("there is no such file", where=given.settings)
+    declared = Declaration(
+        given.teacher,
+        given.classes,
+        "" if given.settings is None else digest(given.settings),
+        "" if given.floor is None else f"{given.floor:g}",
+    )
+    form = Form(given.encoding, given.delimiter, given.columns, settings="--")
+    table = read_soft_labels(
+        given.table, given.classes, given.values, form, text=given.text, key=given.key, floor=given.floor
+    )
+    report = import_soft_labels(given.root, declared, table)
+    print(
+        f"{report.rows:,} rows read: {report.written:,} texts are new, {report.known:,} were in the cache and "
+        f"{report.repeated:,} rows repeat another"
+    )
+    if table.covered is not None:
+        print(f"the classes have {table.covered:.1%} of the probability on average")
+    print(f"teacher {given.teacher}: fingerprint {report.fingerprint}")
 
 
 def _matching(given: argparse.Namespace) -> list[str]:
@@ -226,6 +263,19 @@ def _character(value: str) -> str:
     if len(value) != 1:
         raise argparse.ArgumentTypeError(f"one character was expected, not '{value}'")
     return value
+
+
+def _names(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"different names with commas between them were expected, not '{value}'")
+    return names
+
+
+def _classes(value: str) -> tuple[str, ...]:
+    if len(names := _names(value)) < 2:
+        raise argparse.ArgumentTypeError(f"two classes at least were expected, not '{value}'")
+    return names
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -324,6 +374,28 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, compact, several)
     _add(commands, prune, one).add_argument("--yes", action="store_true", help="Do not ask.")
     _add(commands, export, one).add_argument("path", type=Path, help="The file to write: .parquet or .csv.")
+    command = _add(commands, import_, root)
+    command.add_argument("table", type=Path, help="A .parquet, .jsonl, .json, .csv or .tsv file.")
+    command.add_argument(
+        "--teacher", required=True, metavar="NAME", help="The teacher's name, with its version: votes@2026-11."
+    )
+    command.add_argument(
+        "--classes", required=True, type=_classes, metavar="NAME,NAME", help="The classes, and so their columns."
+    )
+    command.add_argument(
+        "--values", required=True, choices=["probabilities", "log-probabilities", "logits"], help="What they hold."
+    )
+    command.add_argument("--text", default="text", metavar="COLUMN", help="The column with the text (text).")
+    command.add_argument("--key", metavar="COLUMN", help="The column with the text's key, for a table without texts.")
+    command.add_argument(
+        "--floor", type=float, metavar="PROBABILITY", help="Of a class that a row leaves out or gives 0; no default."
+    )
+    command.add_argument("--settings", type=Path, metavar="FILE", help="What the teacher was asked with, as a prompt.")
+    command.add_argument("--encoding", help="Of a text file (UTF-8), as windows-1252.")
+    command.add_argument(
+        "--delimiter", metavar="CHARACTER", type=_character, help="Between columns (a comma; a tab in .tsv)."
+    )
+    command.add_argument("--columns", metavar="NAME,NAME", type=_names, help="Of a file without a header.")
     return parser
 
 
@@ -343,9 +415,9 @@ def _add(
     run: Callable[[argparse.Namespace], int | None],
     *parents: argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
-    """Add the command that `run` runs, with its name; its docstring is the help."""
+    """Add the command that `run` runs, with its name, a keyword's underscore left out; its docstring is the help."""
     about = run.__doc__ or ""
     summary = about.partition("\n\n")[0]
-    command = commands.add_parser(run.__name__, help=summary, description=about, parents=parents)
+    command = commands.add_parser(run.__name__.rstrip("_"), help=summary, description=about, parents=parents)
     command.set_defaults(run=run)
     return command

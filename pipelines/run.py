@@ -118,6 +118,8 @@ def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecution
     logits = _metadata(label, "teacher_logits")
     reached, rows = logits["rows_reached_by_the_teacher"], logits["texts"]
     console.print(f"Texts that reached the teacher: {reached:,} of {rows:,}; the others were in the cache.")
+    if left_out := logits.get("texts_left_out"):
+        console.print(f"Texts left out, since an imported teacher has no row of them: {left_out:,}.")
     console.print(f"\nReport: {comparison / REPORT_FILE}", soft_wrap=True)
     command = f"make dev PROFILE={os.path.relpath(profile)}" if profile.stem != "embedded" else "make dev"
     console.print(f"In the Dagster UI: {command}, then http://127.0.0.1:3000/runs/{decide.run_id}", soft_wrap=True)

@@ -30,7 +30,8 @@ def write_average_logits(tables: Sequence[Path], task: Task, path: Path) -> None
     A mean of log-probabilities is the logarithmic opinion pool (Hinton 2002, "Training Products of Experts by
     Minimizing Contrastive Divergence", compares it with the mean of probabilities).
 
-    The table says that the texts were read as the first teacher reads them, and names every teacher.
+    The table says that the texts were read as the first teacher reads them, names every teacher, and says like theirs
+    how many texts were left out.
 
     Args:
         tables: Parquet files as `write_logits` makes them, of the same texts in the same order.
@@ -40,11 +41,12 @@ def write_average_logits(tables: Sequence[Path], task: Task, path: Path) -> None
         ValueError: the tables are not of the same texts.
     """
     first, *further = map(TableProvenance.read, tables)
+    left_out = pq.read_schema(tables[0]).metadata.get(b"left_out", b"0")
     teachers = itertools.chain(first.teachers, *(each.teachers for each in further))
     schema = replace(first, teachers=tuple(teachers)).of_schema(
         pa.schema(
             [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", pa.list_(pa.float32(), len(task.labels)))],
-            metadata={"labels": "\n".join(task.labels)},
+            metadata={"labels": "\n".join(task.labels), "left_out": left_out},
         )
     )
     with ExitStack() as stack:

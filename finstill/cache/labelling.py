@@ -101,7 +101,7 @@ def label_chunk(
     return pa.table({**columns, "n_tokens": chunk["n_tokens"], "truncated": chunk["truncated"]})
 
 
-def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path) -> None:
+def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path, left_out: int = 0) -> None:
     """Write a row of logits for each distinct key of token tables, in their order, to the Parquet file `path`.
 
     The table says how the texts were read, as `tokens` do, and by which teacher. Memory holds the keys (some 100 bytes
@@ -109,6 +109,8 @@ def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path) -> N
 
     Args:
         tokens: Parquet files with the columns of `finstill.corpus.tokens.TOKENS_SCHEMA`, read alike.
+        left_out: texts of the corpus that `tokens` lacks because an imported teacher has no row of them; the table says
+            so.
 
     Raises:
         InputError: a table does not say how its texts were read, or they were not read alike.
@@ -126,7 +128,7 @@ def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path) -> N
     schema = replace(read, teachers=(cache.fingerprint,)).of_schema(
         pa.schema(
             [pa.field("key", pa.binary(KEY_BYTES)), pa.field("logits", cache.schema.field("logits").type)],
-            metadata={"labels": "\n".join(cache.labels)},
+            metadata={"labels": "\n".join(cache.labels), "left_out": str(left_out)},
         )
     )
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema) as writer:

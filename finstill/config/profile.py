@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -149,15 +149,35 @@ class FineTuning(_Section):
 class Member(_Section):
     """A further teacher of an ensemble: see `Teacher` for what each setting means."""
 
-    checkpoint: str
+    checkpoint: str | None = None
+    imported: str | None = None
     revision: str = "main"
 
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.checkpoint is None) == (self.imported is None):
+            raise ValueError(
+                "give exactly one of 'checkpoint' (a folder or a Hugging Face model) and 'imported' (a name that "
+                "`finstill cache import` was given)"
+            )
+        return self
 
-class Teacher(_Section):
-    """The classifier that is distilled.
+    @property
+    def name(self) -> str:
+        """The checkpoint as the profile names it, or the imported teacher's name."""
+        return self.checkpoint or self.imported or ""
+
+
+class Teacher(Member):
+    """Who is distilled: a classifier, or soft labels that were made elsewhere.
 
     Attributes:
         checkpoint: a folder, a Hugging Face model name, or `embedded` for the encoder that Finstill installs.
+        imported: the name under which soft labels were imported into the cache.
+        tokenizer: of an imported teacher, the checkpoint whose tokenizer reads the texts and whose word vectors
+            students start from.
+        missing: a text that an imported teacher has no row of stops the run, or is left out of training and
+            evaluation.
         revision: branch, tag or commit of a hub checkpoint; the commit it resolves to is recorded.
         fine_tune: present where the checkpoint is an encoder to fine-tune on this corpus first.
         max_length: tokens that are read at once, special tokens included.
@@ -172,8 +192,8 @@ class Teacher(_Section):
         licence: as the hub names it (`apache-2.0`); the model card of each student says it.
     """
 
-    checkpoint: str
-    revision: str = "main"
+    tokenizer: str = EMBEDDED
+    missing: Literal["stop", "leave_out"] = "stop"
     fine_tune: FineTuning | None = None
     max_length: int = Field(128, ge=8, le=512)
     long: Literal["cut", "windows"] = "cut"
@@ -190,6 +210,27 @@ class Teacher(_Section):
         if isinstance(values, dict) and values.get("execution_provider", CPU_PROVIDER) != CPU_PROVIDER:
             return {"token_budget": GPU_TOKEN_BUDGET, **values}
         return values
+
+    @model_validator(mode="after")
+    def _nothing_to_run(self) -> Teacher:
+        """An imported teacher has no weights, and answers for whole texts."""
+        if self.imported is None and "tokenizer" in self.model_fields_set:
+            raise ValueError("'tokenizer' is for an imported teacher: a checkpoint has its own")
+        if self.imported is not None and (self.fine_tune is not None or self.precision != "float32"):
+            raise ValueError("'fine_tune' and 'precision' are for a checkpoint, and 'imported' names none")
+        if self.has_imported and self.long == "windows":
+            raise ValueError("'long: windows' asks a teacher about parts of a text, and an imported one has answered")
+        return self
+
+    @property
+    def has_imported(self) -> bool:
+        """Whether it, or a teacher of its ensemble, was imported."""
+        return any(each.imported is not None for each in (self, *self.ensemble))
+
+    @property
+    def starting_checkpoint(self) -> str:
+        """The checkpoint whose tokenizer reads the texts and whose word vectors students start from."""
+        return self.checkpoint or self.tokenizer
 
     @model_validator(mode="after")
     def _halves_on_a_gpu(self) -> Teacher:
@@ -352,5 +393,6 @@ def _absolute(source: CorpusSource, base: Path) -> CorpusSource:
 
 def _beside(teacher: AnyTeacher, base: Path) -> AnyTeacher:
     # 'ProsusAI/finbert' looks like a path too: it is one where a folder of that name stands beside the profile.
-    folder = base / teacher.checkpoint
-    return teacher.model_copy(update={"checkpoint": str(folder)}) if folder.is_dir() else teacher
+    named = {setting: getattr(teacher, setting, None) for setting in ("checkpoint", "tokenizer")}
+    folders = {setting: base / name for setting, name in named.items() if name is not None}
+    return teacher.model_copy(update={name: str(folder) for name, folder in folders.items() if folder.is_dir()})

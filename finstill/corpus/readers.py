@@ -442,7 +442,7 @@ def missing_column(column: str, present: Sequence[str], where: str, form: Form) 
     told = [str(name)[:QUOTED_CHARACTERS] for name in present]
     longest = max((len(str(name)) for name in present), default=0)
     if form.settings == "--":
-        remedy = "Give --text the column with the text"
+        remedy = "Give --text the column with the text, and other columns by their names in the file"
     else:
         remedy = f"Set the column names under `{form.settings.rstrip('.')}` in the profile"
     if longest > QUOTED_CHARACTERS // 2 and form.columns is None:

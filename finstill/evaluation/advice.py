@@ -53,15 +53,17 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
     found: list[str] = []
     taught = teacher.quality["macro_f1"] if teacher.quality else None
     if taught is not None and taught < GOOD_TEACHER:
-        found.append(
-            f"The teacher itself has a macro-F1 of {taught:.3f}, and a student seldom passes it: fine-tune it "
-            "(teacher.fine_tune), for more epochs, or on more labels."
+        better = (
+            "fine-tune it (teacher.fine_tune), for more epochs, or on more labels."
+            if teacher.speed
+            else "import better answers, of another prompt, model or more people."
         )
+        found.append(f"The teacher itself has a macro-F1 of {taught:.3f}, and a student seldom passes it: {better}")
     if learned.rows < (1 + SOFT_ROWS_PER_LABEL) * learned.labelled:
         found.append(
             f"It learned from {learned.rows:,} texts, {learned.labelled:,} of them labelled, and agrees with the "
             f"teacher on {student.agreement:.1%}: give it more text to hear the teacher on. Leave rows without a label "
-            "in the corpus, or set augmentation.variants_per_text."
+            + ("in the corpus, or set augmentation.variants_per_text." if teacher.speed else "in the corpus.")
         )
     losses = [epoch["validation_loss"] for epoch in learned.history if "validation_loss" in epoch]
     if losses and losses[-1] > OVERFITTING * min(losses):

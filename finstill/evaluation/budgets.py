@@ -16,7 +16,7 @@ def breaches(evaluation: StudentEvaluation, budgets: Budgets) -> list[str]:
         found.append("a logit is not finite")
     at_most = {
         "megabytes": student.megabytes,
-        "latency_ms": student.speed.latency_ms,
+        "latency_ms": student.speed and student.speed.latency_ms,
         "kl_to_teacher": student.kl_to_teacher,
         "calibration_error": (student.quality or {}).get("calibration_error"),
     }

@@ -79,9 +79,9 @@ class Comparison:
             **_decision_figures(evaluation.decision),
             "parameters": evaluation.parameters,
             "megabytes": evaluation.megabytes,
-            "latency_ms": evaluation.speed.latency_ms,
-            "texts_per_second": evaluation.speed.texts_per_second,
-            "times_faster": evaluation.speed.texts_per_second / teacher.speed.texts_per_second,
+            "latency_ms": evaluation.speed and evaluation.speed.latency_ms,
+            "texts_per_second": evaluation.speed and evaluation.speed.texts_per_second,
+            "times_faster": evaluation.times_faster(teacher),
         }
 
 

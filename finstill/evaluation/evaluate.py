@@ -19,7 +19,7 @@ from finstill.files import digest, read_json, standing_folder, whole_folder, wri
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
-from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
+from finstill.teacher.export import AnyTeacher, TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
 
 EVALUATION_FILE = "evaluation.json"
@@ -60,9 +60,9 @@ class Evaluation:
         quality: `finstill.metrics.quality` over the labelled rows, None where there are none.
         agreement: share of test rows with the teacher's class.
         kl_to_teacher: mean Kullback-Leibler divergence from the teacher, nats.
-        parameters: number of weights.
-        megabytes: of the ONNX graph, 10^6 bytes.
-        speed: one thread.
+        parameters: number of weights; None of an imported teacher, which nobody here can run.
+        megabytes: of the ONNX graph, 10^6 bytes; None as above.
+        speed: one thread; None as above.
         validation_score: macro-F1 on the labelled validation rows, where the task decides about a label the value at
             its operating point, agreement where no row is labelled. Students are chosen by it, so that no choice was
             made on the test rows.
@@ -78,9 +78,9 @@ class Evaluation:
     quality: dict[str, Any] | None
     agreement: float
     kl_to_teacher: float
-    parameters: int
-    megabytes: float
-    speed: Speed
+    parameters: int | None
+    megabytes: float | None
+    speed: Speed | None
     validation_score: float
     out_of_domain: OutOfDomain | None = None
     decision: DecisionQuality | None = None
@@ -88,8 +88,14 @@ class Evaluation:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
         out_of_domain = OutOfDomain.from_dict(values["out_of_domain"]) if values.get("out_of_domain") else None
-        speed = Speed(**values["speed"])
+        speed = Speed(**values["speed"]) if values["speed"] else None
         return cls(**{**values, "speed": speed, "out_of_domain": out_of_domain, "decision": _decision(values)})
+
+    def times_faster(self, teacher: Evaluation) -> float | None:
+        """Return how many texts this one reads while `teacher` reads one; None where one of them cannot be timed."""
+        if self.speed is None or teacher.speed is None:
+            return None
+        return self.speed.texts_per_second / teacher.speed.texts_per_second
 
 
 def _decision(values: dict[str, Any]) -> DecisionQuality | None:
@@ -196,15 +202,17 @@ def evaluation_inputs(
 
 def evaluate_student(
     package: Package,
-    teacher: TeacherGraph,
+    teacher: AnyTeacher,
     validation: TrainingRows,
     test: TrainingRows,
     teacher_token_budget: int,
     folder: Path,
     out_of_domain: tuple[str, TrainingRows] | None = None,
-    further: Sequence[tuple[TeacherGraph, Sequence[Sequence[int]]]] = (),
+    further: Sequence[tuple[AnyTeacher, Sequence[Sequence[int]]]] = (),
 ) -> StudentEvaluation:
     """Measure a packaged student and its teacher on the test split and write the evaluation to `folder`.
+
+    Where the teacher, or one of an ensemble, was imported, the teacher has neither size nor speed.
 
     Quality comes from the package's graph that serves, run as a user runs it, and not from the checkpoint.
 
@@ -239,16 +247,17 @@ def evaluate_student(
     texts = test.whole_texts()
     assert texts.teacher_logits is not None
     readers = [(teacher, test.input_ids), *further]
+    graphs = [(each, rows) for each, rows in readers if isinstance(each, TeacherGraph)]
     contenders = [
         Contender(one_thread, STUDENT_TOKEN_BUDGET, own_test.input_ids[:SPEED_SAMPLE]),
         *(
             Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows[:SPEED_SAMPLE])
-            for each, rows in readers
+            for each, rows in graphs
         ),
     ]
     speed, *teacher_speeds = compare_speed(contenders)
-    teachers = [each for each, _ in readers]
-    teacher_speed = one_after_the_other(teacher_speeds)
+    all_here = len(graphs) == len(readers)
+    teacher_speed = one_after_the_other(teacher_speeds) if all_here else None
     validation_texts = validation.whole_texts()
     assert validation_texts.teacher_logits is not None
     by_student = _Decider(package.decision, package.temperature)
@@ -267,7 +276,7 @@ def evaluate_student(
     teacher_evaluation = _evaluation(
         "teacher",
         fingerprint,
-        teachers,
+        [each for each, _ in graphs] if all_here else [],
         texts.teacher_logits,
         teacher_speed,
         _score(validation_texts.teacher_logits, validation_texts, by_teacher),
@@ -348,13 +357,17 @@ def _evaluation(
     digest: str,
     subjects: Sequence[Package | TeacherGraph],
     logits: np.ndarray,
-    speed: Speed,
+    speed: Speed | None,
     validation_score: float,
     names: tuple[str, ...],
     test: TrainingRows,
     decider: _Decider,
 ) -> Evaluation:
-    """Return the measures of one classifier; a row of `test` and of `logits` is a text."""
+    """Return the measures of one classifier; a row of `test` and of `logits` is a text.
+
+    Args:
+        subjects: what it is run as; empty where that is not known.
+    """
     assert test.teacher_logits is not None
     labelled = test.labels != NO_LABEL
     return Evaluation(
@@ -365,8 +378,8 @@ def _evaluation(
         quality=quality(test.labels[labelled], logits[labelled], names) if labelled.any() else None,
         agreement=agreement(logits, test.teacher_logits),
         kl_to_teacher=kl_to_teacher(logits, test.teacher_logits),
-        parameters=sum(subject.parameters for subject in subjects),
-        megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6,
+        parameters=sum(subject.parameters for subject in subjects) or None,
+        megabytes=sum(subject.graph.stat().st_size for subject in subjects) / 1e6 or None,
         speed=speed,
         validation_score=validation_score,
         decision=decider.quality(test.labels, logits),

@@ -33,6 +33,8 @@ from finstill.training.rows import NO_LABEL
 REPORT_FILE = "report.html"
 TABLE_FILE = "comparison.json"
 
+NO_RACE = "The teacher was imported, or one of several was: it has no size, and no speed to compare the students' with."
+
 
 def draw(
     comparison: Comparison, histories: Mapping[str, list[dict[str, float]]], labels: tuple[str, ...]
@@ -45,7 +47,8 @@ def draw(
     """
     measured = {e.name: e.quality for e in comparison.evaluations if e.quality is not None}
     measure = "macro_f1" if measured else "agreement"
-    points = {row["name"]: (row["texts_per_second"], row[measure]) for row in comparison.table()}
+    timed = [row for row in comparison.table() if row["texts_per_second"] is not None]
+    points = {row["name"]: (row["texts_per_second"], row[measure]) for row in timed}
     plots = {"Quality against speed": quality_against_speed(points, measure.replace("_f1", "-F1"))}
     if measured:
         plots["Confusion matrices"] = confusion_matrices({n: q["confusion"] for n, q in measured.items()}, labels)
@@ -124,6 +127,7 @@ def write_report(
         profile=profile,
         profile_yaml=_yaml(profile.model_dump(mode="json")),
         corpus=corpus,
+        no_race=NO_RACE if teacher.speed is None else "",
         advice={name: sentences for name, sentences in advice.items() if sentences},
     )
     with whole_folder(folder) as unfinished:
@@ -135,6 +139,8 @@ def write_report(
             for where, is_contaminated in contaminated.items()
             if is_contaminated
         ]
+        if teacher.speed is None:
+            notes.append(NO_RACE)
         outcome = {
             "table": comparison.table(),
             "leaderboard": comparison.leaderboard,

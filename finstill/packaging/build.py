@@ -27,7 +27,7 @@ from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8
 from finstill.serving.package import PACKAGE_FILE, STUDENT_TOKEN_BUDGET, Package
 from finstill.students.registry import load_student
-from finstill.teacher.export import TeacherGraph, ensemble_fingerprint
+from finstill.teacher.export import AnyTeacher, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
 
 
@@ -45,7 +45,7 @@ def build_package(
     name: str,
     recipe: dict[str, Any],
     task: Task,
-    teachers: Sequence[TeacherGraph],
+    teachers: Sequence[AnyTeacher],
     provenance: Provenance,
     rows: Mapping[str, TrainingRows],
     folder: Path,

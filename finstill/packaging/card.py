@@ -12,7 +12,7 @@ from finstill.config.profile import EMBEDDED, CorpusSource, Profile
 from finstill.config.recipe import dotted_settings
 from finstill.evaluation.decisions import LEVEL
 from finstill.serving.package import Package
-from finstill.teacher.export import TeacherGraph
+from finstill.teacher.export import AnyTeacher, TeacherGraph
 
 CARD_FILE = "README.md"
 """Where the hub looks for a card."""
@@ -45,7 +45,7 @@ class Provenance:
         return cls(_corpus_name(corpus), corpus_digest, corpus.hub is not None, corpus.licence, teacher.licence, rows)
 
 
-def model_card(package: Package, teachers: Sequence[TeacherGraph], provenance: Provenance) -> ModelCard:
+def model_card(package: Package, teachers: Sequence[AnyTeacher], provenance: Provenance) -> ModelCard:
     """Return the card of `package`.
 
     Raises:
@@ -57,7 +57,7 @@ def model_card(package: Package, teachers: Sequence[TeacherGraph], provenance: P
         pipeline_tag=TASK_TYPE,
         library_name="finstill",
         tags=["finance", "knowledge-distillation", "onnx", package.task],
-        base_model=[teacher.source for teacher in teachers if _is_hub_name(teacher.source)] or None,
+        base_model=[teacher.source for teacher in teachers if _is_on_hub(teacher)] or None,
         datasets=[provenance.corpus] if provenance.on_hub else None,
         eval_results=_eval_results(package, provenance),
         license=licence,
@@ -94,7 +94,7 @@ def _licence(provenance: Provenance) -> str | None:
     return teacher if teacher == corpus else "other"
 
 
-def _body(package: Package, teachers: Sequence[TeacherGraph], provenance: Provenance) -> str:
+def _body(package: Package, teachers: Sequence[AnyTeacher], provenance: Provenance) -> str:
     measured, recipe = package.measured, package.recipe
     quality, int8, graph = measured["quality"], measured["int8"], measured["graph"]
     heard = recipe.get("alpha", 0) > 0
@@ -227,12 +227,16 @@ def _corpus_name(corpus: CorpusSource) -> str:
     return "finstill-embedded" if corpus.path == EMBEDDED else Path(str(corpus.path)).name
 
 
-def _named(teacher: TeacherGraph) -> str:
+def _named(teacher: AnyTeacher) -> str:
     """Return a teacher's name: of a folder the last part, and no path of the machine it was made on."""
-    name = teacher.source if _is_hub_name(teacher.source) else Path(teacher.source).name
+    if not isinstance(teacher, TeacherGraph):
+        return f"`{teacher.source}` (imported soft labels)"
+    name = teacher.source if _is_on_hub(teacher) else Path(teacher.source).name
     return f"`{name}` at revision `{teacher.revision}`" if teacher.revision else f"`{name}`"
 
 
-def _is_hub_name(source: str) -> bool:
-    """Whether this names a model of the hub, as owner/name, and not a folder of the machine it was made on."""
-    return source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not Path(source).exists()
+def _is_on_hub(teacher: AnyTeacher) -> bool:
+    """Whether it is a model of the hub, named owner/name, and no folder of the machine it was made on."""
+    source = teacher.source
+    named = source.count("/") == 1 and not source.startswith(("/", ".", "~")) and not Path(source).exists()
+    return isinstance(teacher, TeacherGraph) and named

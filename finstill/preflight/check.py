@@ -22,11 +22,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache, teachers
+from finstill.cache.imported import find_imported
 from finstill.cache.joins import first_positions
 from finstill.config.architectures import TEACHER
 from finstill.config.profile import Member, Profile, Teacher, read_profile
 from finstill.config.recipe import Recipe, read_recipes
-from finstill.config.task import task_logits
+from finstill.config.task import class_groups, task_logits
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus, write_corpus
 from finstill.corpus.soundness import faults
@@ -42,6 +43,7 @@ from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_che
 from finstill.teacher.classes import judge_classifier, require_matching_classes
 from finstill.teacher.export import AUTO_TEXTS, TeacherGraph, export_teacher
 from finstill.teacher.fidelity import measure_fidelity
+from finstill.teacher.imported import require_enough
 from finstill.training.fine_tune import untrained_classifier
 from finstill.training.rows import TrainingRows, training_rows
 
@@ -75,11 +77,11 @@ class TeacherReport:
     """What was found of one teacher.
 
     Attributes:
-        checkpoint: as the profile names it.
+        checkpoint: as the profile names it; of an imported teacher, the name it was imported under.
         fine_tuned: whether it is fine-tuned on the corpus first; then nothing is known of its answers yet, and what the
             cache holds of it is not counted.
         revision: commit on the hub, or None for a folder.
-        architecture: class of the model in transformers; empty where it could not be loaded.
+        architecture: class of the model in transformers; empty where it could not be loaded, or was imported.
         classes: its class names, in the order of its logits.
         labels: for each of the task's labels the classes that count as it; empty where they do not match.
         unknown_share: share of the corpus's tokens that its tokenizer does not know.
@@ -199,8 +201,8 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
                 _students_tokenizers(profile, recipes, corpus, report)
         workspace = Workspace.of_profile(home, path)
         first, further = profile.teacher, profile.teacher.ensemble
-        report.teacher = TeacherReport(first.checkpoint)
-        report.ensemble = [TeacherReport(member.checkpoint) for member in further]
+        report.teacher = TeacherReport(first.name)
+        report.ensemble = [TeacherReport(member.name) for member in further]
         folders = [workspace.teacher_onnx, *(workspace.teacher_ensemble / str(i) for i in range(1, 1 + len(further)))]
         members: list[Teacher | Member] = [first, *further]
         for member, found, made in zip(members, (report.teacher, *report.ensemble), folders, strict=True):
@@ -293,8 +295,14 @@ def _teacher(
 ) -> None:
     """Report on one teacher; without a corpus, on what its checkpoint alone tells."""
     settings = profile.teacher
-    logger.info("check: reading the teacher %s", member.checkpoint)
-    checkpoint = resolve_checkpoint(member.checkpoint, member.revision)
+    logger.info("check: reading the teacher %s", member.name)
+    if member.imported is not None:
+        if member is settings and corpus is not None:
+            start = resolve_checkpoint(settings.starting_checkpoint, settings.revision)
+            _tokens(profile, start, corpus, scratch, found, report)
+        _imported(profile, find_imported(cache, member.imported), corpus, scratch, found, report)
+        return
+    checkpoint = resolve_checkpoint(member.name, member.revision)
     found.revision = checkpoint.revision
     tokens = _tokens(profile, checkpoint, corpus, scratch, found, report) if corpus is not None else None
     fine_tuned = found.fine_tuned = member is settings and settings.fine_tune is not None
@@ -319,7 +327,7 @@ def _teacher(
         folder,
         scratch.teacher_onnx,
         max_length=settings.max_length,
-        source=member.checkpoint,
+        source=member.name,
         precision=precision,
         provider=settings.execution_provider,
         sample=[] if tokens is None else tokens["input_ids"][:texts].to_pylist(),
@@ -404,20 +412,69 @@ def _judge(
         return sample.whole_texts().labels, logits
 
     require_matching_classes(profile.task, graph.labels, answers)
+    _place(profile, found)
+    labels, logits = answers()
+    if len(labels):
+        _compare(labels, task_logits(logits, profile.task, graph.labels), profile, found, report)
+
+
+def _imported(
+    profile: Profile,
+    cache: SoftLabelCache,
+    corpus: pa.Table | None,
+    scratch: Workspace,
+    found: TeacherReport,
+    report: CheckReport,
+) -> None:
+    """Report on a teacher whose answers are in the cache: which texts have none, and how good the others are."""
+    found.classes = list(cache.labels)
+    class_groups(profile.task, cache.labels)
+    _place(profile, found)
+    if profile.augmentation.variants_per_text:
+        report.warn(
+            f"augmentation.variants_per_text: '{found.checkpoint}' was imported and cannot be asked about augmented "
+            "texts. A run stops unless their rows were imported too; set it to 0"
+        )
+    if corpus is None:
+        return
+    absent = np.zeros(len(corpus), bool)
+    absent[cache.unseen(corpus["key"])] = True
+    with report.reported():
+        without, missing = corpus["key"].filter(pa.array(absent)), profile.teacher.missing
+        require_enough(found.checkpoint, cache, scratch.corpus, without.combine_chunks(), missing)
+        if len(without):
+            report.warn(
+                f"teacher.missing: {len(without):,} of {len(corpus):,} texts are left out of training and evaluation, "
+                f"since '{found.checkpoint}' has no row of them"
+            )
+    judged = ~absent & corpus["label"].is_valid().to_numpy()
+    validation = judged & pc.equal(corpus["split"], "validation").to_numpy(zero_copy_only=False)
+    rows = corpus.filter(pa.array(validation if validation.any() else judged))[:SAMPLE]
+    if len(rows):
+        labels = pc.index_in(rows["label"], pa.array(profile.task.labels)).to_numpy().astype(np.int64)
+        logits = task_logits(cache.lookup(rows["key"]), profile.task, cache.labels)
+        _compare(labels, logits, profile, found, report)
+
+
+def _place(profile: Profile, found: TeacherReport) -> None:
+    """Report which of the teacher's classes count as which label."""
     own = {label: (label,) for label in profile.task.labels}
     placed = profile.task.teacher_classes or own
     found.labels = {label: list(placed[label]) for label in profile.task.labels}
-    labels, logits = answers()
-    if not len(labels):
-        return
-    judgement = judge_classifier(labels, task_logits(logits, profile.task, graph.labels), profile.task.labels)
+
+
+def _compare(
+    labels: np.ndarray, logits: np.ndarray, profile: Profile, found: TeacherReport, report: CheckReport
+) -> None:
+    """Report how good a teacher's answers, (rows, task labels), are beside the commonest class."""
+    judgement = judge_classifier(labels, logits, profile.task.labels)
     found.labelled_texts = judgement.rows
     found.accuracy, found.macro_f1 = judgement.accuracy, judgement.macro_f1
     found.commonest_accuracy, found.commonest_macro_f1 = judgement.commonest_accuracy, judgement.commonest_macro_f1
     if judgement.verdict == "worse":
-        report.stop(f"teacher.checkpoint: {judgement}")
+        report.stop(f"teacher {found.checkpoint}: {judgement}")
     elif judgement.verdict == "no difference shown":
-        report.warn(f"teacher.checkpoint: {judgement}")
+        report.warn(f"teacher {found.checkpoint}: {judgement}")
 
 
 def _time(

@@ -55,13 +55,15 @@ class AskedTeacher:
                 where=file,
                 remedy="Give the folder of its own teacher; an ensemble cannot be asked",
             )
-        if description["precision"] not in GRAPH_FILES:
+        if (precision := description.get("precision")) not in GRAPH_FILES:
             raise InputError(
-                f"the teacher's {description['precision']} graph runs on a GPU alone",
+                f"the teacher's {precision} graph runs on a GPU alone"
+                if precision
+                else "an imported teacher has no graph",
                 where=file,
-                remedy="Export the teacher in float32 or int8",
+                remedy="Ask one that was exported in float32 or int8",
             )
-        self._graph = OnnxClassifier(folder / GRAPH_FILES[description["precision"]], threads=threads)
+        self._graph = OnnxClassifier(folder / GRAPH_FILES[precision], threads=threads)
         self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

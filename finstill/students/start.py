@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from finstill.config.architectures import TEACHER
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.files import digest
-from finstill.teacher.checkpoint import load_classifier, load_encoder, longest_text, resolve_checkpoint
+from finstill.teacher.checkpoint import load_body, load_encoder, longest_text, resolve_checkpoint
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Start:
 
         Args:
             checkpoint: as `finstill.config.architectures.BaseConfig` has it.
-            teacher: the teacher's checkpoint folder.
+            teacher: the teacher's checkpoint folder; of an imported teacher, the folder that its tokenizer comes from.
             max_length: tokens that the teacher reads at once; the student reads no more, and fewer where its checkpoint
                 does. None leaves it to the checkpoint.
 
@@ -49,9 +49,7 @@ class Start:
             UnreachableError: it is the hub's, which cannot be reached.
         """
         if checkpoint == TEACHER:
-            folder, body = teacher, load_classifier(teacher).base_model
-            assert isinstance(body, PreTrainedModel)
-            encoder = body
+            folder, encoder = teacher, load_body(teacher)
         else:
             folder = resolve_checkpoint(checkpoint, where="architecture.checkpoint").folder
             encoder = load_encoder(folder)

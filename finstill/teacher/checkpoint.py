@@ -242,6 +242,24 @@ def load_encoder(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
+def load_body(folder: Path) -> PreTrainedModel:
+    """Return the model in `folder` without its head: a classifier's encoder, or an encoder as it is.
+
+    Raises:
+        InputError: see `load_classifier` and `load_encoder`.
+    """
+    from transformers import PreTrainedModel
+
+    config = folder / "config.json"
+    kinds = (read_json(config).get("architectures") if config.is_file() else None) or []
+    if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return load_encoder(folder)
+    # Not as an encoder: of a head that has none, transformers would make up a pooler.
+    body = load_classifier(folder).base_model
+    assert isinstance(body, PreTrainedModel)
+    return body
+
+
 def _declared_classes(folder: Path) -> dict[int, str]:
     """Return the class names that config.json gives, by position in the logits; empty where it gives none.
 

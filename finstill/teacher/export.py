@@ -22,12 +22,11 @@ from finstill.teacher.checkpoint import class_names, load_classifier, longest_te
 from finstill.teacher.fidelity import measure_fidelity
 from finstill.teacher.fingerprint import configuration_identity, fingerprint_on, teacher_fingerprint
 from finstill.teacher.float16 import halve_teacher
+from finstill.teacher.imported import DESCRIPTION_FILE, ImportedTeacher
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-DESCRIPTION_FILE = "teacher.json"
 
 TEACHER_GRAPHS = {**GRAPH_FILES, "float16": "model.float16.onnx"}
 """How the graphs of a teacher are called, by precision."""
@@ -95,22 +94,31 @@ class TeacherGraph:
         return cls(**{**values, "folder": folder, **lists})
 
 
-def read_teachers(first: Path, ensemble: Path) -> list[TeacherGraph]:
+AnyTeacher = TeacherGraph | ImportedTeacher
+
+
+def read_teachers(first: Path, ensemble: Path) -> list[AnyTeacher]:
     """Return the teacher in `first` and, in their order, those in the numbered folders of `ensemble`.
 
     Where there are several, each bears the fingerprint of its own logits; `ensemble_fingerprint` is that of their mean.
     """
     further = sorted((folder for folder in ensemble.glob("[1-9]*")), key=lambda folder: int(folder.name))
-    return [TeacherGraph.read(folder) for folder in (first, *further)]
+    return [_read_teacher(folder) for folder in (first, *further)]
 
 
-def ensemble_fingerprint(teachers: Sequence[TeacherGraph]) -> str:
+def _read_teacher(folder: Path) -> AnyTeacher:
+    # The description of a graph alone has a precision.
+    is_graph = "precision" in read_json(folder / DESCRIPTION_FILE)
+    return TeacherGraph.read(folder) if is_graph else ImportedTeacher.read(folder)
+
+
+def ensemble_fingerprint(teachers: Sequence[AnyTeacher]) -> str:
     """Return what identifies the mean of the teachers' logits; of one alone, its own fingerprint."""
     first, *others = (teacher.fingerprint for teacher in teachers)
     return digest(first, *others) if others else first
 
 
-def require_answers_of(teachers: Sequence[TeacherGraph], teacher_logits: Path) -> None:
+def require_answers_of(teachers: Sequence[AnyTeacher], teacher_logits: Path) -> None:
     """Refuse a table of logits that these teachers did not give, or of texts that the first of them reads otherwise.
 
     Raises:

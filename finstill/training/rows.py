@@ -167,7 +167,8 @@ def training_rows(
     Args:
         corpus: Parquet file of one row a text.
         tokens: Parquet file of one row a window of a text, in the corpus's order.
-        teacher_logits: Parquet file with one row for each key of `tokens`, in whichever order; it may hold more.
+        teacher_logits: Parquet file with one row for each key of `tokens`, in whichever order; it may hold more. Texts
+            that it says were left out, since an imported teacher has no row of them, are no rows.
         task: gives labels their numbers, and the teacher's classes their labels.
 
     Raises:
@@ -179,18 +180,18 @@ def training_rows(
     ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
     texts = text_positions(columns["key"], ids["text_key"], tokens)
     labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
-    logits = None
+    logits, heard = None, np.ones(len(ids), bool)
     if teacher_logits is not None:
         said = TableProvenance.read(teacher_logits)
         require_together(teacher_logits, said, tokens, provenance, f"Materialize {made_by(teacher_logits)} again")
         provenance = said
-        logits = _logits_of(ids["key"], tokens, teacher_logits, task)
+        logits, heard = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
     rows = TrainingRows(
         TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, _texts(columns)
     )
     splits = columns["split"].to_numpy()[texts]
-    return {split: rows.at(np.flatnonzero(splits == split)) for split in SPLITS}
+    return {split: rows.at(np.flatnonzero((splits == split) & heard)) for split in SPLITS}
 
 
 def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, task: Task) -> TrainingRows:
@@ -224,7 +225,7 @@ def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, t
     return TrainingRows(
         TokenIds.joined([train.input_ids, TokenIds.of_column(texts["input_ids"])]),
         np.concatenate([train.labels, np.full(len(texts), NO_LABEL)]),
-        np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)]),
+        np.concatenate([train.teacher_logits, _logits_of(texts["key"], augmented, teacher_logits, task)[0]]),
         windows,
         train.provenance,
         None if train.texts is None else pa.concat_arrays([train.texts, _texts(texts)]),
@@ -241,11 +242,19 @@ def read_teacher_labels(schema: pa.Schema) -> list[str]:
     return schema.metadata[b"labels"].decode().split("\n")
 
 
-def _logits_of(keys: pa.ChunkedArray, tokens: Path, teacher_logits: Path, task: Task) -> np.ndarray:
-    """Return the teacher's logits of `keys` over the task's labels: float32, (keys, labels).
+def read_left_out(schema: pa.Schema) -> int:
+    """Return how many texts a table of teacher logits leaves out, since an imported teacher has no row of them."""
+    return int(schema.metadata.get(b"left_out", 0))
+
+
+def _logits_of(keys: pa.ChunkedArray, tokens: Path, teacher_logits: Path, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return the teacher's logits of `keys` over the task's labels, and which of them were not left out.
+
+    Returns:
+        float32, (keys, labels), undefined where a text was left out; bool, (keys,).
 
     Raises:
-        InputError: a key has no row in the table, or two.
+        InputError: a key has two rows in the table, or none and is not among those that were left out.
     """
     table = pq.read_table(teacher_logits)
     first = first_positions(table["key"])
@@ -253,12 +262,13 @@ def _logits_of(keys: pa.ChunkedArray, tokens: Path, teacher_logits: Path, task: 
         doubled = np.setdiff1d(np.arange(len(table)), first)[0]
         raise _of_other_texts(f"the key {_hex(table['key'][doubled])} stands in it twice", teacher_logits)
     positions = pc.index_in(keys, table["key"].combine_chunks())
-    if positions.null_count:
+    if positions.null_count not in (0, read_left_out(table.schema)):
         missing = keys.filter(pc.is_null(positions))[0]
         raise _of_other_texts(f"it has no row for the key {_hex(missing)}, which stands in {tokens}", teacher_logits)
     teacher_labels = read_teacher_labels(table.schema)
-    flat = table["logits"].take(positions).combine_chunks().flatten().to_numpy()
-    return task_logits(flat.reshape(len(keys), len(teacher_labels)), task, teacher_labels)
+    flat = table["logits"].take(positions.fill_null(0)).combine_chunks().flatten().to_numpy()
+    logits = task_logits(flat.reshape(len(keys), len(teacher_labels)), task, teacher_labels)
+    return logits, pc.is_valid(positions).to_numpy()
 
 
 def _of_other_texts(problem: str, teacher_logits: Path) -> InputError:

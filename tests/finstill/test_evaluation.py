@@ -44,7 +44,8 @@ from finstill.packaging.card import Provenance
 from finstill.packaging.champion import Decision, choose_champion, roll_back
 from finstill.serving import StudentClassifier
 from finstill.serving.package import SERVED, Package
-from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.export import TeacherGraph, ensemble_fingerprint, export_teacher
+from finstill.teacher.imported import ImportedTeacher
 from finstill.training.distil import train_student
 from finstill.training.rows import NO_LABEL, TrainingRows
 
@@ -241,6 +242,22 @@ def test_an_evaluation_reads_back_as_it_was_written(bench: Bench) -> None:
     stored = StudentEvaluation.read(bench.root / "good" / "evaluation")
     assert stored.student == bench.students["good"].student
     assert np.array_equal(stored.logits, bench.students["good"].logits)
+
+
+def test_an_imported_teacher_is_measured_and_not_timed(bench: Bench, tmp_path: Path) -> None:
+    imported = ImportedTeacher(tmp_path, "e" * 32, LABELS, 32, "votes", ())
+    package = replace(bench.packages["good"], teacher=ensemble_fingerprint([bench.teacher, imported]))
+    result = evaluate_student(
+        package, bench.teacher, bench.validation, bench.test, 512, tmp_path / "evaluation", further=[(imported, [])]
+    )
+    assert StudentEvaluation.read(tmp_path / "evaluation").teacher == result.teacher
+    assert (result.teacher.speed, result.teacher.megabytes, result.teacher.parameters) == (None, None, None)
+    assert result.student.speed is not None
+    assert result.student.times_faster(result.teacher) is None
+    assert result.student.agreement == bench.students["good"].student.agreement
+    row, *_ = compare({"good": result}, bench.recipes, bench.steps).table()
+    assert row["macro_f1"] == 1
+    assert row["texts_per_second"] is None
 
 
 def test_unlabelled_test_rows_count_for_fidelity_alone(bench: Bench) -> None:

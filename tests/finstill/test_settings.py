@@ -44,6 +44,15 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
     assert read_profile(write(tmp_path, PROFILE)).teacher.checkpoint == str(tmp_path / "ProsusAI" / "finbert")
 
 
+def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Path) -> None:
+    path = write(tmp_path, PROFILE.replace("checkpoint: ProsusAI/finbert", "imported: votes"))
+    assert read_profile(path).teacher.starting_checkpoint == "embedded"
+    (tmp_path / "encoder").mkdir()
+    write(tmp_path, path.read_text().replace("imported: votes", "imported: votes\n  tokenizer: encoder"))
+    teacher = read_profile(path).teacher
+    assert (teacher.name, teacher.starting_checkpoint) == ("votes", str(tmp_path / "encoder"))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -57,6 +66,14 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
         ("teacher:", "teacher:\n  precision: float16", r"line 6: 'teacher': 'precision: float16' is for a GPU"),
         ("  path: texts.csv\n", "", r"exactly one of 'path'"),
         ("recipes: recipes.yaml\n", "", r"mine\.yaml: 'recipes' is missing"),
+        ("  checkpoint: ProsusAI/finbert\n", "", r"line 6: 'teacher': give exactly one of 'checkpoint'.*'imported'"),
+        ("checkpoint: ProsusAI/finbert", "imported: votes\n  fine_tune: {}", r"'fine_tune' and 'precision' are for a"),
+        (
+            "checkpoint: ProsusAI/finbert",
+            "imported: votes\n  long: windows",
+            r"'long: windows' asks a teacher about parts",
+        ),
+        ("teacher:", "teacher:\n  tokenizer: embedded", r"'tokenizer' is for an imported teacher"),
         ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
         ("task: risk", "task: [risk", r"not valid YAML"),
     ],
