@@ -248,6 +248,9 @@ def evaluate_student(
     assert texts.teacher_logits is not None
     readers = [(teacher, test.input_ids), *further]
     graphs = [(each, rows) for each, rows in readers if isinstance(each, TeacherGraph)]
+    if len(graphs) < len(readers):
+        # Nobody here knows what the imported one took, and the time of the others alone says nothing.
+        graphs = []
     contenders = [
         Contender(one_thread, STUDENT_TOKEN_BUDGET, own_test.input_ids[:SPEED_SAMPLE]),
         *(
@@ -256,8 +259,7 @@ def evaluate_student(
         ),
     ]
     speed, *teacher_speeds = compare_speed(contenders)
-    all_here = len(graphs) == len(readers)
-    teacher_speed = one_after_the_other(teacher_speeds) if all_here else None
+    teacher_speed = one_after_the_other(teacher_speeds) if graphs else None
     validation_texts = validation.whole_texts()
     assert validation_texts.teacher_logits is not None
     by_student = _Decider(package.decision, package.temperature)
@@ -276,7 +278,7 @@ def evaluate_student(
     teacher_evaluation = _evaluation(
         "teacher",
         fingerprint,
-        [each for each, _ in graphs] if all_here else [],
+        [each for each, _ in graphs],
         texts.teacher_logits,
         teacher_speed,
         _score(validation_texts.teacher_logits, validation_texts, by_teacher),
