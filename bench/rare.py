@@ -70,7 +70,7 @@ RECIPES = {
 
 def main() -> None:
     arguments = read_arguments(__doc__)
-    seeds, sentences, epochs = (1, 8_000, 2) if arguments.quick else (5, 50_000, 4)
+    seeds, sentences, epochs = (1, 5_000, 2) if arguments.quick else (5, 50_000, 4)
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as name:
         files = Workspace(Path(name))
         rows = make_rows(files, sentences, FineTuning(epochs=epochs))
