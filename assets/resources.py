@@ -55,7 +55,7 @@ class ProfileResource(ConfigurableResource):
         settings = self.profile()
         sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
         teachers = [Path(settings.teacher.checkpoint), *(Path(each.checkpoint) for each in settings.teacher.ensemble)]
-        folders = [files_state(folder.rglob("*")) for folder in teachers if folder.is_dir()]
+        folders = [files_state(folder.rglob("*")) for folder in (*teachers, settings.corrections) if folder.is_dir()]
         return digest(finstill.__version__, Path(self.path), settings.recipes, *map(source_state, sources), *folders)
 
     @property
