@@ -90,11 +90,12 @@ def cross_fitted(texts: Sequence[str], labels: np.ndarray, classes: int) -> Opin
     Args:
         texts: in the order of their keys: these are hashes, so rows that follow each other are a random fold.
         labels: int64, (texts,).
-        classes: number of the task's labels. One that no text has is of probability 0. Where none has as many texts as
-            there are folds, all are as probable.
+        classes: number of the task's labels. One that no text has is of probability 0. Where the texts are too few to
+            learn from in each fold, all are as probable.
     """
     out_of_sample, probabilities = np.zeros(len(labels), dtype=bool), np.full((len(labels), classes), 1 / classes)
-    if np.bincount(labels, minlength=classes).max() < FOLDS:
+    *_, second, commonest = np.sort(np.bincount(labels, minlength=classes))
+    if commonest < FOLDS or second < 2:
         return Opinion(probabilities, out_of_sample)
     model = make_pipeline(
         TfidfVectorizer(tokenizer=words, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True),
