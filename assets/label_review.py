@@ -42,16 +42,14 @@ def label_review(profile: ProfileResource) -> MaterializeResult:
     from finstill.serving.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
-    learned_from = (
-        SPLITS if settings.is_contaminated(settings.corpus) else ("train",) * bool(settings.teacher.fine_tune)
-    )
+    fine_tuned_on = () if settings.teacher.fine_tune is None else ("train",)
     texts, opinions = opinions_of(
         workspace.corpus,
         workspace.tokens,
         workspace.teacher_logits,
         workspace.scores / Package.read(workspace.champion / "current").digest,
         settings.task,
-        teacher_learned_from=learned_from,
+        teacher_learned_from=SPLITS if settings.is_contaminated(settings.corpus) else fine_tuned_on,
     )
     decided = {key.hex() for key in read_corrections(settings.corrections, settings.task.labels)}
     rows = [row for row in review(texts, opinions, settings.task.labels) if row["key"] not in decided]
