@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from finstill.corpus.build import CORPUS_SCHEMA
+from finstill.config.task import SENTIMENT
+from finstill.corpus.build import CORPUS_SCHEMA, build_corpus, write_corpus
 from finstill.corpus.corrections import read_corrections
+from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.sources import Row
 from finstill.corpus.text import text_key
-from finstill.evaluation.label_review import Opinion, cross_fitted, doubted, review, write_review
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_corpus
+from finstill.errors import InputError
+from finstill.evaluation.label_review import Opinion, cross_fitted, doubted, opinions_of, review, write_review
+from finstill.teacher.checkpoint import resolve_checkpoint
+from tests.tables import write_logits_table
 
 LABELS = ("bad", "good")
 
@@ -59,6 +69,52 @@ def test_a_row_says_what_each_classifier_thinks_and_the_mean_of_them_decides() -
             "student_sample": "out of sample",
         }
     )
+
+
+def test_opinions_are_of_the_labelled_texts_and_say_who_had_learned_the_label(tmp_path: Path) -> None:
+    corpus, tokens, logits = (tmp_path / f"{name}.parquet" for name in ("corpus", "tokens", "teacher_logits"))
+    source = [
+        ("Sales rose", "positive", "train"),
+        ("Sales fell", "negative", "test"),
+        ("It meets", "neutral", "validation"),
+        ("It ends", None, "train"),
+    ]
+    made, _ = build_corpus(
+        [Row("f.csv", i, text, label, None, None, split) for i, (text, label, split) in enumerate(source)],
+        SENTIMENT.labels,
+        {},
+    )
+    write_corpus(made, corpus)
+    tokenize_corpus(corpus, load_tokenizer(resolve_checkpoint("embedded").folder, 32), tokens)
+    keys = {text: text_key(text) for text, *_ in source}
+    # The teacher says of each text what it is labelled, and 0.6 for that; it names its classes in another order.
+    names = ("positive", "negative", "neutral")
+    said = np.log([[0.6 if name == label else 0.2 for name in names] for _, label, _ in source])
+    provenance = replace(TableProvenance.read(tokens), teachers=("f" * 32,))
+    write_logits_table(logits, list(keys.values()), said, names, provenance)
+    (tmp_path / "scores").mkdir()
+    scored = {f"probability_{label}": [0.1, 0.2, 0.3, 0.4] for label in SENTIMENT.labels}
+    pq.write_table(pa.table({"key": list(keys.values()), **scored}), tmp_path / "scores" / "0.parquet")
+
+    def opinions(scores: Path, learned_from: tuple[str, ...]) -> tuple[list[str], dict[str, Opinion]]:
+        texts, found = opinions_of(corpus, tokens, logits, scores, SENTIMENT, teacher_learned_from=learned_from)
+        return texts["text"].to_pylist(), found
+
+    texts, found = opinions(tmp_path / "scores", ("train",))
+    assert sorted(texts) == ["It meets", "Sales fell", "Sales rose"]
+    by_text = {text: i for i, text in enumerate(texts)}
+    order = [by_text[text] for text in ("Sales rose", "Sales fell", "It meets")]
+    expected = [[0.2, 0.2, 0.6], [0.6, 0.2, 0.2], [0.2, 0.6, 0.2]]
+    assert found["teacher"].probabilities[order] == pytest.approx(np.array(expected))
+    assert found["student"].probabilities[order, 0].tolist() == [0.1, 0.2, 0.3]
+    assert {name: each.in_sample[order].tolist() for name, each in found.items()} == {
+        "teacher": [True, False, False],
+        "student": [True, False, False],
+        "cross_fitted": [False, False, False],
+    }
+    assert not opinions(tmp_path / "scores", ())[1]["teacher"].in_sample.any()
+    with pytest.raises(InputError, match=r"no-scores: it has no probabilities of .*Materialize scores again"):
+        opinions(tmp_path / "no-scores", ())
 
 
 def test_what_is_filled_in_is_read_as_a_correction(tmp_path: Path) -> None:

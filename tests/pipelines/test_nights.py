@@ -295,6 +295,7 @@ class TestDroppedFiles:
             rows = list(csv.DictReader(file))
         (wrong,) = [row for row in rows if row["text"] == "Profit rose 70 percent on strong orders"]
         assert (wrong["given_label"], wrong["suggested_label"]) == ("negative", "positive")
+        assert wrong["teacher_sample"] == "out of sample", "it was published"
         assert house.metadata("label_review")["labels_in_doubt"] == len(rows)
 
         (self.drop / review.name).write_text(f"key,label\n{wrong['key']},positive\n")
