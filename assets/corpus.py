@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckExecutionContext,
@@ -28,6 +29,9 @@ from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 from assets.retries import retries_where_it_can_help
 
+if TYPE_CHECKING:
+    from finstill.corpus.corrections import Corrected
+
 FILES_SHOWN = 50
 
 INPUTS_TAG = "finstill/inputs"
@@ -51,8 +55,9 @@ class CorpusConfig(Config):
 
     dropped: dict[str, str] = Field(
         default={},
-        description="Files of FINSTILL_DROP to copy into the corpus's folder, as the sensor dropped_files lists them: "
-        "each name with the size and time of change that it must have, or with an empty text.",
+        description="Files of FINSTILL_DROP to copy into the corpus's folder, or that of its corrections, as the "
+        "sensor dropped_files lists them: each name with the size and time of change that it must have, or with an "
+        "empty text.",
     )
 
 
@@ -68,7 +73,7 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
     """The texts of the profile's source: normalised, each once, with its label where it has one, in a split for good.
 
     A text's split follows from the text alone, so it never moves as the corpus grows. What was dropped or merged is
-    counted by reason, with examples.
+    counted by reason, with examples. Labels that people corrected win over the source's.
     """
     from finstill.corpus.arrivals import take
     from finstill.corpus.build import read_corpus, write_bad_rows, write_corpus
@@ -77,13 +82,13 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
     settings, path = profile.profile(), profile.workspace.corpus
     profile.workspace.belongs_to(Path(profile.path))
     if config.dropped:
-        taken = take(profile.drop, config.dropped, settings.corpus, profile.workspace.taken)
+        taken = take(profile.drop, config.dropped, settings.corpus, profile.workspace.taken, settings.corrections)
         context.log.info(f"taken into the corpus: {', '.join(copy.name for copy in taken.copies) or 'nothing'}")
         if taken.left:
             context.log.warning(f"changed since they were looked at, and left for later: {', '.join(taken.left)}")
     # Noted before the source is read: what arrives meanwhile is new for the next night.
     inputs = profile.inputs()
-    texts, report = read_corpus(settings.corpus, settings.task.labels)
+    texts, report = read_corpus(settings.corpus, settings.task.labels, settings.corrections)
     write_corpus(texts, path)
     write_bad_rows(report.set_aside, profile.workspace.bad_rows)
     counts = Counter(
@@ -111,6 +116,7 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
                 [{"file": name, "why": "it is empty"} for name in report.source.empty[:FILES_SHOWN]]
                 + [{"file": name, "why": "no reader knows it"} for name in report.source.unknown[:FILES_SHOWN]]
             ),
+            **_corrections_shown(report.corrected),
             "texts_cleaned": table([{"what": what, "rows": rows} for what, rows in report.cleaned.items()]),
             **({"bad_rows": MetadataValue.path(str(profile.workspace.bad_rows))} if report.set_aside else {}),
             "sample": table(sample),
@@ -118,6 +124,23 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
         data_version=DataVersion(digest(path)),
         tags={INPUTS_TAG: inputs},
     )
+
+
+def _corrections_shown(corrected: "Corrected") -> dict[str, Any]:
+    """Return what people's corrections changed, as metadata: nothing where there are none."""
+    if not corrected.changed and not corrected.confirmed:
+        return {}
+    return {
+        "labels_corrected": sum(corrected.changed.values()),
+        "labels_confirmed": corrected.confirmed,
+        "test_labels_corrected": sum(texts for (*_, split), texts in corrected.changed.items() if split == "test"),
+        "corrections": table(
+            [
+                {"from": before or "no label", "to": now, "split": split, "texts": texts}
+                for (before, now, split), texts in sorted(corrected.changed.items(), key=str)
+            ]
+        ),
+    }
 
 
 @asset_check(asset=corpus, blocking=True)

@@ -57,7 +57,8 @@ class ProfileResource(ConfigurableResource):
         sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
         members = settings.teacher.ensemble
         checkpoints = [settings.teacher.starting_checkpoint, *(each.checkpoint for each in members if each.checkpoint)]
-        folders = [files_state(folder.rglob("*")) for folder in map(Path, checkpoints) if folder.is_dir()]
+        read = [*map(Path, checkpoints), settings.corrections]
+        folders = [files_state(folder.rglob("*")) for folder in read if folder.is_dir()]
         states = [*map(source_state, sources), *folders, *self._imported_rows()]
         return digest(finstill.__version__, Path(self.path), settings.recipes, *states)
 

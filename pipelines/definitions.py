@@ -19,6 +19,7 @@ import assets.champion
 import assets.comparison
 import assets.corpus
 import assets.evaluation
+import assets.label_review
 import assets.out_of_domain
 import assets.page
 import assets.scores
@@ -60,6 +61,7 @@ STAGES = [
     assets.comparison,
     assets.champion,
     assets.scores,
+    assets.label_review,
     assets.page,
 ]
 

@@ -8,6 +8,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.evaluation import evaluation
+from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
 from assets.scores import scores
 from assets.students import student
@@ -43,7 +44,7 @@ distil = define_asset_job(
 
 decide = define_asset_job(
     "decide",
-    AssetSelection.assets(comparison, champion, scores),
-    description="Compare all evaluated students, write the report, promote where one is shown to be better, and score "
-    "the texts that the champion has not scored.",
+    AssetSelection.assets(comparison, champion, scores, label_review),
+    description="Compare all evaluated students, write the report, promote where one is shown to be better, score the "
+    "texts that the champion has not scored, and list the labels that look wrong.",
 )

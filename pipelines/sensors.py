@@ -74,7 +74,9 @@ def dropped_files(context: SensorEvaluationContext, profile: ProfileResource) ->
     if night is not None and night.outcome(context.instance) is None:
         return SkipReason(f"{night} is still going on; what arrives meanwhile waits for its end")
     seen = json.loads(context.cursor) if context.cursor else {}
-    watched = watch(profile.drop, seen.get("waiting", {}), profile.profile().corpus, profile.workspace.taken)
+    settings = profile.profile()
+    waiting = seen.get("waiting", {})
+    watched = watch(profile.drop, waiting, settings.corpus, profile.workspace.taken, settings.corrections)
     # A file that was asked for and is not taken: the run of that night failed before it had copied it.
     asked = {key: tries for key, tries in seen.get("asked", {}).items() if key in map(_key, watched.ready.items())}
     now = time.time()
@@ -88,9 +90,9 @@ def dropped_files(context: SensorEvaluationContext, profile: ProfileResource) ->
         asked[key] = {"times": times, "again_at": now + PAUSES[min(times, len(PAUSES)) - 1]}
     cursor = json.dumps({"waiting": {**watched.waiting, **watched.ready}, "asked": asked})
     if not due:
-        waiting = f"{len(watched.waiting)} files may still be being written" if watched.waiting else "nothing arrived"
+        rest = f"{len(watched.waiting)} files may still be being written" if watched.waiting else "nothing arrived"
         failed = f"; {len(watched.ready)} files are tried again later, since their nights failed" if asked else ""
-        return SensorResult(skip_reason=f"{waiting}{failed}; {len(watched.taken)} were taken before", cursor=cursor)
+        return SensorResult(skip_reason=f"{rest}{failed}; {len(watched.taken)} were taken before", cursor=cursor)
     config = RunConfig(ops={corpus.key.to_python_identifier(): CorpusConfig(dropped=due)})
     run_key = json.dumps({key: asked[key]["times"] for key in map(_key, due.items())}, sort_keys=True)
     return SensorResult(run_requests=[RunRequest(run_key=run_key, run_config=config)], cursor=cursor)

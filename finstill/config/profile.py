@@ -349,9 +349,14 @@ class ProfileFile(_Section):
 
 
 class Profile(ProfileFile):
-    """Everything a run is about: a profile's file with its paths absolute, named after it. Each report prints it."""
+    """Everything a run is about: a profile's file with its paths absolute, named after it. Each report prints it.
+
+    Attributes:
+        corrections: the folder of corrected labels, beside the file: see `finstill.corpus.corrections`.
+    """
 
     name: str
+    corrections: Path
 
     @property
     def package_settings(self) -> str:
@@ -380,6 +385,7 @@ def read_profile(path: Path) -> Profile:
         "out_of_domain": file.out_of_domain and _absolute(file.out_of_domain, base),
         "teacher": teacher,
         "recipes": (base / file.recipes).resolve(),
+        "corrections": base / f"{path.stem}.corrections",
     }
     return Profile(name=path.stem, **{**dict(file), **resolved})
 

@@ -129,6 +129,11 @@ class Workspace:
         return self.root / "scores"
 
     @property
+    def label_review(self) -> Path:
+        """The labels that look wrong, as CSV."""
+        return self.root / "label_review.csv"
+
+    @property
     def students(self) -> Path:
         """Holds a folder a student."""
         return self.root / "students"

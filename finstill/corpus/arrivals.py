@@ -2,7 +2,8 @@
 
 A file is known by its name and its mark, which is its size and time of change. It counts as taken where its copy stands
 in the corpus's folder, or where the list of what was taken has it: so it is taken again after a copy that failed, and
-not after somebody removed the copy.
+not after somebody removed the copy. A review that people have filled in holds corrections and not texts, and its copy
+stands in their folder.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from pyarrow import fs
 
 from finstill.config.profile import EMBEDDED, CorpusSource
+from finstill.corpus.corrections import is_review
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
 from finstill.files import digest, open_root, read_json, whole_file, write_json
@@ -40,7 +42,7 @@ class Taken:
     """What became of files that were to be taken.
 
     Attributes:
-        copies: where they stand in the corpus's folder.
+        copies: where they stand, in the corpus's folder or that of the corrections.
         left: names of those that changed since they were looked at; the next look finds them.
     """
 
@@ -52,7 +54,7 @@ class _ChangedError(Exception):
     """A file is another than the one that was looked at."""
 
 
-def watch(drop: str, waiting: Mapping[str, str], source: CorpusSource, taken: Path) -> Watched:
+def watch(drop: str, waiting: Mapping[str, str], source: CorpusSource, taken: Path, corrections: Path) -> Watched:
     """Return what has become of a drop since it was last looked at.
 
     A file is ready when two looks find the same size and time of change. A file whose content is replaced later is
@@ -63,23 +65,25 @@ def watch(drop: str, waiting: Mapping[str, str], source: CorpusSource, taken: Pa
         waiting: as of the last look; what was ready then belongs to it too.
         source: the corpus that they join.
         taken: the list that `take` keeps.
+        corrections: the folder of corrected labels.
 
     Raises:
         InputError: the drop cannot be opened or does not exist, or the corpus is no folder.
     """
-    folder = _corpus_folder(source)
+    folders = _corpus_folder(source), corrections
     files = _marks(drop)
     known = _read(taken)
     old = {
-        name: mark for name, mark in files.items() if known.get(name) == mark or _copy_of(name, mark, folder).exists()
+        name: mark for name, mark in files.items() if known.get(name) == mark or _copy_of(name, mark, folders).exists()
     }
     new = {name: mark for name, mark in files.items() if name not in old}
     ready = {name: mark for name, mark in new.items() if waiting.get(name) == mark}
     return Watched({name: mark for name, mark in new.items() if name not in ready}, ready, old)
 
 
-def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path) -> Taken:
-    """Copy files of a drop into the folder of the corpus, each whole or not at all, and write down which.
+def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path, corrections: Path) -> Taken:
+    """Copy files of a drop into the folder of the corpus, or of the corrections, each whole or not at all, and write
+    down which.
 
     A copy is named after the file and its mark. One that stands is left as it is, since somebody may have mended it,
     and a file dropped later under the same name does not replace it. A file that is not as it was looked at, before
@@ -88,11 +92,12 @@ def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path)
     Args:
         files: names with their marks; an empty mark is that of now.
         taken: the list of names and marks, as JSON. What is no longer in the drop is forgotten.
+        corrections: the folder of corrected labels.
 
     Raises:
         InputError: the corpus is no folder, or a file is no longer in the drop.
     """
-    folder = _corpus_folder(source)
+    folders = _corpus_folder(source), corrections
     filesystem, base = open_root(drop)
     there = _marks(drop)
     done: dict[str, str] = {}
@@ -100,7 +105,7 @@ def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path)
     try:
         for name, looked_at in files.items():
             mark = looked_at or _mark(_look(filesystem, base, name))
-            path = _copy_of(name, mark, folder)
+            path = _copy_of(name, mark, folders)
             try:
                 if not path.exists():
                     _copy(filesystem, base, name, mark, path)
@@ -150,7 +155,8 @@ def _look(filesystem: fs.FileSystem, base: str, name: str) -> fs.FileInfo:
     return info
 
 
-def _copy_of(name: str, mark: str, folder: Path) -> Path:
+def _copy_of(name: str, mark: str, folders: tuple[Path, Path]) -> Path:
+    folder = folders[is_review(name)]
     # The whole ending stays, also of a compressed file: it tells how to read it.
     stem, point, ending = Path(name).name.partition(".")
     return folder / f"{stem}-{digest(name, *mark.split('-', 1))[:12]}{point}{ending}"

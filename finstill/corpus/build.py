@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finstill.config.profile import CorpusSource, SplitByDate
+from finstill.corpus.corrections import Corrected, apply_corrections, read_corrections
 from finstill.corpus.leakage import ROWS_PER_CHUNK, is_forbidden
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.readers import Fault, text_fault
@@ -55,6 +56,7 @@ class CorpusReport:
         examples: for each reason, the first few as (place, text).
         set_aside: rows that could not be used, where the profile sets such rows aside.
         source: what was understood of the source.
+        corrected: what corrections changed.
     """
 
     read: int = 0
@@ -64,6 +66,7 @@ class CorpusReport:
     examples: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     set_aside: list[BadRow] = field(default_factory=list)
     source: SourceReport = field(default_factory=SourceReport)
+    corrected: Corrected = field(default_factory=Corrected)
 
     def count(self, reason: str, place: str, text: str) -> None:
         self.reasons[reason] += 1
@@ -146,21 +149,29 @@ class Entry:
     other: str = ""
 
 
-def read_corpus(source: CorpusSource, labels: tuple[str, ...]) -> tuple[pa.Table, CorpusReport]:
-    """Read, normalise, merge and split the rows of `source`, as `build_corpus` does.
+def read_corpus(
+    source: CorpusSource, labels: tuple[str, ...], corrections: Path | None = None
+) -> tuple[pa.Table, CorpusReport]:
+    """Read, normalise, merge and split the rows of `source`, as `build_corpus` does, and correct their labels.
+
+    Args:
+        corrections: the folder of corrected labels, see `finstill.corpus.corrections`; None corrects nothing.
 
     Raises:
-        InputError: see `build_corpus` and `finstill.corpus.sources.read_rows`.
+        InputError: see `build_corpus`, `finstill.corpus.sources.read_rows` and `finstill.corpus.corrections`.
     """
+    corrected = read_corrections(corrections, labels) if corrections else {}
     understood = SourceReport()
     paths = [source.path] if isinstance(source.path, str) else source.path or ()
     where = source.hub or ", ".join(Path(path).name for path in paths)
     rows = read_rows(source, understood)
     by_date = source.split if isinstance(source.split, SplitByDate) else None
+    bad_rows = BadRows.of(source)
     table, report = build_corpus(
-        rows, labels, source.label_names, BadRows.of(source), where=where, split_by_date=by_date
+        rows, labels, source.label_names, bad_rows, corrected, where=where, split_by_date=by_date
     )
     report.source = understood
+    table, report.corrected = apply_corrections(table, corrected)
     return table, report
 
 
@@ -179,6 +190,7 @@ def build_corpus(
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
     bad_rows: BadRows = BadRows(),
+    corrected: Collection[bytes] = (),
     *,
     where: str = "corpus",
     split_by_date: SplitByDate | None = None,
@@ -194,6 +206,7 @@ def build_corpus(
         labels: the task's labels; matched without regard to case.
         label_names: the task's label for each label that the source calls otherwise; None for what is no label.
         bad_rows: what becomes of a row that cannot be used.
+        corrected: keys of the texts whose label a person will say: these stay, whatever labels their rows give.
         where: what errors of the rows as a whole call them.
         split_by_date: the days that divide the splits; None where keys or the rows themselves say the split.
 
@@ -204,7 +217,7 @@ def build_corpus(
         InputError: a row cannot be used and such rows are not set aside, no row is usable, the labelled rows hold one
             class only, or a split is left without a text.
     """
-    entries, report = distinct_texts(rows, labels, label_names, bad_rows, by_date=split_by_date is not None)
+    entries, report = distinct_texts(rows, labels, label_names, bad_rows, corrected, by_date=split_by_date is not None)
     for key, entry in entries.items():
         if split_by_date is None:
             entry.split = entry.split or split_of(key)
@@ -222,6 +235,7 @@ def distinct_texts(
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
     bad_rows: BadRows = BadRows(),
+    corrected: Collection[bytes] = (),
     *,
     by_date: bool = False,
 ) -> tuple[dict[bytes, Entry], CorpusReport]:
@@ -269,7 +283,7 @@ def distinct_texts(
         date = earlier(entry.date, row.date) if by_date else entry.date or row.date
         _merge(entry, row, label, split, date, place, report)
     bad_rows.finish(report)
-    for key in [key for key, entry in entries.items() if entry.other]:
+    for key in [key for key, entry in entries.items() if entry.other and key not in corrected]:
         entry = entries.pop(key)
         report.count("contradictory labels", f"{entry.place}, and {entry.other}", entry.text)
     return entries, report

@@ -68,7 +68,7 @@ def read_windows(text: str, encoding: Encoding, tokenizer: Tokenizer, max_length
     return windows
 
 
-def windows_of(
+def windows_and_owners(
     texts: Sequence[str], encodings: Sequence[Encoding], tokenizer: Tokenizer, max_length: int
 ) -> tuple[list[Window], list[int]]:
     """Return the windows of all texts, and for each the position of its text; see `read_windows`."""

@@ -249,7 +249,7 @@ def _students_tokenizers(
 def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Table:
     """Build the corpus in the scratch folder and report on it."""
     logger.info("check: reading the corpus")
-    texts, built = read_corpus(profile.corpus, profile.task.labels)
+    texts, built = read_corpus(profile.corpus, profile.task.labels, profile.corrections)
     write_corpus(texts, scratch.corpus)
     report.rows, report.texts = built.read, built.kept
     report.understood = built.source.files

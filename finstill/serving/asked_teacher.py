@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from finstill.corpus.long_texts import mean_over_windows, windows_of
+from finstill.corpus.long_texts import mean_over_windows, windows_and_owners
 from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
@@ -77,7 +77,7 @@ class AskedTeacher:
             texts: in normal form.
         """
         encodings = [self._tokenizer.encode(text) for text in texts]
-        windows, owners = windows_of(texts, encodings, self._tokenizer, self._max_length)
+        windows, owners = windows_and_owners(texts, encodings, self._tokenizer, self._max_length)
         answers = self._graph.logits([window.ids for window in windows], TOKEN_BUDGET)
         logits = mean_over_windows(answers, owners, [window.size for window in windows])
         # Classes of one label are added as probabilities are: see `finstill.config.task.task_logits`.

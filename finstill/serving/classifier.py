@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from finstill.corpus.long_texts import Window, mean_over_windows, windows_of
+from finstill.corpus.long_texts import Window, mean_over_windows, windows_and_owners
 from finstill.corpus.text import cleaned, normalise
 from finstill.corpus.tokenizer import TOKENIZER_FILE
 from finstill.errors import InputError
@@ -144,7 +144,7 @@ class StudentClassifier:
         limit = self.package.max_length
         if self._long_texts == "refuse":
             self._refuse_long(encodings, first_row)
-        windows, owners = windows_of(normalised, encodings, self._tokenizer, limit)
+        windows, owners = windows_and_owners(normalised, encodings, self._tokenizer, limit)
         answers: list[np.ndarray] = [np.empty(0)] * len(windows)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
 

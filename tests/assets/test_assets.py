@@ -26,6 +26,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.evaluation import evaluation
+from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
 from assets.scores import scores
@@ -60,7 +61,7 @@ BEFORE = [
     out_of_domain,
 ]
 PER_STUDENT = [student, student_package, evaluation]
-AFTER = [comparison, champion, scores]
+AFTER = [comparison, champion, scores, label_review]
 CHECKS = [
     assets.teacher.graph_equals_checkpoint,
     assets.teacher.labels_as_float32,

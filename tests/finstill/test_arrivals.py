@@ -14,22 +14,23 @@ from finstill.errors import InputError
 
 
 class Place:
-    """A drop, the folder of a corpus, and the list of what was taken."""
+    """A drop, the folders of a corpus and of its corrections, and the list of what was taken."""
 
     def __init__(self, root: Path):
         self.drop, self.corpus, self.taken = root / "drop", root / "corpus", root / "taken.json"
+        self.corrections = root / "corrections"
         self.drop.mkdir()
         self.source = CorpusSource(path=str(self.corpus))
 
     def watch(self, waiting: dict[str, str] | None = None) -> Watched:
-        return watch(str(self.drop), waiting or {}, self.source, self.taken)
+        return watch(str(self.drop), waiting or {}, self.source, self.taken, self.corrections)
 
     def ready(self) -> dict[str, str]:
         """Look twice."""
         return dict(self.watch(dict(self.watch().waiting)).ready)
 
     def take(self, files: dict[str, str]) -> Taken:
-        return take(str(self.drop), files, self.source, self.taken)
+        return take(str(self.drop), files, self.source, self.taken, self.corrections)
 
 
 @pytest.fixture
@@ -123,6 +124,16 @@ def test_a_file_that_is_rewritten_is_left_for_the_next_look(
     assert copy.read_text() == "text\nnew new new\n"
 
 
+def test_a_review_that_was_filled_in_joins_the_corrections_and_not_the_texts(place: Place) -> None:
+    (place.drop / "label_review (2).csv").write_text("key,label\n")
+    (place.drop / "a.csv").write_text("text\nx\n")
+    place.take(place.ready())
+    assert [file.read_text() for file in place.corrections.iterdir()] == ["key,label\n"]
+    assert [file.read_text() for file in place.corpus.iterdir()] == ["text\nx\n"]
+    place.taken.unlink()
+    assert place.ready() == {}, "both copies count"
+
+
 def test_what_is_no_longer_in_the_drop_is_forgotten(place: Place) -> None:
     for name in ("a.csv", "b.csv"):
         (place.drop / name).write_text("text\nx\n")
@@ -142,4 +153,4 @@ def test_a_file_that_is_gone_is_named(place: Place) -> None:
 def test_a_drop_beside_a_corpus_that_is_no_folder_is_refused_at_the_first_look(place: Place, source: dict) -> None:
     (place.drop / "a.csv").write_text("text\nx\n")
     with pytest.raises(InputError, match="join a corpus that is a folder, and this one is not"):
-        watch(str(place.drop), {}, CorpusSource(**source), place.taken)
+        watch(str(place.drop), {}, CorpusSource(**source), place.taken, place.corrections)

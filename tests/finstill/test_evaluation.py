@@ -369,6 +369,7 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
         corpus=CorpusSource(path="x.csv"),
         teacher=Teacher(checkpoint="ProsusAI/finbert", trained_on=("financial_phrasebank",)),
         recipes=Path("recipes.yaml"),
+        corrections=Path("mine.corrections"),
     )
     mistakes = worst_mistakes(bench.students, bench.packages, bench.recipes, bench.texts)
     report = write_report(
@@ -406,6 +407,7 @@ def test_contaminated_figures_are_marked(bench: Bench, tmp_path: Path) -> None:
         out_of_domain=CorpusSource(path="y.csv", label="tone", name="tweets"),
         teacher=Teacher(checkpoint="ProsusAI/finbert", trained_on=("Tweets",)),
         recipes=Path("recipes.yaml"),
+        corrections=Path("mine.corrections"),
     )
     page = write_report(comparison, {}, {}, profile, {}, {}, tmp_path / "comparison").read_text(encoding="utf-8")
     assert f"{teacher.quality['macro_f1']:.3f}*</td>" in page

@@ -451,7 +451,9 @@ def test_a_compressed_file_that_is_dropped_keeps_its_whole_ending(tmp_path: Path
     drop.mkdir()
     corpus.mkdir()
     (drop / "news.csv.gz").write_bytes(gzip.compress(b"text\nProfit rose\n"))
-    (copy,) = take(str(drop), {"news.csv.gz": ""}, CorpusSource(path=str(corpus)), tmp_path / "taken.json").copies
+    (copy,) = take(
+        str(drop), {"news.csv.gz": ""}, CorpusSource(path=str(corpus)), tmp_path / "taken.json", tmp_path / "c"
+    ).copies
     assert copy.name.endswith(".csv.gz")
     assert [row.text for row in read_rows(CorpusSource(path=str(corpus)))] == ["Profit rose"]
 
@@ -460,5 +462,5 @@ def test_a_compressed_file_that_is_dropped_keeps_its_whole_ending(tmp_path: Path
 def test_a_dropped_file_is_refused_where_the_corpus_is_no_folder(source: dict, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\nx\n")
     with pytest.raises(InputError, match="join a corpus that is a folder, and this one is not"):
-        take(str(tmp_path), {"a.csv": ""}, CorpusSource(**source), tmp_path / "taken.json")
+        take(str(tmp_path), {"a.csv": ""}, CorpusSource(**source), tmp_path / "taken.json", tmp_path / "c")
     assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]

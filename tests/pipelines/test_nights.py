@@ -6,6 +6,7 @@ can stop wherever a daemon could be killed. The real one runs in tests/e2e.
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -289,6 +290,32 @@ class TestDroppedFiles:
         assert isinstance(tick(self.house), SkipReason), "the schedule finds nothing new after it"
         night(self.house, config)
         assert len(list(self.house.corpus.iterdir())) == 2
+
+    def test_a_label_that_is_corrected_in_the_review_wins_from_the_next_night_on(self) -> None:
+        house = self.house
+        house.add("second.csv", range(0), "Profit rose 70 percent on strong orders,negative\n")
+        night(house)
+        review = house.profile.workspace.label_review
+        with review.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.DictReader(file))
+        (wrong,) = [row for row in rows if row["text"] == "Profit rose 70 percent on strong orders"]
+        assert (wrong["given_label"], wrong["suggested_label"]) == ("negative", "positive")
+        assert wrong["teacher_sample"] == "out of sample", "it was published"
+        assert house.metadata("label_review")["labels_in_doubt"] == len(rows)
+
+        (self.drop / review.name).write_text(f"key,label\n{wrong['key']},positive\n")
+        self.look()
+        assert self.look() == [review.name]
+        night(house, {"ops": {"corpus": {"config": {"dropped": self.asked}}}})
+        corrected = house.metadata("corpus")
+        assert (corrected["labels_corrected"], corrected["labels_confirmed"]) == (1, 0)
+        assert [dict(record.data)["to"] for record in corrected["corrections"].records] == ["positive"]
+        assert house.metadata("label_review")["labels_decided"] == 1
+        assert wrong["key"] not in review.read_text(encoding="utf-8-sig")
+        assert isinstance(tick(house), SkipReason), "the correction was taken, and nothing is new"
+        (copy,) = house.profile.profile().corrections.iterdir()
+        copy.write_text(f"key,label\n{wrong['key']},neutral\n")
+        assert isinstance(tick(house), RunRequest), "a correction that changes is new"
 
     def test_a_night_that_is_going_on_is_waited_for(self) -> None:
         going_on(self.house, "nightly_redistillation")
