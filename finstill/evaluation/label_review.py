@@ -53,7 +53,8 @@ def opinions_of(
 ) -> tuple[pa.Table, dict[str, Opinion]]:
     """Return the labelled texts of a corpus, in its order, and what each classifier says of them.
 
-    Texts of which an imported teacher has no row are left out. The student learned from the train rows, from their labels or from a teacher that did.
+    Texts of which an imported teacher has no row are left out. The student learned from the train rows, from their
+    labels or from a teacher that did.
 
     Args:
         corpus, tokens, teacher_logits: Parquet files as `training_rows` takes them.

@@ -36,7 +36,12 @@ def _installed() -> None:
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path) -> Folder:
-    return Folder(tmp_path_factory.mktemp("house"), tiny_checkpoint)
+    """A house whose students decide whether a text is negative."""
+    folder = Folder(tmp_path_factory.mktemp("house"), tiny_checkpoint)
+    profile = folder.root / "mine.yaml"
+    decides = "{name: sentiment, decide: {negative: {recall_at_least: 0.9}}}"
+    profile.write_text(profile.read_text().replace("task: sentiment", f"task: {decides}"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,12 @@ def test_materialize_all_from_the_page_succeeds(page: Page, watch: Watch, pictur
 
 
 def test_a_students_plots_are_drawn(page: Page, picture: Picture) -> None:
-    plots = (("student", "training", "Training of small"), ("evaluation", "confusion", "Confusion matrices"))
+    plots = (
+        ("student", "training", "Training of small"),
+        ("evaluation", "confusion", "Confusion matrices"),
+        ("evaluation", "Precision and recall", "Precision and recall"),
+        ("evaluation", "deferral", "Asking"),
+    )
     for asset, metadata, plot in plots:
         page.goto(f"/assets/{asset}?view=partitions&partition=small")
         row = page.get_by_role("row").filter(has_text=re.compile(f"^{metadata}"))
@@ -161,7 +166,7 @@ def test_a_students_plots_are_drawn(page: Page, picture: Picture) -> None:
         image = page.locator(f'img[alt="{plot}"]').first
         image.wait_for()
         assert image.evaluate("element => element.complete && element.naturalWidth") > 300
-        picture(f"plot-{asset}")
+        picture(f"plot-{asset}-{metadata}")
 
 
 def test_a_student_added_from_the_launchpad_trains_and_the_teacher_is_not_run_again(
