@@ -95,7 +95,7 @@ def write_texts(path: Path, rows: int) -> None:
 
 def write_tables(folder: Path, rows: int) -> None:
     """Write the tables of a corpus, of its tokens and of its logits as the stages before a training do."""
-    from finstill.corpus.build import CORPUS_SCHEMA
+    from finstill.corpus.merge import CORPUS_SCHEMA
     from finstill.corpus.provenance import TableProvenance
     from finstill.corpus.text import KEY_BYTES
     from finstill.corpus.tokenizer import load_tokenizer
@@ -151,11 +151,10 @@ def scan(folder: Path) -> dict[str, float]:
 
 def corpus(folder: Path) -> dict[str, float]:
     from finstill.config.profile import CorpusSource
-    from finstill.corpus.build import read_corpus, write_corpus
+    from finstill.corpus.build import read_corpus
 
     started = time.perf_counter()
-    table, _ = read_corpus(CorpusSource(path=str(folder / "texts.parquet"), label="label"), LABELS)
-    write_corpus(table, folder / "built.parquet")
+    read_corpus(CorpusSource(path=str(folder / "texts.parquet"), label="label"), LABELS, folder / "built.parquet")
     return {"seconds": time.perf_counter() - started, "gib": peak()}
 
 
