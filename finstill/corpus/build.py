@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from finstill.config.profile import CorpusSource
 from finstill.corpus.leakage import is_forbidden
 from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows
-from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.nearest import nearest_measured
 from finstill.corpus.parts import REPEATED_COLUMNS, keyed, read_part, remove_unused, write_part
 from finstill.corpus.report import BadRows, CorpusReport
 from finstill.corpus.rows import Row, batches_of
@@ -63,7 +63,7 @@ def read_corpus(source: CorpusSource, labels: tuple[str, ...], path: Path, parts
         BadRows.of(source).finish(report)
         paths = [source.path] if isinstance(source.path, str) else source.path or ()
         where = source.hub or ", ".join(Path(path).name for path in paths)
-        _build(read, path, scratch, report, where)
+        _build(read, path, scratch, report, where, None if parts is None else parts / "compared.parquet")
     if parts is not None:
         remove_unused(parts)
     return report
@@ -147,18 +147,27 @@ def _parts_of(
     return [part]
 
 
-def _build(parts: Sequence[Path], path: Path, scratch: Path, report: CorpusReport, where: str) -> None:
-    """Merge what was read and write the corpus to `path`."""
+def _build(
+    parts: Sequence[Path], path: Path, scratch: Path, report: CorpusReport, where: str, compared: Path | None = None
+) -> None:
+    """Merge what was read and write the corpus to `path`; `compared` as `nearest_measured` takes it."""
     texts = scratch / "texts.parquet"
-    _write(merge(sorted_rows(parts, scratch), report), texts)
-    near = _near(texts, report)
+    _write(merge(sorted_rows(parts, scratch), report), texts, "none")
+    nearest = nearest_measured(texts, compared)
     classes: set[str | None] = set()
     splits: set[str] = set()
 
     def kept() -> Iterator[pa.Table]:
+        start = 0
         for table in _tables(texts):
-            if len(near):
-                table = table.filter(pc.invert(pc.is_in(table["key"], near)))
+            similarity = nearest.similarity[start : start + len(table)]
+            start += len(table)
+            near = is_forbidden(table["label"].is_valid().to_numpy(), similarity)
+            if near.any():
+                left_out = table.filter(pa.array(near))
+                examples = zip(left_out["source"].to_pylist(), left_out["text"].to_pylist(), strict=True)
+                report.count("near-duplicate of a validation or test text", len(left_out), examples)
+                table = table.filter(pa.array(~near))
             classes.update(pc.unique(table["label"].drop_null()).to_pylist())
             splits.update(pc.unique(table["split"]).to_pylist())
             report.kept += len(table)
@@ -176,30 +185,12 @@ def _tables(texts: Path) -> Iterator[pa.Table]:
             yield file.read_row_group(group)
 
 
-def _write(tables: Iterable[pa.Table], path: Path) -> None:
-    with pq.ParquetWriter(path, CORPUS_SCHEMA, use_dictionary=REPEATED_COLUMNS) as writer:
+def _write(tables: Iterable[pa.Table], path: Path, compression: str = "snappy") -> None:
+    with pq.ParquetWriter(
+        path, CORPUS_SCHEMA, compression=compression, use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
+    ) as writer:
         for table in tables:
             writer.write_table(table)
-
-
-def _near(texts: Path, report: CorpusReport) -> pa.Array:
-    """Return the keys of the train texts that must not be learned from: they nearly are validation or test texts."""
-    measured = pq.read_table(texts, columns=["text"], filters=[("split", "!=", "train")])
-    index = NearDuplicates(measured["text"].to_pylist())
-    found: list[pa.Table] = []
-    for table in _tables(texts):
-        train = table.filter(pc.equal(table["split"], "train"))
-        labelled = train["label"].is_valid().to_pylist()
-        matches = index.nearest(train["text"].to_pylist())
-        forbidden = [
-            match is not None and is_forbidden(has_label, match.similarity)
-            for match, has_label in zip(matches, labelled, strict=True)
-        ]
-        found.append(train.filter(pa.array(forbidden, pa.bool_())))
-    near = pa.concat_tables(found) if found else CORPUS_SCHEMA.empty_table()
-    examples = zip(near["source"].to_pylist(), near["text"].to_pylist(), strict=True)
-    report.count("near-duplicate of a validation or test text", len(near), examples)
-    return near["key"].combine_chunks()
 
 
 def _require_usable(classes: set[str | None], splits: set[str], report: CorpusReport, where: str) -> None:

@@ -72,7 +72,13 @@ def write_part(batches: Iterable[pa.RecordBatch], report: CorpusReport, path: Pa
     """Write batches of `PART_SCHEMA` to `path` with `report` as it is after the last one, whole or not at all."""
     with (
         whole_file(path) as unfinished,
-        pq.ParquetWriter(unfinished, PART_SCHEMA, use_dictionary=REPEATED_COLUMNS) as writer,
+        pq.ParquetWriter(
+            unfinished,
+            PART_SCHEMA,
+            compression="lz4",
+            use_dictionary=REPEATED_COLUMNS,
+            write_statistics=REPEATED_COLUMNS,
+        ) as writer,
     ):
         for table in _joined(batches):
             writer.write_table(table)
