@@ -231,7 +231,8 @@ class _Before:
             yield cls(None)
             return
         with file:
-            yield cls(file if file.schema_arrow.equals(schema, check_metadata=True) else None)
+            found = file.schema_arrow
+            yield cls(file if found.equals(schema) and found.metadata == schema.metadata else None)
 
     def rows_of(self, keys: pa.Array) -> pa.Table:
         """Return the rows of the texts with these keys; both come in ascending order, from one call to the next."""
