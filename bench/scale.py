@@ -3,13 +3,13 @@
     python bench/scale.py [--quick] [--json FILE]
 
 The texts are ten words each, drawn at random with a newswire's frequencies, so that no two are near-duplicates; one in
-a hundred has a label. `corpus_vs_scan` is the time of reading, normalising, merging, splitting and looking for
-near-duplicates over that of DuckDB, which the stage sorts by, scanning, sorting and writing the same file, each in a
-process of its own; and `corpus_gib` is that process's largest memory. `one_new_row_vs_scan` is the time of corpus and
-tokens together in a night that finds one more file with one row, over the same scan. `training_gib` is the memory of the rows of a training, tokens, labels
-and teacher logits joined from their tables, above what torch and the libraries take; `training_peak_gib` is the largest
-while they are joined. `training_overhead` is the share of an epoch that is not the student: choosing rows, making
-batches of them, and what the trainer does between steps.
+a hundred has a label. `corpus_vs_scan` is the time of reading, normalising, merging, splitting and looking for near-
+duplicates over that of DuckDB, which the stage sorts by, scanning, sorting and writing the same file, each in a process
+of its own; and `corpus_gib` is that process's largest memory. `one_new_row_vs_scan` is the time of corpus and tokens
+together in a night that finds one more file with one row, over the same scan. `training_gib` is the memory of the rows
+of a training, tokens, labels and teacher logits joined from their tables, above what torch and the libraries take;
+`training_peak_gib` is the largest while they are joined. `training_overhead` is the share of an epoch that is not the
+student: choosing rows, making batches of them, and what the trainer does between steps.
 """
 
 from __future__ import annotations
