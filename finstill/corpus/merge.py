@@ -35,7 +35,10 @@ PLACED_SCHEMA = pa.schema([*PART_SCHEMA, pa.field("position", pa.int64(), nullab
 SORT_MEMORY = "1GB"
 """More rows than this holds are sorted on disk."""
 
-ROWS_PER_BATCH = 1 << 17
+ROWS_PER_BATCH = 1 << 15
+
+ROWS_SORTED_BY_ARROW = 1 << 17
+"""Fewer rows than the engine takes longer to start for."""
 
 ROWS_OF_A_FILE = 1 << 40
 """More than a file has: positions are unique over all of them."""
@@ -53,8 +56,7 @@ def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
         parts: Parquet files of `PART_SCHEMA`, in the order in which they count.
         scratch: where rows lie that do not fit into memory.
     """
-    if sum(pq.read_metadata(part).num_rows for part in parts) <= ROWS_PER_BATCH:
-        # To start the engine takes longer.
+    if sum(pq.read_metadata(part).num_rows for part in parts) <= ROWS_SORTED_BY_ARROW:
         rows = pa.concat_tables([PART_SCHEMA.empty_table(), *map(pq.read_table, parts)])
         placed = rows.append_column(PLACED_SCHEMA.field("position"), pa.array(range(len(rows)), pa.int64()))
         yield placed.sort_by([("key", "ascending"), ("position", "ascending")])

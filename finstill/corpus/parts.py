@@ -59,13 +59,13 @@ def read_part(
         InputError: the file cannot be read, or one of its rows cannot be used and such rows stop the run.
     """
     path = folder / f"{_identity(file, source, labels)}.parquet"
-    if not path.is_file():
-        report = CorpusReport()
-        batches = read_file(file, source, report.source)
-        write_part(keyed(batches, labels, source.label_names, BadRows.of(source), report), report, path)
-        return path, report
-    os.utime(path)
-    return path, CorpusReport.from_dict(json.loads(pq.read_metadata(path).metadata[REPORT_KEY]))
+    if path.is_file():
+        os.utime(path)
+        return path, CorpusReport.from_dict(json.loads(pq.read_metadata(path).metadata[REPORT_KEY]))
+    report = CorpusReport()
+    batches = read_file(file, source, report.source)
+    write_part(keyed(batches, labels, source.label_names, BadRows.of(source), report), report, path)
+    return path, report
 
 
 def write_part(batches: Iterable[pa.RecordBatch], report: CorpusReport, path: Path) -> None:
@@ -183,12 +183,12 @@ def _with_keys(rows: pa.RecordBatch) -> pa.RecordBatch:
     return pa.record_batch([text_keys(rows["text"]), *others], PART_SCHEMA)
 
 
-def _joined(batches: Iterable[pa.RecordBatch], rows: int = 1 << 17) -> Iterator[pa.Table]:
-    """Yield batches joined to tables of some `rows`: a row group of a few is slow to read."""
+def _joined(batches: Iterable[pa.RecordBatch], size: int = 1 << 24) -> Iterator[pa.Table]:
+    """Yield batches joined to tables of so many bytes: a row group of a few rows is slow to read."""
     held: list[pa.RecordBatch] = []
     for batch in batches:
         held.append(batch)
-        if sum(map(len, held)) >= rows:
+        if sum(batch.nbytes for batch in held) >= size:
             yield pa.Table.from_batches(held, PART_SCHEMA)
             held = []
     yield pa.Table.from_batches(held, PART_SCHEMA)

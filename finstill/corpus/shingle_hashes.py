@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +12,11 @@ import pyarrow.compute as pc
 
 from finstill.corpus.text import words
 
-TEXTS_AT_A_TIME = 4096
+BYTES_AT_A_TIME = 1 << 18
 """Few enough for a processor's cache, which makes each pass several times as fast."""
+
+LEAST_BYTES = 16
+"""What a text counts for at least, so that the number of texts at a time has 16 bits."""
 
 HASH_BITS = 48
 
@@ -39,20 +44,12 @@ class ShingleSet:
 
     def add(self, texts: pa.StringArray) -> None:
         """Add the shingles of `texts`."""
-        for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            self._flags[shingle_hashes(texts[start : start + TEXTS_AT_A_TIME])[1] & self._mask] = True
+        for some in _pieces(texts):
+            self._flags[shingle_hashes(some)[1] & self._mask] = True
 
     def shares(self, texts: pa.StringArray) -> np.ndarray:
         """Return the share of each text's shingles that are in the set: float64, (texts,); 0 for a text of no word."""
-        return np.concatenate(
-            [
-                np.empty(0),
-                *(
-                    self._shares(texts[start : start + TEXTS_AT_A_TIME])
-                    for start in range(0, len(texts), TEXTS_AT_A_TIME)
-                ),
-            ]
-        )
+        return np.concatenate([np.empty(0), *map(self._shares, _pieces(texts))])
 
     def _shares(self, texts: pa.StringArray) -> np.ndarray:
         rows, hashes = shingle_hashes(texts)
@@ -100,6 +97,15 @@ def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the powers of the factor and of its inverse, 2**bits of each."""
     factors = np.full((2, 1 << bits), [[_FACTOR], [_INVERSE]], np.uint64)
     return tuple(np.cumprod(factors, axis=1))
+
+
+def _pieces(texts: pa.StringArray) -> Iterator[pa.StringArray]:
+    """Yield the texts in order, so many bytes at a time, or one text that has more."""
+    sizes = np.maximum(pc.binary_length(texts).to_numpy(), LEAST_BYTES)
+    piece = np.cumsum(sizes, dtype=np.int64) // BYTES_AT_A_TIME
+    bounds = [0, *(np.flatnonzero(np.diff(piece)) + 1).tolist(), len(texts)]
+    for start, end in pairwise(bounds):
+        yield texts[start:end]
 
 
 def _as_bytes(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:

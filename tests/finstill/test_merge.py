@@ -75,8 +75,9 @@ def test_the_merge_by_columns_is_the_merge_by_a_dictionary(values: list, engine:
     ]
     with pytest.MonkeyPatch.context() as patch:
         if engine == "duckdb":
+            patch.setattr(merge, "ROWS_SORTED_BY_ARROW", 0)
+            # Rows of one text then lie across batches too.
             patch.setattr(merge, "ROWS_PER_BATCH", 3)
-            # Groups of rows then lie across batches too.
         table, report = distinct_texts(rows, LABELS, {})
     expected, counts = by_dictionary(rows)
     assert {row.pop("key"): list(row.values()) for row in table.to_pylist()} == expected
