@@ -29,12 +29,12 @@ COMPARED_SCHEMA = pa.schema(
 """The texts of one night: whether each is measured on, and for a train text its nearest measured one."""
 
 TEXTS_INDEXED = 200_000
-"""Held in an index at once."""
+"""Number of texts that an index of near-duplicates holds at once."""
 
 TEXTS_ASKED = 8192
 
 SHINGLES_OF_A_TEXT = 16
-"""More than most have: the size of a set of shingles follows from it, and no result does."""
+"""A headline has fewer. The size of a set of shingles follows from it, and no result does."""
 
 
 @dataclass(frozen=True)

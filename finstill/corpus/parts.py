@@ -1,7 +1,7 @@
 """The rows of each file of a source under their texts' keys: a Parquet file that is kept while the source's file stays.
 
-A night with one new file reads that file alone. What is kept is named after the file's size and time of change and
-after all settings by which it was read, so another setting reads it again.
+A night with one new file reads that file alone. The name of what is kept is a digest of the file's path, size and time
+of change and of all settings by which it was read, so another setting reads the file again.
 """
 
 from __future__ import annotations
