@@ -1,6 +1,5 @@
 """The texts, and the checks of them."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +75,8 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
     counted by reason, with examples. Labels that people corrected win over the source's.
     """
     from finstill.corpus.arrivals import take
-    from finstill.corpus.build import read_corpus, write_bad_rows, write_corpus
+    from finstill.corpus.build import first_texts, read_corpus, texts_by_split_and_label
+    from finstill.corpus.report import write_bad_rows
     from finstill.files import digest
 
     settings, path = profile.profile(), profile.workspace.corpus
@@ -88,26 +88,27 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
             context.log.warning(f"changed since they were looked at, and left for later: {', '.join(taken.left)}")
     # Noted before the source is read: what arrives meanwhile is new for the next night.
     inputs = profile.inputs()
-    texts, report = read_corpus(settings.corpus, settings.task.labels, settings.corrections)
-    write_corpus(texts, path)
+    parts, corrections = profile.workspace.corpus_parts, settings.corrections
+    report = read_corpus(settings.corpus, settings.task.labels, path, parts, corrections=corrections)
     write_bad_rows(report.set_aside, profile.workspace.bad_rows)
-    counts = Counter(
-        zip(texts["split"].to_pylist(), (label or "" for label in texts["label"].to_pylist()), strict=True)
-    )
+    counts = texts_by_split_and_label(path)
     rejected = [
         {"reason": reason, "place": cell(place), "text": cell(text)}
         for reason, examples in report.examples.items()
         for place, text in examples
     ]
-    sample = [{name: cell(row[name] or "") for name in ("split", "label", "text")} for row in texts[:10].to_pylist()]
+    sample = [{name: cell(row[name] or "") for name in ("split", "label", "text")} for row in first_texts(path, 10)]
     return MaterializeResult(
         metadata={
             "dagster/row_count": report.kept,
             "dagster/uri": path.as_uri(),
             "rows_read": report.read,
-            "texts_labelled": texts.num_rows - texts["label"].null_count,
+            "texts_labelled": sum(count for (_, label), count in counts.items() if label),
             "texts_by_split_and_label": table(
-                [{"split": split, "label": label, "texts": count} for (split, label), count in sorted(counts.items())]
+                [
+                    {"split": split, "label": label, "texts": count}
+                    for split, label, count in sorted((split, label or "", n) for (split, label), n in counts.items())
+                ]
             ),
             "dropped_or_merged": table([{"reason": why, "rows": rows} for why, rows in report.reasons.items()]),
             "dropped_or_merged_examples": table(rejected),
@@ -150,11 +151,13 @@ def corpus_is_sound(profile: ProfileResource) -> AssetCheckResult:
 
     from finstill.corpus.soundness import faults
 
-    texts = pq.read_table(profile.workspace.corpus)
-    found = faults(texts, profile.profile().task.labels)
+    path = profile.workspace.corpus
+    found = faults(path, profile.profile().task.labels)
     return AssetCheckResult(
         passed=not found,
-        description=cell(" ".join(found)) if found else f"{texts.num_rows:,} texts, all as they should be.",
+        description=cell(" ".join(found))
+        if found
+        else f"{pq.read_metadata(path).num_rows:,} texts, all as they should be.",
     )
 
 

@@ -29,8 +29,9 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
 
     Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
     """
-    from finstill.corpus.build import BadRows, write_bad_rows, write_corpus
+    from finstill.corpus.build import write_corpus
     from finstill.corpus.out_of_domain import build_out_of_domain
+    from finstill.corpus.report import BadRows, write_bad_rows
     from finstill.corpus.sources import read_rows
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.corpus.tokens import tokenize_corpus

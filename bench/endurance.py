@@ -187,7 +187,8 @@ def read_bad(folder: Path) -> tuple[int, int, int]:
         path = folder / file
         path.write_bytes(content)
         try:
-            _, read = read_corpus(CorpusSource(path=str(path), label="label"), SENTIMENT.labels)
+            source = CorpusSource(path=str(path), label="label")
+            read = read_corpus(source, SENTIMENT.labels, folder / "corpus" / "corpus.parquet")
         except InputError as error:
             words = str(error)
             says = file in words and (row is None or re.search(rf"\b{row}\b", words.replace(file, "")) is not None)

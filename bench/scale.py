@@ -3,12 +3,13 @@
     python bench/scale.py [--quick] [--json FILE]
 
 The texts are ten words each, drawn at random with a newswire's frequencies, so that no two are near-duplicates; one in
-a hundred has a label. `corpus_vs_scan` is the time of reading, normalising, merging, splitting and looking for
-near-duplicates over that of polars scanning, sorting and writing the same file, each in a process of its own; and
-`corpus_gib` is that process's largest memory. `training_gib` is the memory of the rows of a training, tokens, labels
-and teacher logits joined from their tables, above what torch and the libraries take; `training_peak_gib` is the largest
-while they are joined. `training_overhead` is the share of an epoch that is not the student: choosing rows, making
-batches of them, and what the trainer does between steps.
+a hundred has a label. `corpus_vs_scan` is the time of reading, normalising, merging, splitting and looking for near-
+duplicates over that of DuckDB, which the stage sorts by, scanning, sorting and writing the same file, each in a process
+of its own; and `corpus_gib` is that process's largest memory. `one_new_row_vs_scan` is the time of corpus and tokens
+together in a night that finds one more file with one row, over the same scan. `training_gib` is the memory of the rows
+of a training, tokens, labels and teacher logits joined from their tables, above what torch and the libraries take;
+`training_peak_gib` is the largest while they are joined. `training_overhead` is the share of an epoch that is not the
+student: choosing rows, making batches of them, and what the trainer does between steps.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ GOALS = {
     "corpus_rows_per_second": "",
     "corpus_gib": "at most 4 at 10 million rows",
     "corpus_vs_scan": "at most 3",
+    "tokens_rows_per_second": "",
+    "one_new_row_vs_scan": "at most 2",
+    "one_new_row_gib": "",
     "training_rows": "",
     "training_gib": "at most 2 at 10 million rows",
     "training_peak_gib": "",
@@ -43,6 +47,7 @@ GOALS = {
 GIB = 1 << 30
 ROWS_AT_A_TIME = 100_000
 WORDS = 10
+TEXTS = "texts.parquet"
 LABELS = ("negative", "neutral", "positive")
 EPOCH_ROWS = 6_400
 VOCABULARY = 30_522
@@ -57,8 +62,9 @@ def main() -> None:
     corpus_rows, training_rows = (100_000, 1_000_000) if arguments.quick else (1_000_000, 10_000_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_texts(folder / "texts.parquet", corpus_rows)
-        scan, corpus = in_a_process("scan", folder), in_a_process("corpus", folder)
+        (folder / "source").mkdir()
+        write_texts(folder / "source" / TEXTS, corpus_rows)
+        scan, corpus, tokens, night = (in_a_process(stage, folder) for stage in ("scan", "corpus", "tokens", "night"))
         write_tables(folder, training_rows)
         training = in_a_process("training", folder)
     figures = {
@@ -66,10 +72,13 @@ def main() -> None:
         "corpus_rows_per_second": corpus_rows / corpus["seconds"],
         "corpus_gib": corpus["gib"],
         "corpus_vs_scan": corpus["seconds"] / scan["seconds"],
+        "tokens_rows_per_second": corpus_rows / tokens["seconds"],
+        "one_new_row_vs_scan": night["seconds"] / scan["seconds"],
+        "one_new_row_gib": night["gib"],
         "training_rows": training_rows,
         **{f"training_{figure}": value for figure, value in training.items()},
     }
-    report(figures, GOALS, describe_machine("polars", "pyarrow", "torch"), arguments.json)
+    report(figures, GOALS, describe_machine("duckdb", "pyarrow", "torch"), arguments.json)
 
 
 def in_a_process(stage: str, folder: Path) -> dict[str, float]:
@@ -95,7 +104,7 @@ def write_texts(path: Path, rows: int) -> None:
 
 def write_tables(folder: Path, rows: int) -> None:
     """Write the tables of a corpus, of its tokens and of its logits as the stages before a training do."""
-    from finstill.corpus.build import CORPUS_SCHEMA
+    from finstill.corpus.merge import CORPUS_SCHEMA
     from finstill.corpus.provenance import TableProvenance
     from finstill.corpus.text import KEY_BYTES
     from finstill.corpus.tokenizer import load_tokenizer
@@ -141,22 +150,45 @@ def write_tables(folder: Path, rows: int) -> None:
 
 
 def scan(folder: Path) -> dict[str, float]:
-    """Scan, sort and write by polars' streaming engine."""
-    import polars as pl
+    """Scan, sort and write by DuckDB, with the memory that the corpus stage gives it."""
+    import duckdb
+
+    from finstill.corpus.merge import SORT_MEMORY
 
     started = time.perf_counter()
-    pl.scan_parquet(folder / "texts.parquet").sort("text").sink_parquet(folder / "sorted.parquet")
+    with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(folder / "spilled")}) as connection:
+        texts, target = folder / "source" / TEXTS, folder / "sorted.parquet"
+        connection.sql(f"SELECT * FROM read_parquet('{texts}') ORDER BY text").write_parquet(str(target))
     return {"seconds": time.perf_counter() - started, "gib": peak()}
 
 
 def corpus(folder: Path) -> dict[str, float]:
     from finstill.config.profile import CorpusSource
-    from finstill.corpus.build import read_corpus, write_corpus
+    from finstill.corpus.build import read_corpus
 
     started = time.perf_counter()
-    table, _ = read_corpus(CorpusSource(path=str(folder / "texts.parquet"), label="label"), LABELS)
-    write_corpus(table, folder / "built.parquet")
+    source = CorpusSource(path=str(folder / "source"), label="label")
+    read_corpus(source, LABELS, folder / "built.parquet", folder / "parts")
     return {"seconds": time.perf_counter() - started, "gib": peak()}
+
+
+def tokens(folder: Path) -> dict[str, float]:
+    from finstill.corpus.tokenizer import load_tokenizer
+    from finstill.corpus.tokens import tokenize_corpus
+    from finstill.teacher.checkpoint import resolve_checkpoint
+
+    tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, 128)
+    started = time.perf_counter()
+    tokenize_corpus(folder / "built.parquet", tokenizer, folder / "built.tokens.parquet")
+    return {"seconds": time.perf_counter() - started, "gib": peak()}
+
+
+def night(folder: Path) -> dict[str, float]:
+    """Make corpus and tokens again after one more file with one row has arrived."""
+    row = pa.table({"text": ["a row that nobody has seen before tonight"], "label": pa.nulls(1, pa.string())})
+    pq.write_table(row, folder / "source" / "tonight.parquet")
+    parts = corpus(folder), tokens(folder)
+    return {"seconds": sum(part["seconds"] for part in parts), "gib": peak()}
 
 
 def training(folder: Path) -> dict[str, float]:
@@ -202,7 +234,13 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
 
 
-STAGES: dict[str, Callable[[Path], dict[str, float]]] = {"scan": scan, "corpus": corpus, "training": training}
+STAGES: dict[str, Callable[[Path], dict[str, float]]] = {
+    "scan": scan,
+    "corpus": corpus,
+    "tokens": tokens,
+    "night": night,
+    "training": training,
+}
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ class Workspace:
         return self.root / "corpus.parquet"
 
     @property
+    def corpus_parts(self) -> Path:
+        """Holds what was read of each file of the source, until the file changes."""
+        return self.root / "corpus.parts"
+
+    @property
     def bad_rows(self) -> Path:
         """Rows of the source that were set aside, as JSONL: file, row, reason, content."""
         return self.root / "corpus.bad_rows.jsonl"

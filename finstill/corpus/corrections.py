@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from finstill.config.profile import CorpusSource
+from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.look import look
-from finstill.corpus.sources import NO_LABEL_WORDS, canonical_label, read_rows
+from finstill.corpus.sources import read_rows
 from finstill.corpus.text import KEY_BYTES
 from finstill.errors import InputError
 
@@ -34,7 +36,7 @@ class Correction:
     row: int
 
 
-@dataclass(frozen=True)
+@dataclass
 class Corrected:
     """What corrections made of a corpus.
 
@@ -43,7 +45,7 @@ class Corrected:
         confirmed: number of texts that had the label already.
     """
 
-    changed: dict[tuple[str | None, str, str], int] = field(default_factory=dict)
+    changed: Counter[tuple[str | None, str, str]] = field(default_factory=Counter)
     confirmed: int = 0
 
 
@@ -104,35 +106,41 @@ def read_corrections(folder: Path, labels: Sequence[str]) -> dict[bytes, Correct
     return found
 
 
-def apply_corrections(corpus: pa.Table, corrections: Mapping[bytes, Correction]) -> tuple[pa.Table, Corrected]:
-    """Give the texts of a corpus the labels that people gave them.
+def apply_corrections(
+    corpus: Iterable[pa.Table], corrections: Mapping[bytes, Correction], corrected: Corrected
+) -> Iterator[pa.Table]:
+    """Yield the tables of a corpus, its texts with the labels that people gave them.
 
     Args:
         corpus: with the columns `key`, `label` and `split`.
+        corrected: is told what changed.
 
     Raises:
         InputError: a correction is of no text of the corpus; names its file and row.
     """
     keys = pa.array(list(corrections), pa.binary(KEY_BYTES))
-    if (absent := pc.index(pc.is_in(keys, corpus["key"].combine_chunks()), False).as_py()) >= 0:
-        correction = corrections[keys[absent].as_py()]
+    labels = pa.array([correction.label for correction in corrections.values()], pa.string())
+    found = np.zeros(len(keys), bool)
+    for table in corpus:
+        at = pc.index_in(table["key"], keys).combine_chunks()
+        found[at.drop_null().to_numpy()] = True
+        given = labels.take(at)
+        touched = [each.filter(pc.is_valid(given)).to_pylist() for each in (table["label"], given, table["split"])]
+        for before, now, split in zip(*touched, strict=True):
+            if before == now:
+                corrected.confirmed += 1
+            else:
+                corrected.changed[before, now, split] += 1
+        column = table.schema.get_field_index("label")
+        yield table.set_column(column, table.schema.field(column), pc.coalesce(given, table["label"]))
+    if not found.all():
+        key, correction = list(corrections.items())[found.argmin()]
         raise InputError(
-            f"no text of the corpus has the key {keys[absent].as_py().hex()}",
+            f"no text of the corpus has the key {key.hex()}",
             where=correction.file,
             row=correction.row,
             remedy="Copy the key from label_review, or remove the row where its text has left the corpus",
         )
-    given = pa.array([correction.label for correction in corrections.values()], pa.string())
-    given = given.take(pc.index_in(corpus["key"], keys).combine_chunks())
-    touched = [each.filter(pc.is_valid(given)).to_pylist() for each in (corpus["label"], given, corpus["split"])]
-    counts = Counter(zip(*touched, strict=True))
-    changed = {(before, now, split): texts for (before, now, split), texts in counts.items() if before != now}
-    column = corpus.schema.get_field_index("label")
-    labels = pc.coalesce(given, corpus["label"])
-    return (
-        corpus.set_column(column, corpus.schema.field(column), labels),
-        Corrected(changed, counts.total() - sum(changed.values())),
-    )
 
 
 def _key(given: str, path: Path, row: int) -> bytes:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from finstill.corpus.near_duplicates import Match, NearDuplicates
@@ -33,17 +34,17 @@ class Leak:
 
     @property
     def forbidden(self) -> bool:
-        return is_forbidden(self.rows == "labelled", self.similarity)
+        return bool(is_forbidden(np.array(self.rows == "labelled"), np.array(self.similarity)))
 
 
-def is_forbidden(labelled: bool, similarity: float) -> bool:
-    """Whether a train text this near a validation or test text must not be learned from.
+def is_forbidden(labelled: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Return which train texts are too near a validation or test text to be learned from, bool.
 
     Texts without a label are plentiful, so none that is near is kept. A labelled one has its place in a split that
     somebody published or a hash decided, and figures compare only while it stays there: it is left out where it is the
     very same words, and reported where it is near.
     """
-    return not labelled or similarity == 1
+    return (similarity > 0) & (~labelled | (similarity == 1))
 
 
 def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:

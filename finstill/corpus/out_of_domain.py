@@ -6,12 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finstill.corpus.build import BadRows, CorpusReport, corpus_table, distinct_texts
+from finstill.corpus.build import distinct_texts
 from finstill.corpus.leakage import ROWS_PER_CHUNK
+from finstill.corpus.merge import CORPUS_SCHEMA
 from finstill.corpus.near_duplicates import NearDuplicates
-from finstill.corpus.sources import Row
+from finstill.corpus.report import BadRows, CorpusReport
+from finstill.corpus.rows import Row
 from finstill.errors import InputError
 
 
@@ -33,26 +36,28 @@ def build_out_of_domain(
     Raises:
         InputError: a label is none of the task's, or no row is left.
     """
-    entries, report = distinct_texts(rows, labels, label_names, bad_rows)
-    for key in [key for key, entry in entries.items() if entry.label is None]:
-        entry = entries.pop(key)
-        report.count("no label", entry.source, entry.text)
-    keys = list(entries)
-    index = NearDuplicates([entry.text for entry in entries.values()])
+    texts, report = distinct_texts(rows, labels, label_names, bad_rows)
+    _leave_out(texts.filter(pc.is_null(texts["label"])), "no label", report)
+    texts = texts.filter(pc.is_valid(texts["label"]))
+    index = NearDuplicates(texts["text"].to_pylist())
+    near: set[int] = set()
     with pq.ParquetFile(corpus) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "split"]):
-            train = [row["text"] for row in batch.to_pylist() if row["split"] == "train"]
-            near = {keys[match.position] for matches in index.matches(train) for match in matches}
-            for key in sorted(near & entries.keys()):
-                entry = entries.pop(key)
-                report.count("near-duplicate of a train text", entry.source, entry.text)
-    if not entries:
+            train = batch.filter(pc.equal(batch["split"], "train"))["text"].to_pylist()
+            near |= {match.position for matches in index.matches(train) for match in matches}
+    is_near = pa.array([position in near for position in range(len(texts))], pa.bool_())
+    _leave_out(texts.filter(is_near), "near-duplicate of a train text", report)
+    texts = texts.filter(pc.invert(is_near))
+    if not len(texts):
         raise InputError(
             f"no out-of-domain text is usable ({report.read:,} rows read; {dict(report.reasons)})",
             where="out_of_domain",
             remedy="Check the text and label columns in the profile",
         )
-    for entry in entries.values():
-        entry.split = "test"
-    report.kept = len(entries)
-    return corpus_table(entries), report
+    report.kept = len(texts)
+    at = CORPUS_SCHEMA.get_field_index("split")
+    return texts.set_column(at, CORPUS_SCHEMA.field(at), pa.repeat("test", len(texts))), report
+
+
+def _leave_out(texts: pa.Table, reason: str, report: CorpusReport) -> None:
+    report.count(reason, len(texts), zip(texts["source"].to_pylist(), texts["text"].to_pylist(), strict=True))

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -369,44 +369,56 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
     yield from _objects(rows, where, form, wanted)
 
 
-def parquet_rows(
-    stream: BinaryIO, where: str, form: Form, wanted: Sequence[str], numbered: Collection[str] = ()
+def parquet_records(
+    batch: pa.RecordBatch,
+    names: Mapping[str, list[str]],
+    wanted: Sequence[str],
+    before: int,
+    numbered: Collection[str] = (),
 ) -> Iterator[Record]:
-    """Yield the rows of a Parquet file; class labels of the Hugging Face hub by their names, and -1 as None.
+    """Yield the rows of a batch of a Parquet file; class labels of the Hugging Face hub by their names, -1 as None.
 
     Args:
+        batch, names: as `parquet_batches` yields them.
+        before: number of rows before the batch.
         numbered: columns whose class labels stay numbers.
+    """
+    import pyarrow as pa
+
+    columns = [batch.column(column) for column in wanted]
+    for i, column in enumerate(columns):
+        if pa.types.is_dictionary(column.type):
+            columns[i] = column = column.cast(column.type.value_type)
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            # As bytes: Arrow does not check UTF-8, and a bad one should be named by its row.
+            columns[i] = column.cast(pa.large_binary())
+    for number, values in enumerate(zip(*(column.to_pylist() for column in columns), strict=True), before + 1):
+        fault, decoded = None, []
+        for column, value in zip(wanted, values, strict=True):
+            if isinstance(value, bytes):
+                try:
+                    value = value.decode()
+                except UnicodeDecodeError as error:
+                    byte = value[error.start]
+                    value = value.decode(errors="replace")
+                    fault = Fault(f"column '{column}' is not valid UTF-8: byte {error.start} is 0x{byte:02x}")
+            elif (classes := names.get(column)) and isinstance(value, int):
+                named = column not in numbered
+                value = (classes[value] if named else value) if 0 <= value < len(classes) else None
+            decoded.append(value)
+        yield Record(number, tuple(decoded), fault, dict(zip(wanted, decoded, strict=True)))
+
+
+def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, as `parquet_records` does.
 
     Raises:
         InputError: it is no Parquet file, or lacks a column.
     """
-    import pyarrow as pa
-
-    number = 0
+    before = 0
     for batch, names in parquet_batches(stream, where, form, wanted):
-        columns = [batch.column(column) for column in wanted]
-        for i, column in enumerate(columns):
-            if pa.types.is_dictionary(column.type):
-                columns[i] = column = column.cast(column.type.value_type)
-            if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-                # As bytes: Arrow does not check UTF-8, and a bad one should be named by its row.
-                columns[i] = column.cast(pa.large_binary())
-        for values in zip(*(column.to_pylist() for column in columns), strict=True):
-            number += 1
-            fault, decoded = None, []
-            for column, value in zip(wanted, values, strict=True):
-                if isinstance(value, bytes):
-                    try:
-                        value = value.decode()
-                    except UnicodeDecodeError as error:
-                        byte = value[error.start]
-                        value = value.decode(errors="replace")
-                        fault = Fault(f"column '{column}' is not valid UTF-8: byte {error.start} is 0x{byte:02x}")
-                elif (classes := names.get(column)) and isinstance(value, int):
-                    named = column not in numbered
-                    value = (classes[value] if named else value) if 0 <= value < len(classes) else None
-                decoded.append(value)
-            yield Record(number, tuple(decoded), fault, dict(zip(wanted, decoded, strict=True)))
+        yield from parquet_records(batch, names, wanted, before)
+        before += batch.num_rows
 
 
 def parquet_batches(

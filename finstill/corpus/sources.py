@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-import html
 import importlib.resources
 import io
-import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 from urllib.parse import unquote
+
+import pyarrow as pa
 
 from finstill.config.known import KNOWN
 from finstill.config.profile import EMBEDDED, CorpusSource
+from finstill.corpus.columns import ROLES, array_of, batch_of_columns, canonical_label, row_of
 from finstill.corpus.readers import (
     BYTES_LOOKED_AT,
     COMPRESSED,
     KINDS,
     Delimited,
-    Fault,
     Form,
     NoTableError,
     Record,
@@ -31,39 +31,15 @@ from finstill.corpus.readers import (
     json_lines,
     json_rows,
     kind_of,
-    parquet_rows,
+    parquet_batches,
+    parquet_records,
     reading,
-    text_fault,
     text_lines,
 )
+from finstill.corpus.rows import Row, batch_of, batches_of, in_batches, rows_of
 from finstill.errors import InputError, UnreachableError
 
-ROLES = ("text", "label", "date", "id", "split")
-
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
-
-NO_LABEL_WORDS = {"", "nan", "null"}
-"""What stands for no label in files, unless the task or `label_names` knows it."""
-
-
-class Row(NamedTuple):
-    """One row as the source holds it, values as text or None.
-
-    Attributes:
-        source: the file or data set, as messages call it.
-        number: of the row in it, from 1.
-        label: as the source calls it; None where the row has none.
-        fault: why the row cannot be used; its text is then what it holds, for people.
-    """
-
-    source: str
-    number: int
-    text: str | None
-    label: str | None
-    date: str | None
-    id: str | None
-    split: str | None
-    fault: Fault | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +88,13 @@ class SourceReport:
 
 
 def read_rows(source: CorpusSource, report: SourceReport | None = None) -> Iterator[Row]:
-    """Yield the rows of `source` in the order they stand; a row that cannot be read comes with a fault.
+    """Yield the rows of `source` one by one, as `read_batches` reads them."""
+    for batch in read_batches(source, report):
+        yield from rows_of(batch)
+
+
+def read_batches(source: CorpusSource, report: SourceReport | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of `source` in the order they stand, `ROWS_SCHEMA`; a row that cannot be read has a fault.
 
     Args:
         report: is told what was understood.
@@ -122,17 +104,22 @@ def read_rows(source: CorpusSource, report: SourceReport | None = None) -> Itera
     """
     report = SourceReport() if report is None else report
     if source.hub is not None:
-        yield from _read_hub(source, report)
+        yield from batches_of(_read_hub(source, report))
         return
     for file in source_files(source, report):
-        try:
-            yield from _read_file(file, source, report)
-        except NoTableError as error:
-            if not file.found:
-                raise
-            # Data sets have notes in JSON beside them, and writers leave empty files compressed.
-            report.files.pop()
-            (report.empty if error.empty else report.unknown).append(file.name)
+        yield from read_file(file, source, report)
+
+
+def read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of one of the files of `source`, as `read_batches` does."""
+    try:
+        yield from _read_file(file, source, report)
+    except NoTableError as error:
+        if not file.found:
+            raise
+        # Data sets have notes in JSON beside them, and writers leave empty files compressed.
+        report.files.pop()
+        (report.empty if error.empty else report.unknown).append(file.name)
 
 
 def source_files(source: CorpusSource, report: SourceReport | None = None) -> list[SourceFile]:
@@ -228,12 +215,11 @@ def _no_known_file(path: Path, present: Sequence[str], pattern: str = "*") -> In
     return InputError(f"no file {wanted}{there}", where=path, remedy="Set corpus.path in the profile")
 
 
-def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> Iterator[Row]:
+def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> Iterator[pa.RecordBatch]:
     known = KNOWN.get(source.known or "")
     form = Form(source.encoding, source.delimiter, source.columns, known.quotes if known else True)
     kind = kind_of(file.name)
-    roles = {role: column for role in ROLES if isinstance(column := getattr(source, role), str)}
-    wanted = list(dict.fromkeys(column for column in roles.values() if column not in file.folders))
+    wanted = list(dict.fromkeys(column for column in _roles(source).values() if column not in file.folders))
     understood = {"file": file.name}
     report.files.append(understood)
     with file.open() as raw, reading(file.name, form):
@@ -254,105 +240,69 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
             understood |= {"encoding": form.encoding or "utf-8", "read as": "a text a line"}
             records = text_lines(stream, file.name, form)
         elif kind == "parquet":
-            # A profile may map the numbers of class labels that the file also names.
-            mapped = any((canonical_label(given) or "").isdigit() for given in source.label_names)
-            records = parquet_rows(stream, file.name, form, wanted, [source.label] if mapped and source.label else [])
+            yield from _parquet(stream, file, form, wanted, source)
+            return
         else:
             records = (json_lines if kind == "jsonl" else json_rows)(stream, file.name, form, wanted)
-        at = {column: position for position, column in enumerate(wanted)}
-        for record in records:
-            values = (
-                {
-                    role: file.folders[column] if column in file.folders else record.values[at[column]]
-                    for role, column in roles.items()
-                }
-                if record.fault is None
-                else {}
-            )
-            yield _row(file.name, record.number, values, source, record.fault, record.content)
+        for some in in_batches(records):
+            batch = None
+            if wanted and not any(record.fault for record in some):
+                columns = dict(
+                    zip(wanted, map(array_of, zip(*(record.values for record in some), strict=True)), strict=True)
+                )
+                batch = _whole(file, source, columns, [record.number for record in some])
+            yield batch or _one_by_one(file, source, wanted, some)
 
 
-def _row(
-    name: str, number: int, values: Mapping[str, Any], source: CorpusSource, fault: Fault | None, content: Any
-) -> Row:
-    """Return the row with these values by role, each as text or None."""
-    if fault is not None:
-        held = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, default=str)
-        return Row(name, number, _writable(held), None, None, None, None, fault)
-    for role in ROLES[1:]:
-        value = values.get(role)
-        if isinstance(value, str) and not value.isascii() and (half := text_fault(value)):
-            reason = f"column '{getattr(source, role)}': {half.reason}"
-            held = _writable(str(values.get("text")))
-            return Row(name, number, held, None, None, None, None, Fault(reason, half.remedy))
-    text, label = values.get("text"), values.get("label")
-    if text is not None and not isinstance(text, str):
-        # A number that is not one is how pandas writes a missing text.
-        if isinstance(text, float) and text != text:
-            text = None
-        else:
-            wrong = Fault(f"column '{source.text}' holds {type(text).__name__}, text was expected")
-            return Row(name, number, _writable(str(text)), None, None, None, None, wrong)
-    if text is not None:
-        if wrong_text := text_fault(text) if not text.isascii() else None:
-            return Row(name, number, _writable(text), None, None, None, None, wrong_text)
-        if source.unescape:
-            text = html.unescape(text)
-    try:
-        given = _label(label, source)
-    except ValueError as error:
-        return Row(name, number, text, None, None, None, None, Fault(str(error)))
-    date, key, split = (None if (value := values.get(role)) is None else str(value) for role in ROLES[2:])
-    return Row(name, number, text, given, date, key, split)
+def _parquet(
+    stream: BinaryIO, file: SourceFile, form: Form, wanted: Sequence[str], source: CorpusSource
+) -> Iterator[pa.RecordBatch]:
+    # A profile may map the numbers of class labels that the file also names.
+    mapped = any((canonical_label(given) or "").isdigit() for given in source.label_names)
+    numbered = [source.label] if mapped and source.label else []
+    before = 0
+    for batch, names in parquet_batches(stream, file.name, form, wanted):
+        numbers = range(before + 1, before + 1 + batch.num_rows)
+        read = None
+        # Class labels are looked at one by one.
+        if not names.keys() & set(wanted):
+            read = _whole(file, source, {column: batch[column] for column in wanted}, numbers)
+        yield read or _one_by_one(file, source, wanted, parquet_records(batch, names, wanted, before, numbered))
+        before += batch.num_rows
 
 
-def _writable(text: str) -> str:
-    """Return a text as it can be written as UTF-8: a lone surrogate as its number."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+def _whole(
+    file: SourceFile, source: CorpusSource, columns: Mapping[str, pa.Array | None], numbers: Sequence[int]
+) -> pa.RecordBatch | None:
+    """Return rows of a file by its columns, or None where some have to be looked at one by one."""
+    by_role = {
+        role: pa.array([file.folders[column]] * len(numbers), pa.string())
+        if column in file.folders
+        else columns[column]
+        for role, column in _roles(source).items()
+    }
+    return batch_of_columns(file.name, pa.array(numbers, pa.int64()), by_role, source)
 
 
-def _label(value: Any, source: CorpusSource) -> str | None:
-    """Return the label of a row as the source calls it; None where it has none, or its targets disagree.
-
-    Raises:
-        ValueError: the label is no number where a score was expected, or cannot be read as the data set writes it.
-    """
-    known = KNOWN.get(source.known or "")
-    if known is None or known.targets is None:
-        return _scored(value, source)
-    try:
-        found = {_scored(each, source) for each in known.targets(value)} if value is not None else set()
-    except (KeyError, TypeError, SyntaxError, AttributeError, ValueError) as error:
-        raise ValueError(f"column '{source.label}' is not written as {source.known} writes it: {error}") from error
-    return found.pop() if len(found) == 1 else None
-
-
-def _scored(value: Any, source: CorpusSource) -> str | None:
-    label = canonical_label(value)
-    if label is None or source.thresholds is None or label.casefold() in _no_labels(source):
-        return label
-    try:
-        score = float(label)
-    except ValueError as error:
-        raise ValueError(f"column '{source.label}' holds '{label}', a score was expected") from error
-    low, high = source.thresholds
-    return "negative" if score < low else "positive" if score > high else "neutral"
+def _one_by_one(
+    file: SourceFile, source: CorpusSource, wanted: Sequence[str], records: Iterable[Record]
+) -> pa.RecordBatch:
+    at = {column: position for position, column in enumerate(wanted)}
+    rows = []
+    for record in records:
+        values = {}
+        if record.fault is None:
+            values = {
+                role: file.folders[column] if column in file.folders else record.values[at[column]]
+                for role, column in _roles(source).items()
+            }
+        rows.append(row_of(file.name, record.number, values, source, record.fault, record.content))
+    return batch_of(rows)
 
 
-def _no_labels(source: CorpusSource) -> set[str]:
-    """Return what stands for no label, folded."""
-    return NO_LABEL_WORDS | {given.casefold() for given, name in source.label_names.items() if name is None}
-
-
-def canonical_label(value: Any) -> str | None:
-    """Return a label as text: whole numbers without a fraction, no space around, None for what is missing."""
-    if value is None or (isinstance(value, float) and value != value):
-        return None
-    label = str(value).strip()
-    whole, point, fraction = label.partition(".")
-    if point and whole.lstrip("-").isdigit() and not fraction.strip("0"):
-        return "0" if whole == "-0" else whole
-    return label or None
+def _roles(source: CorpusSource) -> dict[str, str]:
+    """Return the column of each role that the source has one for; a split by date is none."""
+    return {role: column for role in ROLES if isinstance(column := getattr(source, role), str)}
 
 
 def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
@@ -375,7 +325,7 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
             where=name,
             remedy="Check the name and the connection, or download it and give its folder as corpus.path",
         ) from error
-    roles = {role: column for role in ROLES if isinstance(column := getattr(source, role), str)}
+    roles = _roles(source)
     for split, rows in data.items():
         place = f"{name} ({split})"
         report.files.append({"file": place, "columns": ", ".join(rows.column_names)})
@@ -393,7 +343,7 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
             if isinstance(names, datasets.ClassLabel):
                 label = by_role["label"]
                 by_role["label"] = names.int2str(label) if label is not None and label >= 0 else None
-            row = _row(place, number, by_role, source, None, values)
+            row = row_of(place, number, by_role, source, None, values)
             yield row if source.split else row._replace(split=str(split) if len(data) > 1 else None)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pyarrow.parquet as pq
 from tokenizers import Encoding, Tokenizer
 
 from finstill.corpus.long_texts import Window, read_windows
+from finstill.corpus.merge import key_halves
 from finstill.corpus.provenance import LongTexts, TableProvenance, made_by
 from finstill.corpus.text import KEY_BYTES, text_key
 from finstill.corpus.tokenizer import unknown_id
@@ -183,7 +186,8 @@ def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTe
     """Tokenize the Parquet corpus `corpus` into `path`, a chunk of rows in memory at a time, in the corpus's order.
 
     The table says by which tokenizer, up to which length and how long texts were read; see
-    `finstill.corpus.provenance`.
+    `finstill.corpus.provenance`. What a table at `path` says that was made alike is taken over for the texts that it
+    has: only the others are tokenized.
 
     Args:
         tokenizer, long: as `tokenize_windows` takes them.
@@ -191,31 +195,79 @@ def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTe
     report = TokensReport()
     unknown = unknown_id(tokenizer)
     schema = TableProvenance.of_tokenizer(tokenizer, long).of_schema(CORPUS_TOKENS_SCHEMA)
-    with pq.ParquetFile(corpus) as source, whole_file(path) as unfinished:
+    with pq.ParquetFile(corpus) as source, _Before.opened(path, schema) as before, whole_file(path) as unfinished:
         advance = progress_logger(logger, "tokens", source.metadata.num_rows, "texts")
         with pq.ParquetWriter(unfinished, schema) as writer:
             for batch in source.iter_batches(ROWS_PER_CHUNK, columns=["key", "text"]):
-                texts = batch["text"].to_pylist()
-                table = tokenize_windows(batch["key"], texts, tokenizer, long)
-                writer.write_table(table)
-                _count(report, table, unknown, dict(zip(batch["key"].to_pylist(), texts, strict=True)))
+                known = before.rows_of(batch["key"])
+                new = batch.filter(pc.invert(pc.is_in(batch["key"], known["text_key"].combine_chunks())))
+                table = known
+                if len(new):
+                    made = tokenize_windows(new["key"], new["text"].to_pylist(), tokenizer, long)
+                    table = pa.concat_tables([known, made])
+                    order = np.argsort(pc.index_in(table["text_key"], batch["key"]).to_numpy(), kind="stable")
+                    table = table.take(pa.array(order))
+                writer.write_table(table.cast(schema))
+                _count(report, table, unknown, batch)
                 advance(batch.num_rows)
     return report
 
 
-def _count(report: TokensReport, table: pa.Table, unknown: int | None, texts: dict[bytes, str]) -> None:
+class _Before:
+    """The rows of an earlier table of the same tokenizer, in its order; of none where there is no such table."""
+
+    def __init__(self, file: pq.ParquetFile | None):
+        self._batches = iter(()) if file is None else file.iter_batches(ROWS_PER_CHUNK)
+        self._held = CORPUS_TOKENS_SCHEMA.empty_table()
+
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, schema: pa.Schema) -> Iterator[_Before]:
+        """Open the table at `path` where there is one with this schema, its metadata included."""
+        try:
+            file = pq.ParquetFile(path)
+        except (OSError, pa.ArrowInvalid):
+            # There is none, or it is damaged: it is made anew.
+            yield cls(None)
+            return
+        with file:
+            found = file.schema_arrow
+            yield cls(file if found.equals(schema) and found.metadata == schema.metadata else None)
+
+    def rows_of(self, keys: pa.Array) -> pa.Table:
+        """Return the rows of the texts with these keys; both come in ascending order, from one call to the next."""
+        last = key_halves(pa.chunked_array([keys[-1:]]))[0]
+        held = [self._held]
+        while not len(held[-1]) or _up_to(held[-1], last) == len(held[-1]):
+            batch = next(self._batches, None)
+            if batch is None:
+                break
+            held.append(pa.table(batch).replace_schema_metadata(None))
+        rows = pa.concat_tables(held)
+        count = _up_to(rows, last)
+        self._held = rows[count:]
+        return rows[:count].filter(pc.is_in(rows["text_key"][:count], keys))
+
+
+def _up_to(rows: pa.Table, last: np.ndarray) -> int:
+    """Return how many of some rows belong to texts up to a key, uint64, (2,)."""
+    high, low = key_halves(rows["text_key"]).T
+    return int(((high < last[0]) | ((high == last[0]) & (low <= last[1]))).sum())
+
+
+def _count(report: TokensReport, table: pa.Table, unknown: int | None, texts: pa.RecordBatch) -> None:
     """Add the rows of a chunk to the report."""
     parts = table.num_rows - table["window"].null_count
     report.rows += table.num_rows
     report.texts += len(texts)
-    report.tokens += sum(table["n_tokens"].to_pylist())
-    report.truncated += sum(table["truncated"].to_pylist())
+    report.tokens += pc.sum(table["n_tokens"]).as_py()
+    report.truncated += pc.sum(table["truncated"]).as_py()
     report.windows += parts
     report.long += len(texts) - (table.num_rows - parts)
     if unknown is None:
         return
-    for owner, ids in zip(table["text_key"].to_pylist(), table["input_ids"].to_pylist(), strict=True):
-        if count := ids.count(unknown):
-            report.unknown += count
-            if len(report.examples) < EXAMPLES:
-                report.examples.append(texts[owner][:EXAMPLE_CHARACTERS])
+    ids = table["input_ids"].combine_chunks()
+    rows = pc.list_parent_indices(ids).filter(pc.equal(ids.flatten(), unknown))
+    report.unknown += len(rows)
+    for owner in table["text_key"].take(pc.unique(rows)[: EXAMPLES - len(report.examples)]).to_pylist():
+        report.examples.append(texts["text"][pc.index(texts["key"], owner).as_py()].as_py()[:EXAMPLE_CHARACTERS])

@@ -9,7 +9,6 @@ import logging
 import shutil
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -29,7 +28,7 @@ from finstill.config.profile import Member, Profile, Teacher, read_profile
 from finstill.config.recipe import Recipe, read_recipes
 from finstill.config.task import class_groups, task_logits
 from finstill.config.workspace import Workspace
-from finstill.corpus.build import read_corpus, write_corpus
+from finstill.corpus.build import read_corpus, texts_by_split_and_label, write_corpus
 from finstill.corpus.soundness import faults
 from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokenizer import load_tokenizer, unknown_id
@@ -249,8 +248,8 @@ def _students_tokenizers(
 def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Table:
     """Build the corpus in the scratch folder and report on it."""
     logger.info("check: reading the corpus")
-    texts, built = read_corpus(profile.corpus, profile.task.labels, profile.corrections)
-    write_corpus(texts, scratch.corpus)
+    built = read_corpus(profile.corpus, profile.task.labels, scratch.corpus, corrections=profile.corrections)
+    texts = pq.read_table(scratch.corpus)
     report.rows, report.texts = built.read, built.kept
     report.understood = built.source.files
     for name in built.source.unknown:
@@ -258,7 +257,7 @@ def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Tab
     if built.source.empty:
         report.warn(f"corpus: {len(built.source.empty):,} files are empty and passed over, as {built.source.empty[0]}")
     report.dropped, report.examples = dict(built.reasons), dict(built.examples)
-    counts = Counter(zip(texts["split"].to_pylist(), texts["label"].to_pylist(), strict=True))
+    counts = texts_by_split_and_label(scratch.corpus)
     report.splits = {
         split: {str(label or ""): count for (of, label), count in sorted(counts.items(), key=str) if of == split}
         for split in SPLITS
@@ -272,7 +271,7 @@ def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Tab
     train = texts.filter(pc.equal(texts["split"], "train"))
     origins = len(train) - train["label"].null_count if profile.augmentation.origins == "labelled" else len(train)
     report.augmented_at_most = profile.augmentation.variants_per_text * origins
-    for fault in faults(texts, profile.task.labels):
+    for fault in faults(scratch.corpus, profile.task.labels):
         report.stop(f"corpus: {fault}")
     validation = sum(count for (split, label), count in counts.items() if split == "validation" and label is not None)
     if report.labels and validation < LEAST_VALIDATION_ROWS:

@@ -14,9 +14,9 @@ from pathlib import Path
 from finstill.config.known import KNOWN
 from finstill.config.profile import EMBEDDED
 from finstill.config.task import RISK, SENTIMENT
+from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.look import Look, look, recognise
 from finstill.corpus.readers import kind_of
-from finstill.corpus.sources import NO_LABEL_WORDS, canonical_label
 from finstill.errors import InputError
 from finstill.files import read_json, whole_file
 

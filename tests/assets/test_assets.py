@@ -494,15 +494,14 @@ def test_a_corpus_that_is_not_sound_stops_what_follows(deployment: Deployment, m
 
     from finstill.corpus import build
 
-    write = build.write_corpus
+    merge = build.merge
 
-    def faulty(table: pa.Table, path: Path) -> None:
-        keys = table["key"].to_pylist()
-        write(
-            table.set_column(0, build.CORPUS_SCHEMA.field("key"), pa.array([keys[1], *keys[1:]], pa.binary(16))), path
-        )
+    def faulty(*arguments: object) -> Iterator[pa.Table]:
+        for table in merge(*arguments):  # type: ignore[arg-type]
+            keys = table["key"].to_pylist()
+            yield table.set_column(0, build.CORPUS_SCHEMA.field("key"), pa.array([keys[1], *keys[1:]], pa.binary(16)))
 
-    monkeypatch.setattr(build, "write_corpus", faulty)
+    monkeypatch.setattr(build, "merge", faulty)
     result = deployment.make([corpus, tokens], raising=False)
     assert not result.success
     failed = {check.check_name: check.description for check in result.get_asset_check_evaluations() if not check.passed}
@@ -557,14 +556,14 @@ def test_a_hub_that_does_not_answer_is_asked_again_and_a_bad_row_is_not(
 
     monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
     answers = iter([UnreachableError("no answer"), UnreachableError("no answer")])
-    read = build.read_rows
+    read = build.source_files
 
     def unreliable(*arguments: object) -> object:
         for error in answers:
             raise error
         return read(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(build, "read_rows", unreliable)
+    monkeypatch.setattr(build, "source_files", unreliable)
     result = deployment.make([corpus])
     assert result.success
     assert len([event for event in result.all_events if event.is_step_restarted]) == 2

@@ -19,7 +19,7 @@ from finstill.augment.variants import Texts, Variants, make_variants
 from finstill.augment.vocabulary import Vocabulary, read_vocabulary
 from finstill.config.profile import Augmentation
 from finstill.corpus.build import build_corpus, write_corpus
-from finstill.corpus.sources import Row
+from finstill.corpus.rows import Row
 from finstill.corpus.text import text_key
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus

@@ -9,12 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finstill.config.profile import CorpusSource
-from finstill.corpus.build import CorpusReport, build_corpus, write_corpus
-from finstill.corpus.sources import Row, read_rows
+from finstill.corpus.build import build_corpus, write_corpus
+from finstill.corpus.report import CorpusReport
+from finstill.corpus.rows import Row
+from finstill.corpus.sources import read_rows
 from finstill.errors import InputError
 
 LABELS = ("negative", "neutral", "positive")
@@ -97,6 +99,7 @@ def test_empty_and_null_texts_are_dropped_and_counted_with_their_place() -> None
     assert report.examples["text is null"] == [("f.csv, row 3", "")]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=()), max_size=12))
 def test_any_text_is_in_the_corpus_or_counted_or_named_with_file_and_row(text: str) -> None:
     """Lone surrogates included."""
@@ -110,6 +113,7 @@ def test_any_text_is_in_the_corpus_or_counted_or_named_with_file_and_row(text: s
         assert table.num_rows == report.kept
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.randoms())
 def test_no_text_moves_between_splits_as_the_corpus_grows(texts: list[str], random: object) -> None:
     before, _ = build_corpus([*rows(*texts), *FILLER], LABELS, {})

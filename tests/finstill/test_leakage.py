@@ -15,7 +15,7 @@ from finstill.augment.build import AUGMENTED_SCHEMA
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.leakage import find_leaks
 from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, shingles
-from finstill.corpus.sources import Row
+from finstill.corpus.rows import Row
 
 TESTED = "Operating profit of the group rose to 13.1 mn euros from 8.7 mn euros a year earlier"
 NEAR = "Operating profit of the group rose to 13.1 mn euros from 8.9 mn euros a year earlier"

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from finstill.cli import main
 from finstill.config.profile import CorpusSource
-from finstill.corpus.build import BadRows, distinct_texts, write_bad_rows
+from finstill.corpus.build import distinct_texts
+from finstill.corpus.report import BadRows, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
 from finstill.serving import StudentClassifier

@@ -10,7 +10,7 @@ from finstill.config.profile import ProfileFile, read_profile
 from finstill.config.settings import read_settings
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.out_of_domain import build_out_of_domain
-from finstill.corpus.sources import Row
+from finstill.corpus.rows import Row
 from finstill.errors import InputError
 
 LABELS = ("negative", "neutral", "positive")

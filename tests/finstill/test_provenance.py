@@ -18,7 +18,7 @@ from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.provenance import TableProvenance, made_by, require_tokens_of
-from finstill.corpus.sources import Row
+from finstill.corpus.rows import Row
 from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus

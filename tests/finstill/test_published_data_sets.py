@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from ruamel.yaml import YAML
 from finstill.config.profile import CorpusSource
 from finstill.config.task import SENTIMENT
 from finstill.corpus.arrivals import take
-from finstill.corpus.build import CorpusReport, build_corpus, read_corpus, write_bad_rows
+from finstill.corpus.build import build_corpus, read_corpus
 from finstill.corpus.readers import Form
-from finstill.corpus.sources import Row, SourceReport, read_rows
+from finstill.corpus.report import CorpusReport, write_bad_rows
+from finstill.corpus.rows import Row
+from finstill.corpus.sources import SourceReport, read_rows
 from finstill.corpus.state import source_state
 from finstill.corpus.text import normalise
 from finstill.errors import InputError
@@ -60,7 +63,9 @@ def source_of(name: str, path: Path, **more: object) -> CorpusSource:
 
 
 def read(source: CorpusSource) -> tuple[pa.Table, CorpusReport]:
-    return read_corpus(source, LABELS)
+    with tempfile.TemporaryDirectory() as folder:
+        report = read_corpus(source, LABELS, Path(folder) / "corpus.parquet")
+        return pq.read_table(Path(folder) / "corpus.parquet"), report
 
 
 def labels_of(table: pa.Table) -> dict[str, str | None]:

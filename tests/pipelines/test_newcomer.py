@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from finstill.cli import main
@@ -28,7 +29,8 @@ def finbert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels: list[str] = []
     for name in ("financial_phrasebank", "fiqa", "twitter_financial_news"):
         write = PUBLISHED["phrasebank_file" if name == "financial_phrasebank" else name]
-        table, _ = read_corpus(CorpusSource(path=str(write(data)), known=name), SENTIMENT.labels)
+        read_corpus(CorpusSource(path=str(write(data)), known=name), SENTIMENT.labels, folder / "corpus.parquet")
+        table = pq.read_table(folder / "corpus.parquet")
         labelled = table.filter(pc.is_valid(table["label"]))
         texts += labelled["text"].to_pylist()
         labels += labelled["label"].to_pylist()

@@ -19,7 +19,7 @@ ROOMS = (
 )  # fmt: skip
 """The library's sub-packages: each imports those before it alone, and modules at the top import none."""
 
-HEAVY = ("torch", "transformers", "onnxruntime", "polars", "matplotlib", "optuna")
+HEAVY = ("torch", "transformers", "onnxruntime", "polars", "duckdb", "matplotlib", "optuna")
 
 
 def imported(file: Path) -> set[str]:

@@ -1,0 +1,235 @@
+"""Merging the rows of one text. DuckDB sorts them by key, on disk where they are many; each text's rows then stand
+together and are folded a batch at a time, by arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from finstill.config.profile import SplitByDate
+from finstill.corpus.parts import PART_SCHEMA, place_of
+from finstill.corpus.report import EXAMPLES_PER_REASON, CorpusReport
+from finstill.corpus.splits import SPLITS, day_of, split_numbers
+from finstill.corpus.text import KEY_BYTES
+
+CORPUS_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("label", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("date", pa.string()),
+        pa.field("id", pa.string()),
+    ]
+)
+
+PLACED_SCHEMA = pa.schema([*PART_SCHEMA, pa.field("position", pa.int64(), nullable=False)])
+"""Rows with their position among all that were read."""
+
+SORT_MEMORY = "1GB"
+"""More rows than this holds are sorted on disk."""
+
+ROWS_PER_BATCH = 1 << 15
+
+ROWS_SORTED_BY_ARROW = 1 << 17
+"""Fewer rows than the engine takes longer to start for."""
+
+ROWS_OF_A_FILE = 1 << 40
+"""More than a file has: positions are unique over all of them."""
+
+BY_PRECEDENCE = pa.array(reversed(SPLITS))
+"""A text that two splits claim goes to the one that must not leak into the others."""
+
+NO_SPLIT = len(BY_PRECEDENCE)
+
+NO_DAY = np.iinfo(np.int64).max
+
+
+def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
+    """Yield the rows of `parts`, sorted by key and then as they were read: `PLACED_SCHEMA`.
+
+    Args:
+        parts: Parquet files of `PART_SCHEMA`, in the order in which they count.
+        scratch: where rows lie that do not fit into memory.
+    """
+    if sum(pq.read_metadata(part).num_rows for part in parts) <= ROWS_SORTED_BY_ARROW:
+        rows = pa.concat_tables([PART_SCHEMA.empty_table(), *map(pq.read_table, parts)])
+        placed = rows.append_column(PLACED_SCHEMA.field("position"), pa.array(range(len(rows)), pa.int64()))
+        yield placed.sort_by([("key", "ascending"), ("position", "ascending")])
+        return
+    import duckdb
+
+    with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(scratch)}) as connection:
+        position = f"file_index::BIGINT * {ROWS_OF_A_FILE} + file_row_number AS position"
+        found = connection.sql(
+            f"SELECT {', '.join(PART_SCHEMA.names)}, {position} FROM read_parquet($parts) ORDER BY key, position",
+            params={"parts": [str(part) for part in parts]},
+        )
+        for batch in found.to_arrow_reader(ROWS_PER_BATCH):
+            yield pa.table(batch).cast(PLACED_SCHEMA)
+
+
+def merge(
+    rows: Iterable[pa.Table],
+    report: CorpusReport,
+    by_date: SplitByDate | None = None,
+    corrected: Iterable[bytes] = (),
+) -> Iterator[pa.Table]:
+    """Yield each text once, `CORPUS_SCHEMA`, sorted by key.
+
+    A text takes the first label, date and id that any of its rows gives; where two give different labels it is left
+    out, since neither can be believed. A given split is honoured; where a text stands in two, test goes before
+    validation and validation before train. Split by date, a text takes the earliest of its dates, so that no test text
+    was known before; one without a date is train, and is counted.
+
+    Args:
+        rows: as `sorted_rows` yields them.
+        report: is told of the rows that were merged and the texts that were left out.
+        by_date: the days that divide the splits; None where keys or the rows themselves say the split.
+        corrected: keys of the texts whose label a person says: these stay, whatever labels their rows give.
+    """
+    events, believed = _Events(report), pa.array(list(corrected), pa.binary(KEY_BYTES))
+    for table in _whole_groups(rows):
+        yield _fold(table, events, by_date, believed)
+    events.show()
+
+
+def _whole_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """Yield the same rows in tables that end where the rows of a text do."""
+    held: pa.Table | None = None
+    for table in filter(len, tables):
+        table = table if held is None else pa.concat_tables([held, table])
+        begins = np.flatnonzero(_begins(table["key"]))
+        last = int(begins[-1])
+        if last:
+            yield table[:last]
+        held = table[last:]
+    if held is not None:
+        yield held
+
+
+def _begins(keys: pa.ChunkedArray) -> np.ndarray:
+    """Return whether each of sorted keys is the first of its kind: bool, (rows,)."""
+    halves = key_halves(keys)
+    return np.concatenate([[True], (halves[1:] != halves[:-1]).any(axis=1)])
+
+
+def key_halves(keys: pa.ChunkedArray) -> np.ndarray:
+    """Return keys as two numbers each, of which the first counts most: uint64, (rows, 2)."""
+    array = keys.combine_chunks()
+    start = array.offset * KEY_BYTES
+    content = array.buffers()[1][start : start + len(array) * KEY_BYTES]
+    return np.frombuffer(content, ">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _fold(rows: pa.Table, events: _Events, by_date: SplitByDate | None, believed: pa.Array) -> pa.Table:
+    begins = _begins(rows["key"])
+    starts = np.flatnonzero(begins)
+    group = np.cumsum(begins) - 1
+    label = rows["label"].combine_chunks().dictionary_encode().indices.fill_null(-1).to_numpy()
+    labelled = _first(label >= 0, starts, group)
+    held = np.where(labelled >= 0, label[labelled], -1)[group]
+    against = _first((label >= 0) & (label != held), starts, group)
+    given = pc.index_in(rows["split"], BY_PRECEDENCE).fill_null(NO_SPLIT).combine_chunks().to_numpy()
+    split, conflicts = _splits(given, starts, group)
+    own = len(SPLITS) - 1 - split_numbers(key_halves(rows["key"])[starts, 0])
+    split = np.where(split == NO_SPLIT, own, split)
+    contradicted = against >= 0
+    if len(believed):
+        contradicted &= ~pc.is_in(rows["key"].take(pa.array(starts)), believed).to_numpy()
+    place = partial(place_of, rows)
+    events.add("duplicate merged", rows, np.flatnonzero(~begins), place)
+    events.add("in two splits", rows, conflicts, place)
+    said = np.where(labelled >= 0, labelled, starts)
+    events.add(
+        "contradictory labels",
+        rows,
+        starts[contradicted],
+        lambda i: f"{place(int(said[group[i]]))}, and {place(int(against[group[i]]))}",
+    )
+    columns = {name: rows[name].take(pa.array(starts)) for name in ("key", "text", "source")}
+    columns["label"] = rows["label"].take(pa.array(labelled, mask=labelled < 0))
+    ends = np.append(starts[1:], len(rows)) - 1
+    for name in ("date", "id"):
+        says = pc.fill_null(pc.not_equal(rows[name], ""), False).combine_chunks().to_numpy(zero_copy_only=False)
+        if name == "date" and by_date is not None:
+            days = _days(rows["date"])
+            earliest = np.minimum.reduceat(days, starts) if len(starts) else days
+            says = (days == earliest[group]) & (days != NO_DAY)
+            split = _splits_by_day(earliest, by_date)
+            events.add("no date, so in train", rows, starts[earliest == NO_DAY], place)
+        first = _first(says, starts, group)
+        columns[name] = rows[name].take(pa.array(np.where(first >= 0, first, ends)))
+    columns["split"] = BY_PRECEDENCE.take(pa.array(split))
+    table = pa.table({name: columns[name] for name in CORPUS_SCHEMA.names}, schema=CORPUS_SCHEMA)
+    return table.filter(pa.array(~contradicted)) if contradicted.any() else table
+
+
+def _first(wanted: np.ndarray, starts: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Return for each group its first row that is wanted, or -1: int64, (groups,)."""
+    found = np.full(len(starts), -1)
+    rows = np.flatnonzero(wanted)
+    groups, at = np.unique(group[rows], return_index=True)
+    found[groups] = rows[at]
+    return found
+
+
+def _splits(given: np.ndarray, starts: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each group the split that goes before its others, and the rows that contradict one before them.
+
+    Args:
+        given: of each row, as its position among the splits, the one that goes first at 0; `NO_SPLIT` for none.
+    """
+    # No split of a later group is above one of an earlier group, so that the running minimum begins anew in each.
+    above = group * (NO_SPLIT + 1)
+    running = np.minimum.accumulate(given - above) + above
+    before = np.concatenate([[NO_SPLIT], running[:-1]])
+    before[starts] = NO_SPLIT
+    conflicts = np.flatnonzero((given != NO_SPLIT) & (before != NO_SPLIT) & (given != before))
+    return running[np.append(starts[1:], len(given)) - 1], conflicts
+
+
+def _days(dates: pa.ChunkedArray) -> np.ndarray:
+    """Return the day of each date, counted from the year 1, `NO_DAY` where there is none: int64, (rows,)."""
+    distinct = dates.combine_chunks().dictionary_encode()
+    days = [NO_DAY if (day := day_of(value)) is None else day.toordinal() for value in distinct.dictionary.to_pylist()]
+    return np.array([*days, NO_DAY])[distinct.indices.fill_null(len(days)).to_numpy()]
+
+
+def _splits_by_day(days: np.ndarray, by: SplitByDate) -> np.ndarray:
+    """Return the position in `BY_PRECEDENCE` of each text's split; one without a day is train."""
+    bounds = [by.validation_from.toordinal(), by.test_from.toordinal()]
+    later = np.where(days == NO_DAY, 0, np.searchsorted(bounds, days, side="right"))
+    return len(SPLITS) - 1 - later
+
+
+class _Events:
+    """Counts what became of rows that come in the order of keys; its examples are those that were read first."""
+
+    def __init__(self, report: CorpusReport):
+        self._report = report
+        self._found: dict[str, list[tuple[int, str, str]]] = {}
+
+    def add(self, reason: str, rows: pa.Table, at: np.ndarray, place: Callable[[int], str]) -> None:
+        """Count the rows `at` these positions under a reason; `place` says how an example's place is called."""
+        if not len(at):
+            return
+        self._report.count(reason, len(at), ())
+        positions = rows["position"].take(pa.array(at)).to_numpy()
+        first = np.argsort(positions)[:EXAMPLES_PER_REASON]
+        new = [
+            (position, place(i), rows["text"][i].as_py())
+            for position, i in zip(positions[first].tolist(), at[first].tolist(), strict=True)
+        ]
+        self._found[reason] = sorted([*self._found.get(reason, []), *new])[:EXAMPLES_PER_REASON]
+
+    def show(self) -> None:
+        for reason, examples in self._found.items():
+            self._report.show(reason, [(place, text) for _, place, text in examples])

@@ -1,0 +1,165 @@
+"""Each train text's nearest validation or test text, over many texts, and from one night to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+import finstill
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates
+from finstill.corpus.shingle_hashes import ShingleSet
+from finstill.corpus.text import KEY_BYTES
+from finstill.files import whole_file
+
+COMPARED_SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.binary(KEY_BYTES), nullable=False),
+        pa.field("measured", pa.bool_(), nullable=False),
+        pa.field("nearest", pa.binary(KEY_BYTES)),
+        pa.field("similarity", pa.float64(), nullable=False),
+    ],
+    {"version": finstill.__version__},
+)
+"""The texts of one night: whether each is measured on, and for a train text its nearest measured one."""
+
+TEXTS_INDEXED = 200_000
+"""Number of texts that an index of near-duplicates holds at once."""
+
+TEXTS_ASKED = 8192
+
+SHINGLES_OF_A_TEXT = 16
+"""A headline has fewer. The size of a set of shingles follows from it, and no result does."""
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each text the nearest one of the other side: of a train text the measured ones, those of validation and test.
+
+    Attributes:
+        position: row of that text, int64, (texts,); -1 where none is near.
+        similarity: Jaccard index of both, float64, (texts,); 0 where none is near.
+    """
+
+    position: np.ndarray
+    similarity: np.ndarray
+
+    def take(self, rows: np.ndarray, others: np.ndarray, similarities: np.ndarray) -> None:
+        """Take pairs of rows where they are nearer than what is known."""
+        # Of several pairs of a row the last one assigned stands: the nearest.
+        order = np.argsort(similarities, kind="stable")
+        rows, others, similarities = rows[order], others[order], similarities[order]
+        nearer = similarities > self.similarity[rows]
+        self.position[rows[nearer]], self.similarity[rows[nearer]] = others[nearer], similarities[nearer]
+
+
+def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
+    """Return for each train text of a table the measured text that is nearest to it.
+
+    Texts that were compared before are not compared with each other again; where the nearest one is gone, a text is
+    compared with all.
+
+    Args:
+        texts: Parquet file with the columns `key`, `text` and `split`, sorted by key.
+        kept: a file that keeps what was found for the next time; None keeps nothing.
+    """
+    columns = pq.read_table(texts, columns=["key", "split"])
+    keys, measured = columns["key"].combine_chunks(), pc.not_equal(columns["split"], "train").to_numpy()
+    found = Nearest(np.full(len(keys), -1), np.zeros(len(keys)))
+    new = np.ones(len(keys), bool)
+    if kept is not None and kept.is_file() and pq.read_schema(kept).metadata == COMPARED_SCHEMA.metadata:
+        new = _from_before(pq.read_table(kept), keys, measured, found)
+    for index, queries in ((new & measured, ~measured), (new & ~measured, measured & ~new)):
+        for asked, answers, similarities in _pairs(texts, index, queries):
+            train, other = (answers, asked) if measured[asked[0]] else (asked, answers)
+            found.take(train, other, similarities)
+    if kept is not None:
+        nearest = keys.take(pa.array(found.position, mask=found.position < 0))
+        with whole_file(kept) as unfinished:
+            pq.write_table(pa.table([keys, measured, nearest, found.similarity], schema=COMPARED_SCHEMA), unfinished)
+    return found
+
+
+def _from_before(before: pa.Table, keys: pa.Array, measured: np.ndarray, found: Nearest) -> np.ndarray:
+    """Take over what was found before and return which texts have yet to be compared: bool, (texts,)."""
+    old = pc.index_in(keys, before["key"].combine_chunks())
+    known = old.is_valid().to_numpy(zero_copy_only=False)
+    rows = old.fill_null(0).to_numpy()
+    new = ~known
+    new[known] = before["measured"].to_numpy()[rows[known]] != measured[known]
+    if len(before):
+        similarity = before["similarity"].to_numpy()[rows]
+        near = np.flatnonzero(~new & (similarity > 0))
+        nearest = (
+            pc.index_in(before["nearest"].combine_chunks().take(pa.array(rows[near])), keys).fill_null(-1).to_numpy()
+        )
+        there = (nearest >= 0) & measured[nearest]
+        found.take(near[there], nearest[there], similarity[near[there]])
+        new[near[~there]] = True
+    return new
+
+
+def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield the near-duplicates between two kinds of rows: rows of queries, rows of the index, similarities.
+
+    Args:
+        index, queries: which rows are of the kind: bool, (texts,). Fewer stand in the index than are asked for.
+    """
+    if not index.any() or not queries.any():
+        return
+    # A near-duplicate shares so many shingles with one text, and so at least as many with all of them together.
+    known = ShingleSet(SHINGLES_OF_A_TEXT * int(index.sum()))
+    for _, content in _rows(texts, index):
+        known.add(content)
+    asked, contents = [], []
+    for positions, content in _rows(texts, queries):
+        possible = known.shares(content) >= LEAST_SIMILARITY
+        asked.append(positions[possible])
+        contents.append(content.filter(pa.array(possible)))
+    asked_rows, asked_texts = np.concatenate(asked), pa.chunked_array(contents, pa.string())
+    wanted = ShingleSet(SHINGLES_OF_A_TEXT * len(asked_rows))
+    for content in contents:
+        wanted.add(content)
+    rows: list[int] = []
+    indexed: list[str] = []
+    for positions, content in _rows(texts, index):
+        possible = wanted.shares(content) >= LEAST_SIMILARITY
+        rows += positions[possible].tolist()
+        indexed += content.filter(pa.array(possible)).to_pylist()
+        if len(rows) >= TEXTS_INDEXED:
+            yield from _matches(np.array(rows), indexed, asked_rows, asked_texts)
+            rows, indexed = [], []
+    yield from _matches(np.array(rows, np.int64), indexed, asked_rows, asked_texts)
+
+
+def _matches(
+    rows: np.ndarray, texts: list[str], asked_rows: np.ndarray, asked_texts: pa.ChunkedArray
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    index = NearDuplicates(texts)
+    for start in range(0, len(asked_rows), TEXTS_ASKED):
+        found = [
+            (start + i, match.position, match.similarity)
+            for i, matches in enumerate(index.matches(asked_texts[start : start + TEXTS_ASKED].to_pylist()))
+            for match in matches
+        ]
+        if found:
+            at, positions, similarities = map(np.array, zip(*found, strict=True))
+            yield asked_rows[at], rows[positions], similarities
+
+
+def _rows(texts: Path, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, pa.StringArray]]:
+    """Yield the rows that are wanted, with their texts, a row group at a time."""
+    start = 0
+    with pq.ParquetFile(texts) as file:
+        for group in range(file.num_row_groups):
+            count = file.metadata.row_group(group).num_rows
+            rows = np.flatnonzero(wanted[start : start + count])
+            if len(rows):
+                content = file.read_row_group(group, columns=["text"])["text"].combine_chunks()
+                yield start + rows, content.take(pa.array(rows))
+            start += count
