@@ -33,9 +33,9 @@ BAD = np.array([0.9, 0.8, 0.7, 0.1, 0.4, 0.2, 0.2, 0.3, 0.85])
 def test_as_many_labels_are_doubted_as_are_estimated_to_be_wrong() -> None:
     """`bad` has a mean probability of 0.58 where it is given, and `good` of 0.6125.
 
-    So one `bad` counts as wrong (the fourth text: `good` has 0.9) beside three right ones, which makes 1.25 of the five,
-    and one `good` of the four (the last text: `bad` has 0.85). The fifth text is not doubted, though `good` is its most
-    probable label. The fourth comes first: its own label has 0.1, and that of the last one 0.15.
+    So one `bad` counts as wrong (the fourth text: `good` has 0.9) beside three right ones, which makes 1.25 of all
+    five, and one `good` of four (the last text: `bad` has 0.85). The fifth text is not doubted, though `good` is its
+    most probable label. The fourth comes first: its own label has 0.1, and that of the last one 0.15.
     """
     assert doubted(GIVEN, np.stack([BAD, 1 - BAD], axis=1)).tolist() == [3, 8]
 
