@@ -30,7 +30,7 @@ HOW_TO_CORRECT = (
     code_version="1",
 )
 def label_review(profile: ProfileResource) -> MaterializeResult:
-    """Labels that look wrong, the most doubtful first: teacher, student and a cross-fitted classifier contradict them.
+    """Labels that look wrong, the most doubtful first: the teacher and a cross-fitted classifier contradict them.
 
     Fill in the column `label` of the CSV and drop it back in, and the next night takes it. What a person has decided
     is not asked again.

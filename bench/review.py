@@ -10,7 +10,7 @@ labels compete with the flips: half of the annotators of a sentence may have dis
 `flips_found_in_first_5_percent` is the share of the flipped train rows among the first 5% of the train rows, ranked as
 the asset label_review ranks them, and `held_out_...` the same of the test rows, which no classifier has learned: there
 the teacher says what a published one or one crossed over folds would say. `by_...` is the share that others find in
-train rows: single classifiers and means of some, by the probability of the given label; and the mean of all by
+train rows: single classifiers and means of some, by the probability of the given label; and the review's mean by
 cleanlab's other scores and filters. `listed` is the share of the train rows that the review lists, and `flips_listed`
 the share of the flips among them.
 
@@ -44,7 +44,7 @@ from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
-from finstill.evaluation.label_review import cross_fitted, doubted
+from finstill.evaluation.label_review import RANKED_BY, cross_fitted, doubted
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
@@ -72,8 +72,8 @@ def main() -> None:
     labels = pc.index_in(texts["label"], pa.array(SENTIMENT.labels)).to_numpy().astype(np.int64)
     started = time.perf_counter()
     opinions = {name: softmax(each.astype(np.float64), axis=1) for name, each in logits.items()}
-    opinions["words"] = cross_fitted(texts["text"].to_pylist(), labels, len(SENTIMENT.labels)).probabilities
-    mean = np.mean(list(opinions.values()), axis=0)
+    opinions["cross_fitted"] = cross_fitted(texts["text"].to_pylist(), labels, len(SENTIMENT.labels)).probabilities
+    mean = np.mean([opinions[name] for name in RANKED_BY], axis=0)
     listed = np.zeros(len(labels), dtype=bool)
     listed[doubted(labels, mean)] = True
     figures = {"review_seconds": time.perf_counter() - started}

@@ -1,4 +1,4 @@
-"""Labels that look wrong: those that teacher, student and a cross-fitted classifier contradict with confidence."""
+"""Labels that look wrong: those that the teacher and a cross-fitted classifier contradict with confidence."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ from finstill.files import whole_file
 from finstill.training.rows import training_rows
 
 FOLDS = 5
+
+RANKED_BY = ("teacher", "cross_fitted")
+"""Whose mean decides which labels are doubted. A student repeats its teacher: it is shown, and finds no more."""
 
 CARRIED = ["text", "split", "source", "id", "date"]
 """Columns of the corpus that a row of the review has too."""
@@ -89,7 +92,7 @@ def cross_fitted(texts: Sequence[str], labels: np.ndarray, classes: int) -> Opin
     """Return what a classifier says of each text that has learned from other texts alone.
 
     It is a logistic regression on the TF-IDF weights of words and pairs of words, fitted once for each fold on all
-    others. That takes seconds; to fine-tune a teacher for each of five folds takes four times the teacher.
+    others. To fine-tune a teacher for each of five folds would take four times what the teacher takes.
 
     Args:
         texts: in the order of their keys: these are hashes, so rows that follow each other are a random fold.
@@ -117,21 +120,22 @@ def cross_fitted(texts: Sequence[str], labels: np.ndarray, classes: int) -> Opin
 def doubted(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the positions of the texts whose label looks wrong, int64, the most doubtful first.
 
-    Confident learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels"): a label
-    is doubted where another one is as probable as it is, on average, on the texts that have it. They are ordered by the
-    probability of the given label.
+    Confident learning (Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels", prune by
+    class): where another label is as probable as it is on average on the texts that have it, the given one counts as
+    wrong. This estimates how many texts of each label are wrong, and that many are doubted: those in which the given
+    label is least probable, and not the most probable one.
 
     Args:
         labels: int64, (texts,).
         probabilities: float64, (texts, labels).
     """
     return find_label_issues(
-        labels, probabilities, filter_by="confident_learning", return_indices_ranked_by="self_confidence", n_jobs=1
+        labels, probabilities, filter_by="prune_by_class", return_indices_ranked_by="self_confidence", n_jobs=1
     )
 
 
 def review(texts: pa.Table, opinions: Mapping[str, Opinion], task_labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Return a row for each text whose label looks wrong by the mean of all opinions, the most doubtful first.
+    """Return a row for each text whose label looks wrong by the mean of `RANKED_BY`, the most doubtful first.
 
     Returns:
         Rows with an empty `label` for a person to fill in, the given and the suggested label, what the corpus says of
@@ -140,7 +144,7 @@ def review(texts: pa.Table, opinions: Mapping[str, Opinion], task_labels: Sequen
     if not len(texts):
         return []
     labels = _numbers(texts, task_labels)
-    mean = np.mean([opinion.probabilities for opinion in opinions.values()], axis=0)
+    mean = np.mean([opinions[name].probabilities for name in RANKED_BY], axis=0)
     chosen = doubted(labels, mean)
     rows = []
     for position, text in zip(chosen.tolist(), texts.take(chosen).to_pylist(), strict=True):

@@ -30,11 +30,12 @@ GIVEN = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
 BAD = np.array([0.9, 0.8, 0.7, 0.1, 0.4, 0.2, 0.2, 0.3, 0.85])
 
 
-def test_a_label_is_doubted_where_another_one_is_as_probable_as_where_it_is_given() -> None:
+def test_as_many_labels_are_doubted_as_are_estimated_to_be_wrong() -> None:
     """`bad` has a mean probability of 0.58 where it is given, and `good` of 0.6125.
 
-    So the fourth text is doubted (`good` has 0.9) and the last one (`bad` has 0.85). The fifth is not: `good` is its
-    most probable label, with 0.6. The fourth comes first: its own label has 0.1, and that of the last one 0.15.
+    So one `bad` counts as wrong (the fourth text: `good` has 0.9) beside three right ones, which makes 1.25 of all
+    five, and one `good` of four (the last text: `bad` has 0.85). The fifth text is not doubted, though `good` is its
+    most probable label. The fourth comes first: its own label has 0.1, and that of the last one 0.15.
     """
     assert doubted(GIVEN, np.stack([BAD, 1 - BAD], axis=1)).tolist() == [3, 8]
 
@@ -53,8 +54,9 @@ def opinion(shift: float, in_sample: bool) -> Opinion:
     return Opinion(np.stack([bad, 1 - bad], axis=1), np.full(len(BAD), in_sample))
 
 
-def test_a_row_says_what_each_classifier_thinks_and_the_mean_of_them_decides() -> None:
-    rows = review(texts(), {"teacher": opinion(-0.05, True), "student": opinion(0.05, False)}, LABELS)
+def test_a_row_says_what_each_classifier_thinks_and_a_mean_decides() -> None:
+    opinions = {"teacher": opinion(-0.05, True), "student": opinion(0.05, False), "cross_fitted": opinion(0.05, False)}
+    rows = review(texts(), opinions, LABELS)
     assert [row["text"] for row in rows] == ["=Größe, “3”", "Text 8"]
     assert list(rows[0])[:3] == ["label", "given_label", "suggested_label"]
     assert (rows[0]["label"], rows[0]["given_label"], rows[0]["suggested_label"]) == ("", "bad", "good")
@@ -119,7 +121,7 @@ def test_opinions_are_of_the_labelled_texts_and_say_who_had_learned_the_label(tm
 
 def test_what_is_filled_in_is_read_as_a_correction(tmp_path: Path) -> None:
     path = tmp_path / "label_review.csv"
-    write_review(review(texts(), {"teacher": opinion(0, False)}, LABELS), path)
+    write_review(review(texts(), dict.fromkeys(("teacher", "cross_fitted"), opinion(0, False)), LABELS), path)
     assert read_corrections(tmp_path, LABELS) == {}, "nobody has decided anything yet"
     head, first, second = path.read_text(encoding="utf-8-sig").splitlines()
     assert first.startswith(",bad,good,\"'=Größe, “3”\",test,a.csv,'-7,,0.100,0.900,out of sample,")
