@@ -104,10 +104,9 @@ def make_rows(files: Workspace, sentences: int, settings: FineTuning) -> dict[st
     source = files.root / "source.parquet"
     pq.write_table(pa.concat_tables([*kept, rest.cast(bank.schema)]), source)
     names = {"negative": "risk", "neutral": "no_risk", "positive": "no_risk"}
-    corpus, _ = read_corpus(
-        CorpusSource(path=str(source), label="label", split="split", label_names=names), RISK.labels
+    read_corpus(
+        CorpusSource(path=str(source), label="label", split="split", label_names=names), RISK.labels, files.corpus
     )
-    pq.write_table(corpus, files.corpus)
     encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
     tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
     rows = training_rows(files.corpus, files.tokens, RISK)

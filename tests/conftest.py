@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from finstill.config.task import SENTIMENT, Task
 from finstill.corpus.token_ids import TokenIds
@@ -25,6 +26,10 @@ from finstill.training.rows import NO_LABEL, TrainingRows
 
 if TYPE_CHECKING:
     from finstill.teacher.export import TeacherGraph
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("finstill", deadline=None)
+settings.load_profile("finstill")
 
 ROOT = Path(__file__).parents[1]
 

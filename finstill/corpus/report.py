@@ -81,9 +81,9 @@ class CorpusReport:
         self.source.unknown += other.source.unknown
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this as values that JSON keeps."""
-        set_aside = [asdict(bad) for bad in self.set_aside]
-        return {**vars(self), "set_aside": set_aside, "source": asdict(self.source)}
+        """Return this as values that JSON keeps, but what corrections changed: rows of a file have none yet."""
+        others = {name: value for name, value in vars(self).items() if name != "corrected"}
+        return {**others, "set_aside": [asdict(bad) for bad in self.set_aside], "source": asdict(self.source)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CorpusReport:

@@ -186,7 +186,7 @@ def test_what_is_stored_does_not_change_under_a_name(load: Import, root: Path, t
     assert len(teachers(root)) == 2
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.dictionaries(
         st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8).map(normalise),

@@ -99,7 +99,6 @@ def test_empty_and_null_texts_are_dropped_and_counted_with_their_place() -> None
     assert report.examples["text is null"] == [("f.csv, row 3", "")]
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=()), max_size=12))
 def test_any_text_is_in_the_corpus_or_counted_or_named_with_file_and_row(text: str) -> None:
     """Lone surrogates included."""
@@ -113,7 +112,7 @@ def test_any_text_is_in_the_corpus_or_counted_or_named_with_file_and_row(text: s
         assert table.num_rows == report.kept
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=30), st.randoms())
 def test_no_text_moves_between_splits_as_the_corpus_grows(texts: list[str], random: object) -> None:
     before, _ = build_corpus([*rows(*texts), *FILLER], LABELS, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from finstill.config.profile import CorpusSource
@@ -40,7 +41,9 @@ class Place:
     def read(self) -> tuple[dict[str, str | None], Corrected]:
         """Return the label of each text, and what was corrected."""
         source = CorpusSource(path=str(self.texts), label="label", split="split")
-        table, report = read_corpus(source, LABELS, self.folder)
+        path = self.folder.parent / "corpus.parquet"
+        report = read_corpus(source, LABELS, path, corrections=self.folder)
+        table = pq.read_table(path)
         return dict(zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True)), report.corrected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer
@@ -83,7 +83,6 @@ class TestMetrics:
     def test_agreement(self) -> None:
         assert agreement(one_hot([0, 1, 2, 2]), one_hot([0, 1, 1, 2])) == 0.75
 
-    @settings(deadline=None)
     @given(
         st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=20, unique=True).flatmap(
             lambda cells: st.tuples(

@@ -172,7 +172,7 @@ class Writer(threading.Thread):
     killed_after=st.integers(0, 40),
     was=st.sampled_from(["nothing", "a link", "a real folder"]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_interleaving_of_two_writers_and_a_kill_leaves_one_whole_folder(
     turns: list[bool], killed_after: int, was: str
 ) -> None:
@@ -300,7 +300,7 @@ class TestChampion:
             assert roll_back(folder).champion == before
 
     @given(turns=st.lists(st.booleans(), max_size=150), killed_after=st.integers(0, 90))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_two_promotions_at_once_and_a_kill_leave_one_whole_champion(
         self, turns: list[bool], killed_after: int
     ) -> None:

@@ -14,7 +14,7 @@ from finstill.config.task import SENTIMENT
 from finstill.corpus.build import CORPUS_SCHEMA, build_corpus, write_corpus
 from finstill.corpus.corrections import read_corrections
 from finstill.corpus.provenance import TableProvenance
-from finstill.corpus.sources import Row
+from finstill.corpus.rows import Row
 from finstill.corpus.text import text_key
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus

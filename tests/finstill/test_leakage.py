@@ -50,7 +50,7 @@ class TestNearDuplicates:
         (match,) = NearDuplicates([OTHER, TESTED, "Falls"]).nearest([text])
         assert (match and (match.position, match.similarity)) == (similarity and (1, similarity))
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.integers(0, 2**32 - 1))
     def test_none_is_missed_that_a_comparison_of_all_pairs_finds(self, seed: int) -> None:
         random = np.random.default_rng(seed)

@@ -66,7 +66,7 @@ def by_dictionary(rows: list[Row]) -> tuple[dict[bytes, list[str | None]], dict[
 
 
 @pytest.mark.parametrize("engine", ["arrow", "duckdb"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(values=ROWS)
 def test_the_merge_by_columns_is_the_merge_by_a_dictionary(values: list, engine: str) -> None:
     rows = [
@@ -178,7 +178,6 @@ def test_a_part_that_nothing_has_read_for_a_day_goes(nights: Nights) -> None:
     assert [part.exists() for part in old].count(True) == 1, "that of the file which stays"
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("aB_1, .ßéดี中文-É…İ", max_size=12), min_size=1, max_size=8))
 def test_hashes_of_shingles_are_equal_where_shingles_are(texts: list[str]) -> None:
     rows, hashes = shingle_hashes(pa.array(texts))

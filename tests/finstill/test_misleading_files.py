@@ -59,7 +59,7 @@ class TestQuotes:
             distinct_texts(rows, LABELS, {}, BadRows(stop=False))
 
     @given(cells=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1))
-    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_any_cells_in_quotes_are_read_back(self, cells: list[str], tmp_path: Path) -> None:
         quoted = "".join('"' + cell.replace('"', '""') + '"\r\n' for cell in cells)
         assert texts(write(tmp_path / "x.csv", "text\r\n" + quoted)) == cells

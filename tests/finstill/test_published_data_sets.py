@@ -363,7 +363,7 @@ class TestText:
         else:
             assert report.kept + sum(report.reasons.values()) == report.read
 
-    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(texts=st.lists(ANY_TEXT, min_size=1, max_size=6))
     def test_the_corpus_and_the_scorer_see_the_same_rows_of_the_same_file(
         self, texts: list[str], tmp_path: Path
@@ -376,7 +376,7 @@ class TestText:
             text for text in corpus if text is not None and normalise(text) and not _invisible(text)
         ]
 
-    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @example(content=b"\0\xc2", ending=".csv", encoding="windows-1252", columns=None)
     @given(
         content=ANY_FILE,

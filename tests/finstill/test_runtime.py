@@ -61,7 +61,7 @@ class TestScores:
         powers = np.array(list(score.probabilities.values())) ** (1 / package.temperature)
         assert list(score.calibrated.values()) == pytest.approx((powers / powers.sum()).tolist(), abs=1e-6)
 
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=6)
     @given(st.permutations([*TEXTS, LONG]), st.sampled_from(["int8", "float32"]), st.sampled_from([1, 3]))
     def test_neither_neighbours_nor_threads_move_them(
         self, package: Package, order: list[str], precision: str, threads: int

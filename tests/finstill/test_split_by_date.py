@@ -5,14 +5,15 @@ from __future__ import annotations
 from datetime import date
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finstill.config.profile import CorpusSource, SplitByDate, read_profile
-from finstill.corpus.build import BadRows, CorpusReport, build_corpus, read_corpus
-from finstill.corpus.sources import Row
-from finstill.corpus.splits import day_of, earlier, split_of_day
+from finstill.corpus.build import build_corpus, read_corpus
+from finstill.corpus.report import BadRows, CorpusReport
+from finstill.corpus.rows import Row
 from finstill.errors import InputError
 
 LABELS = ("negative", "positive")
@@ -48,7 +49,6 @@ def build(*dated: tuple[str, str | None], bad_rows: BadRows = BadRows()) -> tupl
     ],
 )
 def test_the_first_day_of_a_split_is_in_it(day: str | None, split: str) -> None:
-    assert split_of_day(day_of(day), BY_DATE) == split
     rows, _ = build(("Profit rose", day))
     assert rows["Profit rose"]["split"] == split
 
@@ -81,10 +81,14 @@ def test_a_text_takes_the_earliest_of_its_dates_in_whichever_order_they_stand(da
 
 
 def test_the_earlier_day_is_not_the_earlier_text() -> None:
-    assert earlier("2019-07-02", "20190701") == "20190701"
-    assert earlier("2020-01-01T00:30:00+01:00", "2020-01-01") == "2020-01-01T00:30:00+01:00"
-    assert earlier("2019-07-01", "2019-07-01T09:00:00") == "2019-07-01"
-    assert earlier(None, "") is None
+    pairs = [
+        ("2019-07-02", "20190701", "20190701"),
+        ("2020-01-01", "2020-01-01T00:30:00+01:00", "2020-01-01T00:30:00+01:00"),
+        ("2019-07-01", "2019-07-01T09:00:00", "2019-07-01"),
+    ]
+    for first, second, earlier in pairs:
+        rows, _ = build(("Profit rose", first), ("Profit rose", second))
+        assert rows["Profit rose"]["date"] == earlier
 
 
 def test_an_unlabelled_train_text_that_is_nearly_a_later_test_text_is_left_out() -> None:
@@ -109,7 +113,8 @@ def test_a_column_that_is_named_split_does_not_count(tmp_path: Path) -> None:
     )
     (tmp_path / "news.csv").write_text(f"text,label,published,split\n{content}\n")
     source = CorpusSource(path=str(tmp_path / "news.csv"), label="label", date="published", split=BY_DATE)
-    table, _ = read_corpus(source, LABELS)
+    read_corpus(source, LABELS, tmp_path / "corpus.parquet")
+    table = pq.read_table(tmp_path / "corpus.parquet")
     assert sorted(table["split"].to_pylist()) == ["test", "train", "validation", "validation"]
 
 

@@ -90,7 +90,7 @@ def test_every_student_has_an_architecture_and_a_name_that_recipes_know() -> Non
         assert issubclass(student.config_class, StudentConfig)  # type: ignore[arg-type]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(token_rows)
 def test_a_texts_logits_are_those_it_has_alone(built: Built, rows: list) -> None:
     student, graph = built

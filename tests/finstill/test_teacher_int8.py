@@ -36,7 +36,7 @@ def int8(graphs: dict[str, Path]) -> OnnxClassifier:
     return OnnxClassifier(graphs["int8"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(batch=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=24))
 def test_no_batch_moves_a_texts_logits(int8: OnnxClassifier, alone: dict[str, np.ndarray], batch: list[int]) -> None:
     together = int8.batch_logits([TEXTS[i] for i in batch])

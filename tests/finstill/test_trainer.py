@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import TrainerState, TrainingArguments
@@ -377,7 +377,6 @@ def test_a_label_only_baseline_takes_as_many_steps_as_the_student_that_hears_the
     assert (rows.labels[read] != NO_LABEL).all()
 
 
-@settings(deadline=None)
 @given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))
 def test_no_row_without_a_label_comes_again_before_all_were_read(
     labelled: int, unlabelled: int, rows_per_epoch: int, seed: int

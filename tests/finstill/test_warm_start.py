@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -121,7 +121,6 @@ def test_a_label_only_baseline_starts_from_no_champion() -> None:
     assert baseline.is_baseline_of(Recipe(start_from="champion"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60), st.integers(0, 3))
 def test_every_new_and_every_labelled_row_is_read_and_as_many_old_ones(kinds: list, seed: int) -> None:
     labelled, known = np.array(kinds).T

@@ -102,7 +102,7 @@ class TestRetention:
             | st.sampled_from(["../champion", "..", ".", "../../another", "a/../../champion", str(workspace.champion)])
             | st.text(min_size=1, max_size=80).filter(lambda name: not {"|", ",", "[", "]"} & set(name))
         )
-        @settings(max_examples=60, deadline=None)
+        @settings(max_examples=60)
         def check(name: str) -> None:
             for folder in outside:
                 folder.mkdir(parents=True, exist_ok=True)

@@ -78,7 +78,6 @@ def any_graph(request: pytest.FixtureRequest) -> Path:
 @example(texts=SCRIPTS, seed=1, budget=8, chunk=3, cuts=[2, 5], threads=2)
 @settings(
     max_examples=40,
-    deadline=None,
     # Every example makes its own folder below tmp_path.
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
