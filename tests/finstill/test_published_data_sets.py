@@ -352,6 +352,7 @@ class TestText:
         assert unescaped.text == "S&P > 4000"
         assert next(read_rows(CorpusSource(path=str(tmp_path / "x.csv")))).text == "S&amp;P &gt; 4000"
 
+    @settings(deadline=None)
     @given(ANY_TEXT)
     def test_any_string_is_a_text_or_a_named_bad_row(self, text: str) -> None:
         row = Row("f.csv", 7, text, None, None, None, None)
