@@ -19,6 +19,7 @@ import assets.champion
 import assets.comparison
 import assets.corpus
 import assets.evaluation
+import assets.in_service
 import assets.label_review
 import assets.out_of_domain
 import assets.page
@@ -62,6 +63,7 @@ STAGES = [
     assets.champion,
     assets.scores,
     assets.label_review,
+    assets.in_service,
     assets.page,
 ]
 

@@ -8,6 +8,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.evaluation import evaluation
+from assets.in_service import in_service
 from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
 from assets.scores import scores
@@ -44,7 +45,8 @@ distil = define_asset_job(
 
 decide = define_asset_job(
     "decide",
-    AssetSelection.assets(comparison, champion, scores, label_review),
+    AssetSelection.assets(comparison, champion, scores, label_review, in_service),
     description="Compare all evaluated students, write the report, promote where one is shown to be better, score the "
-    "texts that the champion has not scored, and list the labels that look wrong.",
+    "texts that the champion has not scored, list the labels that look wrong, and record how the champion holds on new "
+    "texts.",
 )

@@ -139,6 +139,11 @@ class Workspace:
         return self.root / "label_review.csv"
 
     @property
+    def in_service(self) -> Path:
+        """The record of how the student in service holds."""
+        return self.root / "in_service"
+
+    @property
     def students(self) -> Path:
         """Holds a folder a student."""
         return self.root / "students"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from finstill.evaluation.in_service import Night
 from finstill.evaluation.months import Month
 
 # Okabe and Ito's colours, told apart by people of every colour vision.
@@ -140,6 +141,29 @@ def quality_against_speed(points: Mapping[str, tuple[float, float]], measure: st
     axes.xaxis.set_minor_formatter("")
     axes.grid(alpha=0.3)
     axes.set(title="Quality against speed", xlabel="texts a second, one thread", ylabel=measure)
+    return png(figure)
+
+
+def nights_in_service(nights: Sequence[Night]) -> bytes:
+    """Plot agreement, divergence and alert rate over nights, each with its interval; each student has a colour."""
+    measures = ["agreement", "kl_to_teacher"] + ["alerts_per_thousand"] * any(n.alerts_per_thousand for n in nights)
+    figure = Figure(figsize=(9, 2.4 * len(measures)), layout="constrained")
+    students = list(dict.fromkeys(night.digest for night in nights))
+    for axes, measure in zip(
+        figure.subplots(len(measures), 1, sharex=True, squeeze=False)[:, 0], measures, strict=True
+    ):
+        for night in nights:
+            if (value := getattr(night, measure)) is None:
+                continue
+            middle, low, high = value
+            when = np.datetime64(night.recorded[:19])
+            colour = COLOURS[students.index(night.digest) % len(COLOURS)]
+            axes.errorbar([when], [middle], [[middle - low], [high - middle]], fmt="o", color=colour, capsize=3)
+        axes.set(ylabel=measure.replace("_", " "))
+        axes.grid(alpha=0.3)
+    locator = AutoDateLocator(minticks=2, maxticks=12)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return png(figure)
 
 

@@ -1,0 +1,218 @@
+"""How the student in service holds on what has arrived since: beside its teacher, night by night."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from scipy.stats import bootstrap
+from tokenizers import Tokenizer
+
+from finstill.config.task import Task
+from finstill.corpus.text import KEY_BYTES
+from finstill.corpus.token_ids import TokenIds
+from finstill.corpus.tokenizer import unknown_id
+from finstill.evaluation.classes import wilson_interval
+from finstill.files import read_json, whole_file, write_json
+from finstill.metrics import agreement, row_kl
+from finstill.serving.package import Package
+from finstill.training.rows import training_rows
+
+NIGHTS_FILE = "nights.json"
+
+SEEN_FILE = "seen.parquet"
+"""The keys of the texts that were there before."""
+
+LEAST_TEXTS = 30
+"""New texts that are compared at least: fewer say nothing of the others."""
+
+SAMPLE = 1000
+"""New texts that are compared at most."""
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Night:
+    """What was measured of a night's new texts, those of the validation and test splits: no student learned from them.
+
+    Attributes:
+        recorded: when, ISO 8601.
+        champion, digest: the student in service and its package.
+        texts: new texts that were compared.
+        agreement: share of them that get the teacher's class, with its 95% Wilson interval.
+        kl_to_teacher: mean Kullback-Leibler divergence from the teacher, nats, with its 95% interval by the bootstrap.
+        alerts_per_thousand: texts that are decided to have the label, with its 95% Wilson interval; None where the
+            student decides about none.
+        mean_tokens: of a text.
+        unknown_share: share of the tokens that the vocabulary does not have.
+        classes: share of the texts by the student's label.
+    """
+
+    recorded: str
+    champion: str
+    digest: str
+    texts: int
+    agreement: tuple[float, float, float]
+    kl_to_teacher: tuple[float, float, float]
+    alerts_per_thousand: tuple[float, float, float] | None
+    mean_tokens: float
+    unknown_share: float
+    classes: dict[str, float]
+
+
+def record_night(
+    corpus: Path,
+    tokens: Path,
+    teacher_logits: Path,
+    scores: Path,
+    task: Task,
+    champion: Package,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    recorded: str,
+) -> list[Night]:
+    """Measure the texts that came since the last call, and return all nights that were recorded.
+
+    The teacher has answered them for the night's labelling, so nothing is run. The first call measures texts of both
+    splits as they stand. Fewer than `LEAST_TEXTS` new ones wait for those of the next night.
+
+    Args:
+        corpus, tokens, teacher_logits: Parquet files as `training_rows` takes them.
+        scores: the folder of the champion's answers, see `finstill.serving.growing_table`.
+        tokenizer: the teacher's.
+        folder: keeps the record.
+        recorded: the time that stands in the record.
+
+    Raises:
+        InputError: the files do not belong together.
+    """
+    nights, seen_file = read_nights(folder), folder / SEEN_FILE
+    seen = pq.read_table(seen_file)["key"] if seen_file.is_file() else pa.chunked_array([], pa.binary(KEY_BYTES))
+    texts = pq.read_table(corpus, columns=["key", "text"])
+    rows = training_rows(corpus, tokens, task, teacher_logits)
+    keys, new = [], []
+    for split in ("validation", "test"):
+        whole = rows[split].whole_texts()
+        assert whole.texts is not None
+        own = texts["key"].take(pc.index_in(whole.texts.cast(pa.string()), texts["text"].combine_chunks()))
+        unseen = pc.invert(pc.is_in(own, seen.combine_chunks()))
+        keys.append(own.filter(unseen))
+        new.append(whole.at(np.flatnonzero(unseen.to_numpy())))
+    came = pa.chunked_array([chunk for each in keys for chunk in each.chunks], pa.binary(KEY_BYTES)).combine_chunks()
+    if len(came) < LEAST_TEXTS:
+        return nights
+    # Keys are hashes: the first ones are a random sample.
+    sample = pc.sort_indices(came)[:SAMPLE]
+    ids = TokenIds.joined([each.input_ids for each in new]).at(sample.to_numpy())
+    logits = np.concatenate([each.teacher_logits for each in new if each.teacher_logits is not None])
+    said = _answers(scores, came.take(sample), task, champion)
+    nights.append(_night(said, logits[sample.to_numpy()], ids, champion, tokenizer, recorded))
+    folder.mkdir(parents=True, exist_ok=True)
+    # The record first: a night that was cut off between the two is measured once more, and none is lost.
+    write_json(folder / NIGHTS_FILE, [asdict(night) for night in nights])
+    with whole_file(seen_file) as unfinished:
+        pq.write_table(pa.table({"key": pa.chunked_array([*seen.chunks, came])}), unfinished)
+    return nights
+
+
+def read_nights(folder: Path) -> list[Night]:
+    """Return the nights that were recorded, the oldest first."""
+    file = folder / NIGHTS_FILE
+    if not file.is_file():
+        return []
+    measures = ("agreement", "kl_to_teacher", "alerts_per_thousand")
+    return [
+        Night(**{**values, **{name: values[name] and tuple(values[name]) for name in measures}})
+        for values in read_json(file)
+    ]
+
+
+def left_the_promotion(night: Night, champion: Package) -> list[str]:
+    """Return which measures of a night are not those of the student's promotion any more, as sentences.
+
+    That is so where the value that was measured on the test split then lies outside of the night's interval.
+    """
+    at_promotion = {
+        "agreement": champion.measured["agreement"],
+        "kl_to_teacher": champion.measured["kl_to_teacher"],
+        "alerts_per_thousand": (champion.measured.get("decision") or {}).get("alerts_per_thousand"),
+    }
+    found = []
+    for name, before in at_promotion.items():
+        now = getattr(night, name)
+        if before is not None and now is not None and not now[1] <= before <= now[2]:
+            found.append(f"{name} is {now[0]:.3g} ({now[1]:.3g} to {now[2]:.3g}), and was {before:.3g} at promotion.")
+    return found
+
+
+def _answers(scores: Path, keys: pa.Array, task: Task, champion: Package) -> pa.Table:
+    """Return what the student said of the texts with these keys."""
+    columns = ["key", "label", *(f"probability_{label}" for label in task.labels)]
+    said = pq.read_table(scores, columns=[*columns, *(["decision"] if champion.decision else [])])
+    return said.take(pc.index_in(keys, said["key"].combine_chunks()))
+
+
+def _night(
+    said: pa.Table, teacher_logits: np.ndarray, ids: TokenIds, champion: Package, tokenizer: Tokenizer, recorded: str
+) -> Night:
+    rows = said.num_rows
+    probabilities = np.stack([said[f"probability_{label}"].to_numpy() for label in champion.labels], axis=1)
+    student = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+    kl = row_kl(student, teacher_logits)
+    alerts = None if champion.decision is None else pc.sum(said["decision"]).as_py()
+    unknown = unknown_id(tokenizer)
+    return Night(
+        recorded=recorded,
+        champion=champion.name,
+        digest=champion.digest,
+        texts=rows,
+        agreement=_share(round(rows * agreement(student, teacher_logits)), rows),
+        kl_to_teacher=(float(kl.mean()), *_interval_of_mean(kl)),
+        alerts_per_thousand=None if alerts is None else _share(alerts, rows, 1000),
+        mean_tokens=float(ids.lengths.mean()),
+        unknown_share=0.0
+        if unknown is None
+        else sum(list(each).count(unknown) for each in ids) / int(ids.lengths.sum()),
+        classes={each["values"]: each["counts"] / rows for each in pc.value_counts(said["label"]).to_pylist()},
+    )
+
+
+def _share(hits: int, rows: int, of: int = 1) -> tuple[float, float, float]:
+    low, high = wilson_interval(hits, rows)
+    return of * hits / rows, of * low, of * high
+
+
+def _interval_of_mean(values: np.ndarray) -> tuple[float, float]:
+    drawn = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0).confidence_interval
+    return float(drawn.low), float(drawn.high)
+
+
+def table_of(nights: Sequence[Night]) -> list[dict[str, Any]]:
+    """Return a row a night, the latest first."""
+    return [
+        {
+            "recorded": night.recorded,
+            "champion": night.champion,
+            "texts": night.texts,
+            **{
+                name: "" if value is None else f"{value[0]:.3g} ({value[1]:.3g} to {value[2]:.3g})"
+                for name, value in (
+                    ("agreement", night.agreement),
+                    ("kl_to_teacher", night.kl_to_teacher),
+                    ("alerts_per_thousand", night.alerts_per_thousand),
+                )
+            },
+            "mean_tokens": night.mean_tokens,
+            "unknown_share": night.unknown_share,
+            **{f"share_of_{label}": share for label, share in sorted(night.classes.items())},
+        }
+        for night in reversed(nights)
+    ]

@@ -1,0 +1,132 @@
+"""How the student in service holds: new texts alone, each once, against values worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from finstill.config.task import SENTIMENT
+from finstill.corpus.build import CORPUS_SCHEMA, write_corpus
+from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.text import text_key
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_corpus
+from finstill.evaluation import in_service
+from finstill.evaluation.in_service import Night, left_the_promotion, read_nights, record_night, table_of
+from finstill.evaluation.plots import nights_in_service
+from finstill.serving.package import Package
+from finstill.teacher.checkpoint import resolve_checkpoint
+from tests.tables import write_logits_table
+
+RIGHT, WRONG = (0.9, 0.05, 0.05), (0.05, 0.9, 0.05)
+
+
+class Desk:
+    """Tables of a night: the teacher is sure that each text is negative, the student is right on some."""
+
+    def __init__(self, root: Path, package: Package):
+        self.root, self.champion = root, package
+        self.tokenizer: Tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, 32)
+
+    def record(self, texts: dict[str, tuple[float, float, float]], split: str = "test") -> list[Night]:
+        """Record a night whose corpus holds these texts, each with the student's probabilities."""
+        # One train text and one of each other split stand there always.
+        always = {"a train text": "train", "a validation text": "validation", "a test text": "test"}
+        splits = dict.fromkeys(texts, split) | always
+        rows = sorted((text_key(text), text) for text in splits)
+        columns = [[key for key, _ in rows], [text for _, text in rows], None, [splits[text] for _, text in rows]]
+        nothing = pa.nulls(len(rows), pa.string())
+        arrays = [nothing if column is None else column for column in columns]
+        table = pa.table([*arrays, ["f.csv"] * len(rows), nothing, nothing], schema=CORPUS_SCHEMA)
+        corpus, tokens, logits = (self.root / f"{name}.parquet" for name in ("corpus", "tokens", "logits"))
+        write_corpus(table, corpus)
+        tokenize_corpus(corpus, self.tokenizer, tokens)
+        keys = table["key"].to_pylist()
+        teacher = np.tile(np.log(np.array(RIGHT, np.float32)), (len(keys), 1))
+        write_logits_table(logits, keys, teacher, SENTIMENT.labels, TableProvenance.read(tokens))
+        said = np.array([texts.get(text, RIGHT) for _, text in rows])
+        (self.root / "scores").mkdir(exist_ok=True)
+        scores = {"key": table["key"], "label": [SENTIMENT.labels[i] for i in said.argmax(axis=1)]}
+        scores |= {f"probability_{label}": said[:, i] for i, label in enumerate(SENTIMENT.labels)}
+        scores["decision"] = said[:, 0] > 0.5
+        pq.write_table(pa.table(scores), self.root / "scores" / "000000.parquet")
+        return record_night(
+            corpus,
+            tokens,
+            logits,
+            self.root / "scores",
+            SENTIMENT,
+            self.champion,
+            self.tokenizer,
+            self.root / "in_service",
+            recorded="2026-01-02T03:04:05+00:00",
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path, deciding_package: Package) -> Desk:
+    return Desk(tmp_path, deciding_package)
+
+
+def texts(start: int, right: int, wrong: int) -> dict[str, tuple[float, float, float]]:
+    return {f"text number {start + i}": RIGHT if i < right else WRONG for i in range(right + wrong)}
+
+
+def test_a_night_is_what_its_new_texts_say(desk: Desk) -> None:
+    first = texts(0, 38, 0)
+    (night,) = desk.record(first)
+    # The two texts that stand there always are measured too, and the one of the train split is not.
+    assert (night.texts, night.agreement[0], night.alerts_per_thousand) == (
+        40,
+        1,
+        pytest.approx((1000, 912, 1000), abs=1),
+    )
+    assert night.kl_to_teacher == pytest.approx((0, 0, 0), abs=1e-6)
+    _, second = desk.record({**first, **texts(100, 30, 10)})
+    assert (second.texts, second.agreement[0]) == (40, 0.75)
+    # 0.9 ln(0.9 / 0.05) + 0.05 ln(0.05 / 0.9) of ten texts of forty.
+    assert second.kl_to_teacher[0] == pytest.approx(0.25 * 0.85 * np.log(18), rel=1e-5)
+    assert second.agreement[1] < 0.75 < second.agreement[2]
+    assert second.classes == {"negative": 0.75, "neutral": 0.25}
+    assert read_nights(desk.root / "in_service") == [night, second]
+    assert [row["agreement"] for row in table_of([night, second])] == ["0.75 (0.598 to 0.858)", "1 (0.912 to 1)"]
+    assert nights_in_service([night, second]).startswith(b"\x89PNG")
+
+
+def test_few_new_texts_wait_for_those_of_the_next_night_and_train_texts_never_count(desk: Desk) -> None:
+    first = texts(0, 40, 0)
+    desk.record(first)
+    assert len(desk.record({**first, **texts(100, 20, 0)})) == 1
+    assert len(desk.record({**first, **texts(100, 20, 0), **texts(200, 10, 0)})) == 2
+    assert len(desk.record(texts(300, 50, 0), split="train")) == 2
+
+
+def test_a_sample_is_compared_and_the_rest_is_not_compared_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_service, "SAMPLE", 35)
+    many = texts(0, 60, 0)
+    (night,) = desk.record(many)
+    assert night.texts == 35
+    assert len(desk.record(many)) == 1
+
+
+def test_unknown_tokens_and_lengths_are_counted(desk: Desk) -> None:
+    # BERT's vocabulary has no such letter: four tokens, of which one is unknown, between the two special ones.
+    strange = {f"number {i} \U00012000": RIGHT for i in range(60)}
+    (night,) = desk.record(strange)
+    assert 0.15 < night.unknown_share < 0.25
+    assert 4.5 < night.mean_tokens < 5.5
+
+
+def test_it_is_said_what_left_the_promotion(desk: Desk) -> None:
+    at = {"agreement": 0.95, "kl_to_teacher": 0.1, "decision": {"alerts_per_thousand": 300.0}}
+    champion = replace(desk.champion, measured=at)
+    night = Night("2026-01-02T03:04:05", "s", "d", 100, (0.9, 0.85, 0.94), (0.1, 0.05, 0.2), (300, 200, 400), 9, 0, {})
+    assert left_the_promotion(night, champion) == ["agreement is 0.9 (0.85 to 0.94), and was 0.95 at promotion."]
+    assert left_the_promotion(replace(night, agreement=(0.93, 0.9, 0.96)), champion) == []
+    assert left_the_promotion(replace(night, alerts_per_thousand=None, agreement=(0.95, 0.9, 1)), champion) == []
