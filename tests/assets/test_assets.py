@@ -19,6 +19,7 @@ import assets.augmented_corpus
 import assets.comparison
 import assets.corpus
 import assets.evaluation
+import assets.in_service
 import assets.teacher
 import assets.teacher_logits
 from assets.augmented_corpus import augmented_corpus
@@ -26,6 +27,7 @@ from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
 from assets.evaluation import evaluation
+from assets.in_service import in_service
 from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
@@ -61,7 +63,7 @@ BEFORE = [
     out_of_domain,
 ]
 PER_STUDENT = [student, student_package, evaluation]
-AFTER = [comparison, champion, scores, label_review]
+AFTER = [comparison, champion, scores, label_review, in_service]
 CHECKS = [
     assets.teacher.graph_equals_checkpoint,
     assets.teacher.labels_as_float32,
@@ -74,6 +76,7 @@ CHECKS = [
     assets.corpus.classes_as_before,
     assets.evaluation.within_budgets,
     assets.evaluation.no_worse_than_the_champion,
+    assets.in_service.holds_what_it_was_promoted_for,
 ]
 
 
@@ -167,6 +170,9 @@ def test_from_a_corpus_to_a_champion(deployment: Deployment) -> None:
     assert (home.comparison / "report.html").is_file()
     assert (home.champion / "current" / "model.onnx").is_file()
     assert deployment.metadata("scores")["rows_added"] == 120
+    (night,) = map(dict, _rows(deployment.metadata("in_service")["nights"]))
+    assert night["champion"] == deployment.metadata("champion")["champion"]
+    assert night["texts"] >= 30
     assert list(deployment.root.rglob(".unfinished-*")) == []
 
 

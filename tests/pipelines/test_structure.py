@@ -116,7 +116,7 @@ def test_every_asset_says_what_it_is() -> None:
 
     specs = list(defs.resolve_asset_graph().get_all_asset_keys())
     graph = defs.resolve_asset_graph()
-    assert len(specs) == 19
+    assert len(specs) == 20
     for key in specs:
         node = graph.get(key)
         assert node.description, key
