@@ -18,43 +18,30 @@ recall at a precision of at least one half.
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from joblib import Parallel, cpu_count, delayed
 from machine import describe_machine, draw_rows, read_arguments, read_shared, report
 from sklearn.metrics import precision_recall_curve, precision_score, recall_score
+from taught import student_logits, teach
 
-from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import RISK
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus
-from finstill.corpus.tokenizer import load_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
-from finstill.inference.session import GRAPH_FILES, OnnxClassifier
-from finstill.serving.package import STUDENT_TOKEN_BUDGET
-from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.teacher.export import export_teacher
 from finstill.training.distil import train_student
-from finstill.training.fine_tune import fine_tune
-from finstill.training.rows import TrainingRows, training_rows
+from finstill.training.rows import TrainingRows
 
 GOALS = {"rare_recall_at_half_precision": "above the baseline's"}
 
 SHARE = 0.02
 LEAST_PRECISION = 0.5
-MAX_LENGTH = 128
-TOKEN_BUDGET = 512
 DISTILLED = Recipe(
     architecture=LstmAttentionConfig(embedding_width=128, hidden_width=64, layers=2, vocabulary="corpus"),
     epochs=6,
@@ -107,15 +94,7 @@ def make_rows(files: Workspace, sentences: int, settings: FineTuning) -> dict[st
     read_corpus(
         CorpusSource(path=str(source), label="label", split="split", label_names=names), RISK.labels, files.corpus
     )
-    encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
-    tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
-    rows = training_rows(files.corpus, files.tokens, RISK)
-    fine_tune(encoder, settings, rows["train"], rows["validation"], RISK.labels, checkpoint, seed=0)
-    teacher = export_teacher(checkpoint, files.teacher_onnx, max_length=MAX_LENGTH, source="embedded")
-    cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
-    label_texts(files.tokens, cache, partial(OnnxClassifier, teacher.graph), TOKEN_BUDGET)
-    write_logits([files.tokens], cache, files.teacher_logits)
-    return training_rows(files.corpus, files.tokens, RISK, files.teacher_logits)
+    return teach(files, RISK, settings)
 
 
 def thinned(rows: pa.Table) -> pa.Table:
@@ -137,12 +116,7 @@ def scores(files: Workspace, rows: dict[str, TrainingRows], name: str, seed: int
         folder,
         stage=f"{name}-{seed}",
     )
-    graph = folder.parent / GRAPH_FILES["float32"]
-    onnx.save(load_student(folder).onnx_graph(), graph)
-    classifier = OnnxClassifier(graph, threads=1)
-    return {
-        split: risk(classifier.logits(rows[split].input_ids, STUDENT_TOKEN_BUDGET)) for split in ("validation", "test")
-    }
+    return {split: risk(student_logits(folder, rows[split])) for split in ("validation", "test")}
 
 
 def risk(logits: np.ndarray | None) -> np.ndarray:

@@ -24,7 +24,6 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,9 +31,8 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from machine import describe_machine, read_arguments, read_shared, report
 from scipy.special import softmax
+from taught import student_logits, teach
 
-from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
@@ -42,25 +40,14 @@ from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
-from finstill.corpus.tokenizer import load_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation.label_review import RANKED_BY, cross_fitted, doubted
-from finstill.inference.session import GRAPH_FILES, OnnxClassifier
-from finstill.serving.package import STUDENT_TOKEN_BUDGET
-from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.teacher.export import export_teacher
 from finstill.training.distil import train_student
-from finstill.training.fine_tune import fine_tune
-from finstill.training.rows import training_rows
 
 GOALS = {"flips_found_in_first_5_percent": "at least 0.6"}
 
 FOLDER = Path(__file__).resolve().parents[1] / ".finstill" / "review"
 
 SHARE = 0.05
-MAX_LENGTH = 128
-TOKEN_BUDGET = 512
 RECIPE = Recipe(architecture=LstmAttentionConfig(vocabulary="corpus"), alpha=0.9, epochs=6, batch_size=32)
 
 
@@ -137,33 +124,23 @@ def flip(files: Workspace) -> tuple[pa.Table, np.ndarray]:
 
 def make_logits(files: Workspace, tuning: FineTuning) -> dict[str, np.ndarray]:
     """Return what teacher and student say of each text, in the corpus's order."""
-    encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
-    tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
-    rows = training_rows(files.corpus, files.tokens, SENTIMENT)
-    fine_tune(encoder, tuning, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
-    teacher = export_teacher(checkpoint, files.teacher_onnx, max_length=MAX_LENGTH, source="embedded")
-    cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
-    label_texts(files.tokens, cache, lambda: OnnxClassifier(teacher.graph), TOKEN_BUDGET)
-    write_logits([files.tokens], cache, files.teacher_logits)
-    rows = training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
+    rows = teach(files, SENTIMENT, tuning)
     folder = files.student("lstm")
     train_student(
         RECIPE,
         rows["train"],
         rows["validation"],
         SENTIMENT.labels,
-        checkpoint,
+        files.teacher_checkpoint,
         folder,
         stage="lstm",
         word_vectors=files.word_vectors,
     )
-    graph = folder.parent / GRAPH_FILES["float32"]
-    onnx.save(load_student(folder).onnx_graph(), graph)
     splits = pq.read_table(files.corpus, columns=["split"])["split"].to_numpy()
     logits = {name: np.empty((len(splits), len(SENTIMENT.labels)), np.float32) for name in ("teacher", "student")}
     for split, of_split in rows.items():
         logits["teacher"][splits == split] = of_split.teacher_logits
-        logits["student"][splits == split] = OnnxClassifier(graph).logits(of_split.input_ids, STUDENT_TOKEN_BUDGET)
+        logits["student"][splits == split] = student_logits(folder, of_split)
     return logits
 
 

@@ -16,18 +16,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import describe_machine, read_arguments, read_shared, report
+from taught import student_logits, teach
 
-from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import CorpusSource, FineTuning
 from finstill.config.recipe import Recipe
@@ -35,23 +32,13 @@ from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
-from finstill.corpus.tokenizer import load_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
-from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import macro_f1
-from finstill.serving.package import STUDENT_TOKEN_BUDGET
-from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import resolve_checkpoint
-from finstill.teacher.export import export_teacher
 from finstill.training.distil import train_student
-from finstill.training.fine_tune import fine_tune
-from finstill.training.rows import NO_LABEL, TrainingRows, training_rows
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 GOALS = {"warm_night_cost": "at most 0.2", "warm_night_macro_f1_lost": "at most 0.5 points"}
 
 NIGHTS = 10
-MAX_LENGTH = 128
-TOKEN_BUDGET = 512
 RECIPE = Recipe(
     architecture=LstmAttentionConfig(
         checkpoint="embedded", embedding="output", embedding_width=192, vocabulary="corpus", dropout=0.15
@@ -92,15 +79,7 @@ def make_rows(files: Workspace, headlines: int) -> dict[str, TrainingRows]:
     order = {text: i for i, text in enumerate(texts.to_pylist())}
     place = pa.array([order.get(text, -1) for text in corpus["text"].to_pylist()])
     pq.write_table(corpus.append_column("place", place).sort_by("place").drop_columns("place"), files.corpus)
-    encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
-    tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
-    rows = training_rows(files.corpus, files.tokens, SENTIMENT)
-    fine_tune(encoder, FineTuning(), rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
-    teacher = export_teacher(checkpoint, files.teacher_onnx, max_length=MAX_LENGTH, source="embedded")
-    cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
-    label_texts(files.tokens, cache, partial(OnnxClassifier, teacher.graph), TOKEN_BUDGET)
-    write_logits([files.tokens], cache, files.teacher_logits)
-    return training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
+    return teach(files, SENTIMENT, FineTuning())
 
 
 def nights(files: Workspace, rows: dict[str, TrainingRows], older: int, a_night: int, seed: int) -> tuple[float, float]:
@@ -113,7 +92,8 @@ def nights(files: Workspace, rows: dict[str, TrainingRows], older: int, a_night:
         seen = np.sort(np.concatenate([labelled, unlabelled[: older + night * a_night]]))
         seconds.append(timed(files, recipe, train.at(seen), rows["validation"], warm, warm))
     whole = timed(files, recipe, train.at(seen), rows["validation"], anew, None)
-    scores = [score(folder, rows["test"]) for folder in (anew, warm)]
+    test = rows["test"]
+    scores = [macro_f1(test.labels, student_logits(folder, test)) for folder in (anew, warm)]
     print(f"seed {seed}: nights {[round(each) for each in seconds]} s, anew {whole:.0f} s; macro-F1 {scores}")
     return median(seconds[1:]) / whole, scores[0] - scores[1]
 
@@ -134,12 +114,6 @@ def timed(
         champion=champion,
     )
     return time.perf_counter() - started
-
-
-def score(folder: Path, test: TrainingRows) -> float:
-    graph = folder.parent / GRAPH_FILES["float32"]
-    onnx.save(load_student(folder).onnx_graph(), graph)
-    return macro_f1(test.labels, OnnxClassifier(graph).logits(test.input_ids, STUDENT_TOKEN_BUDGET))
 
 
 if __name__ == "__main__":

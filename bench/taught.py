@@ -1,0 +1,48 @@
+"""The embedded encoder as teacher of a corpus, for benchmarks that ask what comes of its logits."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from finstill.cache.cache import SoftLabelCache
+from finstill.cache.labelling import label_texts, write_logits
+from finstill.config.profile import FineTuning
+from finstill.config.task import Task
+from finstill.config.workspace import Workspace
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_corpus
+from finstill.inference.session import GRAPH_FILES, OnnxClassifier
+from finstill.serving.package import STUDENT_TOKEN_BUDGET
+from finstill.students.registry import load_student
+from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.teacher.export import export_teacher
+from finstill.training.fine_tune import fine_tune
+from finstill.training.rows import TrainingRows, training_rows
+
+MAX_LENGTH = 128
+TOKEN_BUDGET = 512
+
+
+def teach(files: Workspace, task: Task, settings: FineTuning) -> dict[str, TrainingRows]:
+    """Fine-tune a teacher on the corpus in `files`, label all texts, and return the rows of each split with logits."""
+    encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
+    tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
+    rows = training_rows(files.corpus, files.tokens, task)
+    fine_tune(encoder, settings, rows["train"], rows["validation"], task.labels, checkpoint, seed=0)
+    teacher = export_teacher(checkpoint, files.teacher_onnx, max_length=MAX_LENGTH, source="embedded")
+    cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
+    label_texts(files.tokens, cache, partial(OnnxClassifier, teacher.graph), TOKEN_BUDGET)
+    write_logits([files.tokens], cache, files.teacher_logits)
+    return training_rows(files.corpus, files.tokens, task, files.teacher_logits)
+
+
+def student_logits(student: Path, rows: TrainingRows) -> np.ndarray:
+    """Return what the float32 graph of the trained student in this folder says: float32, (rows, classes)."""
+    graph = student.parent / GRAPH_FILES["float32"]
+    if not graph.exists():
+        onnx.save(load_student(student).onnx_graph(), graph)
+    return OnnxClassifier(graph, threads=1).logits(rows.input_ids, STUDENT_TOKEN_BUDGET)
