@@ -504,8 +504,9 @@ def test_a_corpus_that_is_not_sound_stops_what_follows(deployment: Deployment, m
 
     def faulty(*arguments: object) -> Iterator[pa.Table]:
         for table in merge(*arguments):  # type: ignore[arg-type]
-            keys = table["key"].to_pylist()
-            yield table.set_column(0, build.CORPUS_SCHEMA.field("key"), pa.array([keys[1], *keys[1:]], pa.binary(16)))
+            first, *others = table["key"].to_pylist()
+            keys = pa.array([*others[:1], *others] if others else [first], pa.binary(16))
+            yield table.set_column(0, build.CORPUS_SCHEMA.field("key"), keys)
 
     monkeypatch.setattr(build, "merge", faulty)
     result = deployment.make([corpus, tokens], raising=False)
