@@ -93,7 +93,7 @@ def precision_and_recall(
             axes.scatter(*chosen[name], s=60, color=colour, zorder=3)
     axes.axhline(truth.mean(), color="#888888", linestyle="--")
     axes.set(title=f"Precision and recall of {label}", xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False)
     return png(figure)
 
 
@@ -124,7 +124,7 @@ def quality_against_share_asked(curves: Mapping[str, tuple[np.ndarray, np.ndarra
         axes.axhline(values[-1], color="#888888", linestyle="--")
     axes.grid(alpha=0.3)
     axes.set(title="Asking the teacher", xlabel="share of texts that it answers", ylabel="macro-F1", xlim=(0, 1))
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(frameon=False)
     return png(figure)
 
 
