@@ -19,17 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import describe_machine, draw_rows, read_arguments, read_shared, report
-from taught import TOKEN_BUDGET, teach
+from taught import TOKEN_BUDGET, distil, teach, write_corpus_of
 
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.config.profile import CorpusSource, FineTuning
+from finstill.config.profile import FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
-from finstill.corpus.build import read_corpus
 from finstill.corpus.text import normalise
 from finstill.evaluation.evaluate import evaluate_student
 from finstill.packaging.build import build_package
@@ -38,7 +36,6 @@ from finstill.serving import StudentClassifier
 from finstill.serving.asked_teacher import AskedTeacher
 from finstill.serving.package import Package
 from finstill.teacher.export import TeacherGraph
-from finstill.training.distil import train_student
 
 RECIPE = Recipe(
     architecture=LstmAttentionConfig(
@@ -66,21 +63,9 @@ def main() -> None:
 def measure(files: Workspace, sentences: int, settings: FineTuning) -> dict[str, float]:
     bank = read_shared("financial_phrasebank").select(["text", "label", "split"])
     texts = draw_rows(read_shared("reuters_sentences"), sentences)["text"].combine_chunks()
-    rest = pa.table([texts, pa.nulls(sentences), pa.repeat("train", sentences)], names=bank.column_names)
-    source = files.root / "source.parquet"
-    pq.write_table(pa.concat_tables([bank, rest.cast(bank.schema)]), source)
-    read_corpus(CorpusSource(path=str(source), label="label", split="split"), SENTIMENT.labels, files.corpus)
+    write_corpus_of(files, bank, texts, SENTIMENT)
     rows, student = teach(files, SENTIMENT, settings), files.student("lstm")
-    train_student(
-        RECIPE,
-        rows["train"],
-        rows["validation"],
-        SENTIMENT.labels,
-        files.teacher_checkpoint,
-        student,
-        stage="lstm",
-        word_vectors=files.word_vectors,
-    )
+    distil(RECIPE, files, rows, SENTIMENT, student, word_vectors=files.word_vectors)
     teacher = TeacherGraph.read(files.teacher_onnx)
 
     def package(share: float) -> Package:

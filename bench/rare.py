@@ -23,19 +23,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from joblib import Parallel, cpu_count, delayed
 from machine import describe_machine, draw_rows, read_arguments, read_shared, report
 from sklearn.metrics import precision_recall_curve, precision_score, recall_score
-from taught import student_logits, teach
+from taught import distil, student_logits, teach, write_corpus_of
 
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.config.profile import CorpusSource, FineTuning
+from finstill.config.profile import FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import RISK
 from finstill.config.workspace import Workspace
-from finstill.corpus.build import read_corpus
-from finstill.training.distil import train_student
 from finstill.training.rows import TrainingRows
 
 GOALS = {"rare_recall_at_half_precision": "above the baseline's"}
@@ -86,14 +83,8 @@ def make_rows(files: Workspace, sentences: int, settings: FineTuning) -> dict[st
     kept = [thinned(bank.filter(pc.equal(bank["split"], split))) for split in ("train", "validation")]
     kept.append(bank.filter(pc.equal(bank["split"], "test")))
     texts = draw_rows(read_shared("reuters_sentences"), sentences)["text"].combine_chunks()
-    rest = pa.table([texts, pa.nulls(sentences), pa.repeat("train", sentences)], names=bank.column_names)
-    files.root.mkdir(parents=True, exist_ok=True)
-    source = files.root / "source.parquet"
-    pq.write_table(pa.concat_tables([*kept, rest.cast(bank.schema)]), source)
     names = {"negative": "risk", "neutral": "no_risk", "positive": "no_risk"}
-    read_corpus(
-        CorpusSource(path=str(source), label="label", split="split", label_names=names), RISK.labels, files.corpus
-    )
+    write_corpus_of(files, pa.concat_tables(kept), texts, RISK, names)
     return teach(files, RISK, settings)
 
 
@@ -107,15 +98,7 @@ def thinned(rows: pa.Table) -> pa.Table:
 def scores(files: Workspace, rows: dict[str, TrainingRows], name: str, seed: int) -> dict[str, np.ndarray]:
     """Train a student, and return the log-odds of a risk that it gives the rows it is measured on, by split."""
     folder = files.root / "students" / f"{name}-{seed}" / "student"
-    train_student(
-        RECIPES[name].model_copy(update={"seed": seed}),
-        rows["train"],
-        rows["validation"],
-        RISK.labels,
-        files.teacher_checkpoint,
-        folder,
-        stage=f"{name}-{seed}",
-    )
+    distil(RECIPES[name].model_copy(update={"seed": seed}), files, rows, RISK, folder)
     return {split: risk(student_logits(folder, rows[split])) for split in ("validation", "test")}
 
 

@@ -31,7 +31,7 @@ from cleanlab.filter import find_label_issues
 from cleanlab.rank import get_label_quality_scores
 from machine import describe_machine, read_arguments, read_shared, report
 from scipy.special import softmax
-from taught import student_logits, teach
+from taught import distil, student_logits, teach
 
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import CorpusSource, FineTuning
@@ -41,7 +41,6 @@ from finstill.config.workspace import Workspace
 from finstill.corpus.build import build_corpus
 from finstill.corpus.sources import read_rows
 from finstill.evaluation.label_review import RANKED_BY, cross_fitted, doubted
-from finstill.training.distil import train_student
 
 GOALS = {"flips_found_in_first_5_percent": "at least 0.6"}
 
@@ -126,16 +125,7 @@ def make_logits(files: Workspace, tuning: FineTuning) -> dict[str, np.ndarray]:
     """Return what teacher and student say of each text, in the corpus's order."""
     rows = teach(files, SENTIMENT, tuning)
     folder = files.student("lstm")
-    train_student(
-        RECIPE,
-        rows["train"],
-        rows["validation"],
-        SENTIMENT.labels,
-        files.teacher_checkpoint,
-        folder,
-        stage="lstm",
-        word_vectors=files.word_vectors,
-    )
+    distil(RECIPE, files, rows, SENTIMENT, folder, word_vectors=files.word_vectors)
     splits = pq.read_table(files.corpus, columns=["split"])["split"].to_numpy()
     logits = {name: np.empty((len(splits), len(SENTIMENT.labels)), np.float32) for name in ("teacher", "student")}
     for split, of_split in rows.items():

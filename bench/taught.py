@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_logits
-from finstill.config.profile import FineTuning
+from finstill.config.profile import CorpusSource, FineTuning
+from finstill.config.recipe import Recipe
 from finstill.config.task import Task
 from finstill.config.workspace import Workspace
+from finstill.corpus.build import read_corpus
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
@@ -20,6 +26,7 @@ from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.teacher.export import export_teacher
+from finstill.training.distil import train_student
 from finstill.training.fine_tune import fine_tune
 from finstill.training.rows import TrainingRows, training_rows
 
@@ -38,6 +45,39 @@ def teach(files: Workspace, task: Task, settings: FineTuning) -> dict[str, Train
     label_texts(files.tokens, cache, partial(OnnxClassifier, teacher.graph), TOKEN_BUDGET)
     write_logits([files.tokens], cache, files.teacher_logits)
     return training_rows(files.corpus, files.tokens, task, files.teacher_logits)
+
+
+def write_corpus_of(
+    files: Workspace, labelled: pa.Table, unlabelled: pa.Array, task: Task, label_names: Mapping[str, str | None] = {}
+) -> None:
+    """Write the corpus of labelled rows, which say their split, and of further train texts, to the workspace.
+
+    Args:
+        labelled: text, label and split.
+    """
+    columns = [unlabelled, pa.nulls(len(unlabelled)), pa.repeat("train", len(unlabelled))]
+    rest = pa.table(columns, names=labelled.column_names).cast(labelled.schema)
+    files.root.mkdir(parents=True, exist_ok=True)
+    path = files.root / "source.parquet"
+    pq.write_table(pa.concat_tables([labelled, rest]), path)
+    source = CorpusSource(path=str(path), label="label", split="split", label_names=dict(label_names))
+    read_corpus(source, task.labels, files.corpus)
+
+
+def distil(
+    recipe: Recipe, files: Workspace, rows: Mapping[str, TrainingRows], task: Task, folder: Path, **further: Any
+) -> None:
+    """Train a student of the corpus's teacher in `folder`; `further` as `train_student` takes it."""
+    train_student(
+        recipe,
+        rows["train"],
+        rows["validation"],
+        task.labels,
+        files.teacher_checkpoint,
+        folder,
+        stage=folder.parent.name,
+        **further,
+    )
 
 
 def student_logits(student: Path, rows: TrainingRows) -> np.ndarray:

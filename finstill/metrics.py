@@ -5,7 +5,7 @@ Logits are float32, (rows, classes); labels are int64, (rows,), positions in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -141,16 +141,8 @@ def bootstrap_difference(
         difference of the means over runs, low, high.
     """
     random = np.random.default_rng(seed)
-    rows, resamples = counts.sum(), round(RESAMPLES_BEYOND / (1 - level))
-    at_once = max(1, DRAWN_AT_ONCE // len(counts))
     observed = measure(counts[None])
-    drawn = np.concatenate(
-        [
-            measure(random.multinomial(rows, counts / rows, size=min(at_once, resamples - start)))
-            for start in range(0, resamples, at_once)
-        ],
-        axis=1,
-    )
+    drawn = np.concatenate([measure(each) for each in drawn_counts(counts, level, random)], axis=1)
     means, resampled = [], []
     for runs in (slice(ours), slice(ours, None)):
         means.append(float(observed[runs].mean()))
@@ -158,6 +150,19 @@ def bootstrap_difference(
         resampled.append(np.take_along_axis(drawn[runs], chosen, axis=0).mean(axis=0))
     low, high = np.nanquantile(resampled[0] - resampled[1], [(1 - level) / 2, (1 + level) / 2])
     return means[0] - means[1], float(low), float(high)
+
+
+def drawn_counts(counts: np.ndarray, level: float, random: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield how often each cell occurs in the bootstrap's draws: int64, (draws, cells), so many draws at a time.
+
+    Args:
+        counts: int64, (cells,): how many rows each cell has.
+        level: of the interval, which says how many draws there are.
+    """
+    rows, resamples = counts.sum(), round(RESAMPLES_BEYOND / (1 - level))
+    at_once = max(1, DRAWN_AT_ONCE // len(counts))
+    for start in range(0, resamples, at_once):
+        yield random.multinomial(rows, counts / rows, size=min(at_once, resamples - start))
 
 
 def distinct_cells(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

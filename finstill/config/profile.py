@@ -115,6 +115,11 @@ class CorpusSource(_Section):
             raise ValueError("a split by date needs 'date', the column that holds it")
         return self
 
+    @property
+    def split_by_date(self) -> SplitByDate | None:
+        """The days that divide the splits; None where keys or the rows themselves say the split."""
+        return self.split if isinstance(self.split, SplitByDate) else None
+
     @field_validator("split", mode="before")
     @classmethod
     def _column_or_dates(cls, value: object) -> object:

@@ -19,7 +19,7 @@ from finstill.corpus.corrections import Correction, apply_corrections, read_corr
 from finstill.corpus.leakage import is_forbidden
 from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows
 from finstill.corpus.nearest import nearest_measured
-from finstill.corpus.parts import REPEATED_COLUMNS, keyed, read_part, remove_unused, write_part
+from finstill.corpus.parts import REPEATED_COLUMNS, read_part, remove_unused, write_part
 from finstill.corpus.report import BadRows, CorpusReport
 from finstill.corpus.rows import Row, batches_of
 from finstill.corpus.sources import read_batches, source_files
@@ -58,7 +58,7 @@ def read_corpus(
             `finstill.corpus.corrections`.
     """
     corrected = read_corrections(corrections, labels) if corrections else {}
-    by_date = source.split if isinstance(source.split, SplitByDate) else None
+    by_date = source.split_by_date
     report = CorpusReport()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=path.parent) as name:
@@ -71,9 +71,9 @@ def read_corpus(
                 read.append(part)
         else:
             read.append(scratch / "rows.parquet")
-            batches = read_batches(source, report.source)
-            usable = keyed(batches, labels, source.label_names, BadRows.of(source), report, by_date=by_date is not None)
-            write_part(usable, report, read[0])
+            rows_of_hub = read_batches(source, report.source)
+            aside, dated = BadRows.of(source), by_date is not None
+            write_part(rows_of_hub, labels, source.label_names, aside, report, read[0], by_date=dated)
         BadRows.of(source).finish(report)
         paths = [source.path] if isinstance(source.path, str) else source.path or ()
         where = source.hub or ", ".join(Path(path).name for path in paths)
@@ -161,7 +161,7 @@ def _parts_of(
     by_date: bool = False,
 ) -> list[Path]:
     part = scratch / "rows.parquet"
-    write_part(keyed(batches_of(rows), labels, label_names, bad_rows, report, by_date=by_date), report, part)
+    write_part(batches_of(rows), labels, label_names, bad_rows, report, part, by_date=by_date)
     bad_rows.finish(report)
     return [part]
 

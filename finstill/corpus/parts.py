@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import finstill
-from finstill.config.profile import CorpusSource, SplitByDate
+from finstill.config.profile import CorpusSource
 from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.readers import Fault
 from finstill.corpus.report import BadRows, CorpusReport
@@ -64,46 +64,24 @@ def read_part(
         return path, CorpusReport.from_dict(json.loads(pq.read_metadata(path).metadata[REPORT_KEY]))
     report = CorpusReport()
     batches = read_file(file, source, report.source)
-    by_date = isinstance(source.split, SplitByDate)
-    rows = keyed(batches, labels, source.label_names, BadRows.of(source), report, by_date=by_date)
-    write_part(rows, report, path)
+    by_date = source.split_by_date is not None
+    write_part(batches, labels, source.label_names, BadRows.of(source), report, path, by_date=by_date)
     return path, report
 
 
-def write_part(batches: Iterable[pa.RecordBatch], report: CorpusReport, path: Path) -> None:
-    """Write batches of `PART_SCHEMA` to `path` with `report` as it is after the last one, whole or not at all."""
-    with (
-        whole_file(path) as unfinished,
-        pq.ParquetWriter(
-            unfinished,
-            PART_SCHEMA,
-            compression="lz4",
-            use_dictionary=REPEATED_COLUMNS,
-            write_statistics=REPEATED_COLUMNS,
-        ) as writer,
-    ):
-        for table in _joined(batches):
-            writer.write_table(table)
-        writer.add_key_value_metadata({REPORT_KEY: json.dumps(report.as_dict())})
-
-
-def remove_unused(folder: Path) -> None:
-    """Remove the parts that no run has read for a day: their files have changed or are gone."""
-    for part in folder.glob("*.parquet"):
-        if part.stat().st_mtime < time.time() - REPLACED_SECONDS:
-            part.unlink(missing_ok=True)
-
-
-def keyed(
+def write_part(
     batches: Iterable[pa.RecordBatch],
     labels: tuple[str, ...],
     label_names: Mapping[str, str | None],
     bad_rows: BadRows,
     report: CorpusReport,
+    path: Path,
     *,
     by_date: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    """Yield the usable rows of batches of `ROWS_SCHEMA` under their keys, `PART_SCHEMA`.
+) -> None:
+    """Write the usable rows of batches of `ROWS_SCHEMA` under their keys to `path`, whole or not at all.
+
+    The file is of `PART_SCHEMA`, and holds `report` as it is after the last row.
 
     Args:
         labels: the task's labels; matched without regard to case.
@@ -115,7 +93,37 @@ def keyed(
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
     """
-    names = _label_names(labels, label_names)
+    rows = _keyed(batches, _label_names(labels, label_names), labels, bad_rows, report, by_date)
+    with (
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(
+            unfinished,
+            PART_SCHEMA,
+            compression="lz4",
+            use_dictionary=REPEATED_COLUMNS,
+            write_statistics=REPEATED_COLUMNS,
+        ) as writer,
+    ):
+        for table in _joined(rows):
+            writer.write_table(table)
+        writer.add_key_value_metadata({REPORT_KEY: json.dumps(report.as_dict())})
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove the parts that no run has read for a day: their files have changed or are gone."""
+    for part in folder.glob("*.parquet"):
+        if part.stat().st_mtime < time.time() - REPLACED_SECONDS:
+            part.unlink(missing_ok=True)
+
+
+def _keyed(
+    batches: Iterable[pa.RecordBatch],
+    names: Mapping[str, str | None],
+    labels: tuple[str, ...],
+    bad_rows: BadRows,
+    report: CorpusReport,
+    by_date: bool,
+) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         report.read += batch.num_rows
         given, label_faults = _mapped(batch["label"], lambda label: _label(label, names, labels))

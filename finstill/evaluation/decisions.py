@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from finstill.config.task import OperatingPoint
 from finstill.errors import InputError
-from finstill.metrics import DRAWN_AT_ONCE, RESAMPLES_BEYOND, bootstrap_difference
-from finstill.serving.classifier import softmax
+from finstill.metrics import bootstrap_difference, drawn_counts
+from finstill.serving.classifier import calibrated
 from finstill.serving.package import DecisionRule
 from finstill.training.rows import NO_LABEL
 
@@ -51,7 +51,7 @@ def probability_of(position: int, logits: np.ndarray, temperature: float | None)
         logits: float32, (rows, classes).
         temperature: that the logits are divided by; None leaves them as they are.
     """
-    return softmax(logits if temperature is None else logits / temperature)[:, position]
+    return calibrated(logits, temperature)[:, position]
 
 
 def fit_threshold(
@@ -82,14 +82,7 @@ def fit_threshold(
     cells, counts = np.unique(np.stack([truth, scores], axis=1), axis=0, return_counts=True)
     curve = _Curve(cells[:, 0], cells[:, 1])
     (chosen,), _, (reached,) = curve.choose(counts[None], point)
-    random = np.random.default_rng(0)
-    at_once, resamples = max(1, DRAWN_AT_ONCE // len(cells)), round(RESAMPLES_BEYOND / (1 - LEVEL))
-    drawn = [
-        curve.choose(
-            random.multinomial(len(scores), counts / len(scores), size=min(at_once, resamples - start)), point
-        )[0]
-        for start in range(0, resamples, at_once)
-    ]
+    drawn = [curve.choose(each, point)[0] for each in drawn_counts(counts, LEVEL, np.random.default_rng(0))]
     low, high = np.quantile(curve.thresholds[np.concatenate(drawn)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     threshold = float(curve.thresholds[chosen])
     alerts = scores >= threshold

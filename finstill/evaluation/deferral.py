@@ -10,7 +10,7 @@ import numpy as np
 from finstill.config.task import OperatingPoint, Task, class_groups
 from finstill.evaluation.calibration import fit_temperature
 from finstill.evaluation.decisions import fit_threshold, probability_of
-from finstill.serving.classifier import softmax, sureness
+from finstill.serving.classifier import calibrated, sureness
 from finstill.serving.package import DecisionRule, Deferral
 from finstill.training.rows import NO_LABEL, TrainingRows
 
@@ -47,8 +47,9 @@ def fit_deferral(
 
 def sureness_of(logits: np.ndarray, temperature: float | None, decision: DecisionRule | None) -> np.ndarray:
     """Return how sure a student is of each row, as it does in service: float64, (rows,)."""
-    probabilities = softmax(logits if temperature is None else logits / temperature)
-    return sureness(probabilities, None if decision is None else (decision.position, decision.threshold))
+    return sureness(
+        calibrated(logits, temperature), None if decision is None else (decision.position, decision.threshold)
+    )
 
 
 def teachers_rule(

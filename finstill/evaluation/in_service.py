@@ -21,6 +21,7 @@ from finstill.corpus.tokenizer import unknown_id
 from finstill.evaluation.classes import wilson_interval
 from finstill.files import read_json, whole_file, write_json
 from finstill.metrics import agreement, row_kl
+from finstill.serving.growing_table import read_scores
 from finstill.serving.package import Package
 from finstill.training.rows import training_rows
 
@@ -100,12 +101,10 @@ def record_night(
     rows = training_rows(corpus, tokens, task, teacher_logits)
     keys, new = [], []
     for split in ("validation", "test"):
-        whole = rows[split].whole_texts()
-        assert whole.texts is not None
-        own = texts["key"].take(pc.index_in(whole.texts.cast(pa.string()), texts["text"].combine_chunks()))
+        own = texts["key"].take(pa.array(rows[split].places_among(texts["text"])))
         unseen = pc.invert(pc.is_in(own, seen.combine_chunks()))
         keys.append(own.filter(unseen))
-        new.append(whole.at(np.flatnonzero(unseen.to_numpy())))
+        new.append(rows[split].whole_texts().at(np.flatnonzero(unseen.to_numpy())))
     came = pa.chunked_array([chunk for each in keys for chunk in each.chunks], pa.binary(KEY_BYTES)).combine_chunks()
     if len(came) < LEAST_TEXTS:
         return nights
@@ -113,8 +112,9 @@ def record_night(
     sample = pc.sort_indices(came)[:SAMPLE]
     ids = TokenIds.joined([each.input_ids for each in new]).at(sample.to_numpy())
     logits = np.concatenate([each.teacher_logits for each in new if each.teacher_logits is not None])
-    said = _answers(scores, came.take(sample), task, champion)
-    nights.append(_night(said, logits[sample.to_numpy()], ids, champion, tokenizer, recorded))
+    further = ["label", *(["decision"] if champion.decision else [])]
+    probabilities, said = read_scores(scores, came.take(sample), task.labels, further)
+    nights.append(_night(probabilities, said, logits[sample.to_numpy()], ids, champion, tokenizer, recorded))
     folder.mkdir(parents=True, exist_ok=True)
     # The record first: a night that was cut off between the two is measured once more, and none is lost.
     write_json(folder / NIGHTS_FILE, [asdict(night) for night in nights])
@@ -153,18 +153,16 @@ def left_the_promotion(night: Night, champion: Package) -> list[str]:
     return found
 
 
-def _answers(scores: Path, keys: pa.Array, task: Task, champion: Package) -> pa.Table:
-    """Return what the student said of the texts with these keys."""
-    columns = ["key", "label", *(f"probability_{label}" for label in task.labels)]
-    said = pq.read_table(scores, columns=[*columns, *(["decision"] if champion.decision else [])])
-    return said.take(pc.index_in(keys, said["key"].combine_chunks()))
-
-
 def _night(
-    said: pa.Table, teacher_logits: np.ndarray, ids: TokenIds, champion: Package, tokenizer: Tokenizer, recorded: str
+    probabilities: np.ndarray,
+    said: pa.Table,
+    teacher_logits: np.ndarray,
+    ids: TokenIds,
+    champion: Package,
+    tokenizer: Tokenizer,
+    recorded: str,
 ) -> Night:
     rows = said.num_rows
-    probabilities = np.stack([said[f"probability_{label}"].to_numpy() for label in champion.labels], axis=1)
     student = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     kl = row_kl(student, teacher_logits)
     alerts = None if champion.decision is None else pc.sum(said["decision"]).as_py()

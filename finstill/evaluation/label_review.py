@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 
 from finstill.config.task import Task
 from finstill.corpus.text import words
-from finstill.errors import InputError
 from finstill.files import whole_file
+from finstill.serving.growing_table import read_scores
 from finstill.training.rows import training_rows
 
 FOLDS = 5
@@ -71,13 +71,11 @@ def opinions_of(
     splits = texts["split"].to_numpy()
     logits, heard = np.empty((len(texts), len(task.labels)), np.float32), np.zeros(len(texts), bool)
     for rows in training_rows(corpus, tokens, task, teacher_logits).values():
-        whole = rows.whole_texts()
-        assert whole.texts is not None
-        at = pc.index_in(whole.texts.cast(pa.string()), texts["text"].combine_chunks()).to_numpy()
-        logits[at], heard[at] = whole.teacher_logits, True
+        at = rows.places_among(texts["text"])
+        logits[at], heard[at] = rows.whole_texts().teacher_logits, True
     kept = pc.is_valid(texts["label"]).to_numpy() & heard
     texts = texts.filter(pa.array(kept))
-    student = _student_probabilities(scores, texts["key"], task.labels)
+    student, _ = read_scores(scores, texts["key"], task.labels)
     labels = _numbers(texts, task.labels)
     return texts, {
         "teacher": Opinion(
@@ -169,18 +167,6 @@ def write_review(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["label", "key"])
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-
-
-def _student_probabilities(scores: Path, keys: pa.ChunkedArray, labels: Sequence[str]) -> np.ndarray:
-    columns, again = [f"probability_{label}" for label in labels], "Materialize scores again"
-    try:
-        table = pq.read_table(scores, columns=["key", *columns])
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise InputError(f"it has no probabilities of {list(labels)}: {error}", where=scores, remedy=again) from error
-    positions = pc.index_in(keys, table["key"].combine_chunks())
-    if positions.null_count:
-        raise InputError(f"it lacks {positions.null_count:,} texts of the corpus", where=scores, remedy=again)
-    return np.stack([table[column].take(positions).to_numpy() for column in columns], axis=1)
 
 
 def _numbers(texts: pa.Table, task_labels: Sequence[str]) -> np.ndarray:

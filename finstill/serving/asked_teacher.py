@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from finstill.corpus.long_texts import mean_over_windows, windows_and_owners
-from finstill.corpus.tokenizer import TOKENIZER_FILE
+from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
@@ -64,9 +63,7 @@ class AskedTeacher:
                 remedy="Ask one that was exported in float32 or int8",
             )
         self._graph = OnnxClassifier(folder / GRAPH_FILES[precision], threads=threads)
-        self._tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = read_tokenizer(folder)
         self._max_length = description["max_length"]
         self._classes = package.deferral.classes
 

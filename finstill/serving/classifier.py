@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
 from finstill.corpus.long_texts import Window, mean_over_windows, windows_and_owners
 from finstill.corpus.text import cleaned, normalise
-from finstill.corpus.tokenizer import TOKENIZER_FILE
+from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
@@ -97,9 +97,7 @@ class StudentClassifier:
             raise InputError(f"{threshold} is no probability; give one from 0 to 1", where="threshold")
         self.precision = precision
         self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
-        self._tokenizer = Tokenizer.from_file(str(self.package.folder / TOKENIZER_FILE))
-        self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer = read_tokenizer(self.package.folder)
         self._threads = threads
         self._long_texts = long_texts
         rule = self.package.decision
@@ -208,12 +206,12 @@ class _Answers(NamedTuple):
     def of(
         cls, logits: np.ndarray, temperature: float | None, position: int | None, threshold: float | None
     ) -> _Answers:
-        calibrated = softmax(logits if temperature is None else logits / temperature)
+        probabilities = calibrated(logits, temperature)
         if position is None or threshold is None:
-            decisions, sure = np.zeros(len(logits), bool), sureness(calibrated, None)
+            decisions, sure = np.zeros(len(logits), bool), sureness(probabilities, None)
         else:
-            decisions, sure = calibrated[:, position] >= threshold, sureness(calibrated, (position, threshold))
-        return cls(softmax(logits), calibrated, decisions, sure)
+            decisions, sure = probabilities[:, position] >= threshold, sureness(probabilities, (position, threshold))
+        return cls(softmax(logits), probabilities, decisions, sure)
 
 
 def sureness(probabilities: np.ndarray, decided: tuple[int, float] | None) -> np.ndarray:
@@ -231,6 +229,11 @@ def sureness(probabilities: np.ndarray, decided: tuple[int, float] | None) -> np
         return probabilities.max(axis=1)
     position, threshold = decided
     return np.abs(probabilities[:, position] - threshold)
+
+
+def calibrated(logits: np.ndarray, temperature: float | None) -> np.ndarray:
+    """Return the probabilities of logits (rows, classes) at a temperature; None leaves them as they are."""
+    return softmax(logits if temperature is None else logits / temperature)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.progress import progress_logger
 from finstill.serving import StudentClassifier
@@ -80,6 +83,35 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
         if other != own:
             shutil.rmtree(other)
     return GrowthReport(own, len(known), sum(counts.values()), counts, decided)
+
+
+def read_scores(
+    folder: Path, keys: pa.ChunkedArray | pa.Array, labels: Sequence[str], further: Sequence[str] = ()
+) -> tuple[np.ndarray, pa.Table]:
+    """Return what the student in service said of the texts with these keys, in their order.
+
+    Args:
+        folder: of the Parquet parts of its package.
+        labels: the task's.
+        further: names of other columns.
+
+    Returns:
+        probabilities: float64, (texts, labels).
+        table: the other columns.
+
+    Raises:
+        InputError: the scores lack a column or a text.
+    """
+    columns, again = [f"probability_{label}" for label in labels], "Materialize scores again"
+    try:
+        table = pq.read_table(folder, columns=["key", *columns, *further])
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise InputError(f"it has no probabilities of {list(labels)}: {error}", where=folder, remedy=again) from error
+    positions = pc.index_in(keys, table["key"].combine_chunks())
+    if positions.null_count:
+        raise InputError(f"it lacks {positions.null_count:,} texts of the corpus", where=folder, remedy=again)
+    said = table.take(positions)
+    return np.stack([said[column].to_numpy() for column in columns], axis=1), said.select(list(further))
 
 
 def _scored(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:

@@ -90,6 +90,11 @@ class TrainingRows:
         logits = None if self.teacher_logits is None else self.over_texts(self.teacher_logits)
         return TrainingRows(self.input_ids.at(first), self.labels[first], logits, None, self.provenance, self.texts)
 
+    def places_among(self, texts: pa.ChunkedArray) -> np.ndarray:
+        """Return where each whole text of these rows stands among `texts`, which hold all of them: int64, (texts,)."""
+        assert self.texts is not None
+        return pc.index_in(self.texts.cast(pa.string()), texts.combine_chunks()).to_numpy()
+
     def read_by(self, tokenizer: Tokenizer, max_length: int) -> TrainingRows:
         """Return the same texts as this tokenizer reads them; the rows themselves where it is theirs.
 
