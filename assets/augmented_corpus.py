@@ -14,6 +14,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 from assets.teacher import TOKENS_COLUMNS, teacher_checkpoint, tokens
@@ -37,6 +38,7 @@ AUGMENTED_COLUMNS = TableSchema(
     code_version="2",
     metadata={"dagster/column_schema": AUGMENTED_COLUMNS},
 )
+@explain_faults
 def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
     """More texts of the corpus's own kind, made from its train rows: splices, crops of words, near pieces and masks.
 
@@ -75,6 +77,7 @@ def augmented_corpus(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset_check(asset=augmented_corpus, blocking=True)
+@explain_faults
 def no_test_text_is_learned_from(profile: ProfileResource) -> AssetCheckResult:
     """No train or augmented text is nearly a validation or test text; labelled train texts that are near are named."""
     from finstill.corpus.leakage import find_leaks

@@ -5,6 +5,7 @@ from pydantic import Field
 
 from assets.comparison import comparison, current_students
 from assets.evaluation import read_test
+from assets.faults import explain_faults
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -21,6 +22,7 @@ class ChampionConfig(Config):
 
 
 @asset(deps=[comparison, student_package], group_name="evaluation", kinds={"onnx"}, owners=OWNERS, code_version="1")
+@explain_faults
 def champion(context: AssetExecutionContext, config: ChampionConfig, profile: ProfileResource) -> MaterializeResult:
     """The student in service. It is replaced only by one that is shown to be better.
 

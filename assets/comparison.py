@@ -14,6 +14,7 @@ from dagster import (
 
 from assets.corpus import corpus
 from assets.evaluation import advice_for, dates_of, evaluation, read_test, rows_to_measure_on
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.students import student_package
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     owners=OWNERS,
     code_version="1",
 )
+@explain_faults
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """Teacher, students and their label-only baselines on the same test texts: the table, the plots, the report."""
     import pyarrow.parquet as pq
@@ -120,6 +122,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
 
 
 @asset_check(asset=comparison)
+@explain_faults
 def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     """Each distilled student is shown to be better than its label-only baseline."""
     from finstill.evaluation.compare import compare
@@ -141,6 +144,7 @@ def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
 
 
 @asset_check(asset=comparison)
+@explain_faults
 def enough_test_rows_of_each_class(profile: ProfileResource) -> AssetCheckResult:
     """The test rows of each class tell each student's recall to within 10 points."""
     from finstill.evaluation.classes import classes_with_too_few_rows

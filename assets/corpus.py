@@ -24,9 +24,9 @@ from dagster import (
 )
 from pydantic import Field
 
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
-from assets.retries import retries_where_it_can_help
 
 if TYPE_CHECKING:
     from finstill.corpus.corrections import Corrected
@@ -67,7 +67,7 @@ class CorpusConfig(Config):
     code_version="1",
     metadata={"dagster/column_schema": CORPUS_COLUMNS},
 )
-@retries_where_it_can_help
+@explain_faults
 def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: ProfileResource) -> MaterializeResult:
     """The texts of the profile's source: normalised, each once, with its label where it has one, in a split for good.
 
@@ -145,6 +145,7 @@ def _corrections_shown(corrected: "Corrected") -> dict[str, Any]:
 
 
 @asset_check(asset=corpus, blocking=True)
+@explain_faults
 def corpus_is_sound(profile: ProfileResource) -> AssetCheckResult:
     """Columns, keys, labels and splits are what every later stage takes them for."""
     import pyarrow.parquet as pq
@@ -162,6 +163,7 @@ def corpus_is_sound(profile: ProfileResource) -> AssetCheckResult:
 
 
 @asset_check(asset=corpus)
+@explain_faults
 def classes_as_before(context: AssetCheckExecutionContext) -> AssetCheckResult:
     """The classes are in the shares of the corpus before this one: a population stability index under 0.1."""
     from finstill.corpus.drift import NOTABLE_DRIFT, population_stability_index

@@ -14,6 +14,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.out_of_domain import out_of_domain
 from assets.resources import ProfileResource
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     code_version="3",
     pool="training",
 )
+@explain_faults
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """What the packaged student is worth on the test split, and how fast it is, beside its teacher in the same run."""
     from dataclasses import asdict
@@ -168,6 +170,7 @@ def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation")
 
 
 @asset_check(asset=evaluation)
+@explain_faults
 def within_budgets(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
     """Logits are finite, and size, latency, fidelity and calibration keep to the profile's budgets.
 
@@ -189,6 +192,7 @@ def within_budgets(context: AssetCheckExecutionContext, profile: ProfileResource
 
 
 @asset_check(asset=evaluation)
+@explain_faults
 def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
     """It is not shown to be worse than the champion on today's test texts."""
     from finstill.packaging.champion import difference_from_champion

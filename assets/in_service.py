@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dagster import AssetCheckResult, AssetCheckSeverity, MaterializeResult, asset, asset_check
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.scores import scores
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     owners=OWNERS,
     code_version="1",
 )
+@explain_faults
 def in_service(profile: ProfileResource) -> MaterializeResult:
     """The champion beside its teacher on the texts that came since the last night: agreement, divergence, alert rate,
     and what the texts are like. Only texts that no student learns from count, and the teacher is not run."""
@@ -53,6 +55,7 @@ def in_service(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset_check(asset=in_service)
+@explain_faults
 def holds_what_it_was_promoted_for(profile: ProfileResource) -> AssetCheckResult:
     """On the latest new texts, agreement, divergence and alert rate are what they were at promotion."""
     from finstill.evaluation.in_service import left_the_promotion, read_nights

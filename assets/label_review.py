@@ -5,6 +5,7 @@ from typing import Any
 from dagster import MaterializeResult, MetadataValue, asset
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 from assets.scores import scores
@@ -29,6 +30,7 @@ HOW_TO_CORRECT = (
     owners=OWNERS,
     code_version="1",
 )
+@explain_faults
 def label_review(profile: ProfileResource) -> MaterializeResult:
     """Labels that look wrong, the most doubtful first: the teacher and a cross-fitted classifier contradict them.
 

@@ -8,9 +8,9 @@ from collections import Counter
 from dagster import DataVersion, MaterializeResult, MetadataValue, asset
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
-from assets.retries import retries_where_it_can_help
 from assets.teacher import teacher_ensemble, teacher_onnx
 from assets.teacher_logits import label_tables
 
@@ -23,7 +23,7 @@ from assets.teacher_logits import label_tables
     code_version="2",
     pool="teacher",
 )
-@retries_where_it_can_help
+@explain_faults
 def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     """A second labelled corpus, with what the teacher says of it: students are measured on it, and none learns from it.
 

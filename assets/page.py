@@ -4,6 +4,7 @@ from dagster import AssetExecutionContext, MaterializeResult, MetadataValue, ass
 
 from assets.champion import champion
 from assets.comparison import comparison
+from assets.faults import explain_faults
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
 from assets.teacher_logits import teacher_logits
@@ -18,17 +19,19 @@ SAMPLES = 8
     owners=OWNERS,
     code_version="1",
 )
+@explain_faults
 def page(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A page beside the report where a person types a text and the champion answers, run by the browser alone.
 
-    Belongs to no job: onnxruntime-web comes from npm, which the rest needs not.
+    onnxruntime-web comes from npm, once. Where npm is missing or cannot fetch it, or where the champion's tokenizer is
+    none that the page reads, no page is made and the metadata says why.
     """
     from itertools import islice
     from pathlib import Path
 
     from finstill.serving.package import Package
     from finstill.serving.page.build import Sample, write_page
-    from finstill.serving.page.onnxruntime_web import onnxruntime_web
+    from finstill.serving.page.onnxruntime_web import NoPageError, onnxruntime_web
     from finstill.training.rows import NO_LABEL, training_rows
 
     settings, workspace = profile.profile(), profile.workspace
@@ -43,6 +46,10 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
         Sample(text, None if label == NO_LABEL else labels[label], labels[int(logits.argmax())])
         for text, label, logits in islice(test, SAMPLES)
     ]
-    runtime = onnxruntime_web(Path(profile.home).resolve())
-    path = write_page(Package.read(workspace.champion / "current"), samples, runtime, workspace.comparison / "try")
+    try:
+        runtime = onnxruntime_web(Path(profile.home).resolve())
+        path = write_page(Package.read(workspace.champion / "current"), samples, runtime, workspace.comparison / "try")
+    except NoPageError as error:
+        context.log.warning(f"no page was made: {error}")
+        return MaterializeResult(metadata={"no_page": str(error)})
     return MaterializeResult(metadata={"page": MetadataValue.path(str(path))})

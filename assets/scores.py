@@ -4,11 +4,13 @@ from dagster import AssetExecutionContext, MaterializeResult, asset
 
 from assets.champion import champion
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, table
 from assets.resources import ProfileResource
 
 
 @asset(deps=[corpus, champion], group_name="service", kinds={"onnx", "parquet"}, owners=OWNERS, code_version="1")
+@explain_faults
 def scores(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """Each text of the corpus with the champion's label and probabilities; only texts it has not scored reach it."""
     import pyarrow.parquet as pq

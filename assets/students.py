@@ -12,6 +12,7 @@ from dagster import (
 from assets.augmented_corpus import augmented_corpus
 from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
 from assets.teacher import teacher_checkpoint, teacher_onnx, tokens
@@ -33,6 +34,7 @@ PACKAGE_TAG = "finstill/package_settings"
     code_version="2",
     pool="training",
 )
+@explain_faults
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
     from finstill.corpus.provenance import require_tokens_of
@@ -94,6 +96,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     owners=OWNERS,
     code_version="2",
 )
+@explain_faults
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The student as a folder that runs without torch: graphs in float32 and int8, proved to answer as its checkpoint,
     tokenizer, labels, calibration and a model card."""

@@ -19,9 +19,9 @@ from dagster import (
 )
 
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
-from assets.retries import retries_where_it_can_help
 
 MAPPING_TEXTS = 256
 """Labelled texts on which the possible mappings of a teacher's classes are compared."""
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 
 @asset(group_name="teacher", kinds={"huggingface"}, owners=OWNERS, code_version="1")
-@retries_where_it_can_help
+@explain_faults
 def teacher_source(profile: ProfileResource) -> MaterializeResult:
     """The files that the profile's teacher is made from: a folder's, or those of the hub's model at one commit.
 
@@ -111,7 +111,7 @@ def teacher_source(profile: ProfileResource) -> MaterializeResult:
         )
     ],
 )
-@retries_where_it_can_help
+@explain_faults
 def tokens(profile: ProfileResource) -> MaterializeResult:
     """Each text's token ids by the teacher's own tokenizer: student and teacher read the same input.
 
@@ -161,7 +161,7 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
     owners=OWNERS,
     code_version="1",
 )
-@retries_where_it_can_help
+@explain_faults
 def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows.
 
@@ -220,6 +220,7 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset(deps=[corpus, tokens, teacher_checkpoint], group_name="teacher", kinds={"onnx"}, owners=OWNERS, code_version="1")
+@explain_faults
 def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     """The teacher as an ONNX graph, with the fingerprint that every logit of it is kept under.
 
@@ -313,7 +314,7 @@ def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[
 
 
 @asset(deps=[corpus], group_name="teacher", kinds={"huggingface", "onnx"}, owners=OWNERS, code_version="1")
-@retries_where_it_can_help
+@explain_faults
 def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
     """The further teachers of an ensemble as ONNX graphs, each proved equal to its checkpoint on texts of the corpus.
 
@@ -373,6 +374,7 @@ def teacher_ensemble(profile: ProfileResource) -> MaterializeResult:
 
 
 @asset_check(asset=teacher_onnx, blocking=True)
+@explain_faults
 def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
     """On texts of the corpus, the graph's logits lie within 1e-4 of the checkpoint's and name the same class.
 
@@ -402,6 +404,7 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 
 
 @asset_check(asset=teacher_onnx, blocking=True)
+@explain_faults
 def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     """A teacher of lower precision names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in
     any batch."""

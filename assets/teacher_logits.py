@@ -23,9 +23,9 @@ from dagster import (
 
 from assets.augmented_corpus import augmented_corpus
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
-from assets.retries import retries_where_it_can_help
 from assets.teacher import teacher_ensemble, teacher_onnx, tokens
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ LOGITS_LINEAGE = TableColumnLineage(
     pool="teacher",
     metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
 )
-@retries_where_it_can_help
+@explain_faults
 def teacher_logits(profile: ProfileResource) -> MaterializeResult:
     """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
     import pyarrow.parquet as pq
@@ -192,6 +192,7 @@ def _cache(profile: ProfileResource, teacher: AnyTeacher) -> SoftLabelCache:
 
 
 @asset_check(asset=teacher_logits, blocking=True)
+@explain_faults
 def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
     """Each text of the corpus and of the augmented one, or each of its windows, has one row of finite logits.
 
@@ -224,6 +225,7 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
 
 
 @asset_check(asset=teacher_logits, blocking=True)
+@explain_faults
 def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckResult:
     """On the labelled validation texts the teacher is better than answering every text with the commonest class."""
     from finstill.teacher.classes import judge_classifier

@@ -4,6 +4,7 @@ from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 
 from assets.augmented_corpus import augmented_corpus
 from assets.corpus import corpus
+from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.resources import TUNED, TUNED_FILE, ProfileResource
 from assets.students import students
@@ -19,6 +20,7 @@ from assets.teacher_logits import teacher_logits
     code_version="1",
     pool="training",
 )
+@explain_faults
 def tuning(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The best recipe that a search on the validation split finds, from cached logits alone: the student `tuned`.
 

@@ -7,6 +7,7 @@ timeline and can be executed again from there.
 from __future__ import annotations
 
 import fcntl
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRunStatus,
+    EventLogEntry,
     JobExecutionResult,
     RunsFilter,
     in_process_executor,
@@ -32,7 +34,10 @@ from dagster._core.remote_origin import (
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from pipelines.failures import step_failure
+from pipelines.failures import cause_of, step_failure
+
+# Below the library's logger: progress lines go where a caller looks, and so do these.
+logger = logging.getLogger("finstill.execution")
 
 ROOT = str(Path(__file__).parents[1])
 MODULE = "pipelines.definitions"
@@ -108,12 +113,25 @@ def execute(
         remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
         job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
     )
+    instance.add_event_listener(run.run_id, _say_what_it_waits_for)
     result = execute_run(InMemoryJob(definition), run, instance)
     if result.dagster_run.status == DagsterRunStatus.CANCELED:
         raise DagsterExecutionInterruptedError
     if not result.success:
         raise RunFailedError(job, partition, *_failure(result))
     return result
+
+
+def _say_what_it_waits_for(entry: EventLogEntry) -> None:
+    """Log why a step stands still: another run holds its pool, or the network did not answer."""
+    event = entry.dagster_event
+    if event is None:
+        return
+    if event.is_engine_event and (pool := event.engine_event_data.metadata.get("pool")) is not None:
+        logger.info("%s: waits until another run leaves the pool '%s'", event.step_key, pool.value)
+    if event.is_step_up_for_retry:
+        retry = event.step_retry_data
+        logger.info("%s: starts again in %s s. %s", event.step_key, retry.seconds_to_wait, cause_of(retry.error))
 
 
 def _failure(result: JobExecutionResult) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from dagster import DagsterEvent, RunFailureSensorContext
+from dagster._utils.error import SerializableErrorInfo
 
 from finstill.errors import UnreachableError
 
@@ -22,13 +23,15 @@ SHORTEST_SECRET = 6
 
 
 def step_failure(event: DagsterEvent) -> tuple[str, str]:
-    """Return the step of a failure event, and why it failed: what Finstill's own error says, else the first cause."""
-    error = event.step_failure_data.error
+    """Return the step of a failure event, and why it failed."""
+    return str(event.step_key), cause_of(event.step_failure_data.error)
+
+
+def cause_of(error: SerializableErrorInfo | None) -> str:
+    """Return why a step failed: what Finstill's own error says, else the first cause."""
     while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
         error = error.cause
-    # Dagster prefixes the class name, which a person need not read where the message says it all.
-    message = re.sub(r"^dagster\.\S*Failure: ", "", OWN_ERROR.sub("", error.message.strip())) if error else ""
-    return str(event.step_key), message
+    return OWN_ERROR.sub("", error.message.strip()) if error else ""
 
 
 def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:

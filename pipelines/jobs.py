@@ -11,6 +11,7 @@ from assets.evaluation import evaluation
 from assets.in_service import in_service
 from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
+from assets.page import page
 from assets.scores import scores
 from assets.students import student
 from assets.teacher_logits import teacher_logits
@@ -45,8 +46,8 @@ distil = define_asset_job(
 
 decide = define_asset_job(
     "decide",
-    AssetSelection.assets(comparison, champion, scores, label_review, in_service),
+    AssetSelection.assets(comparison, champion, scores, label_review, in_service, page),
     description="Compare all evaluated students, write the report, promote where one is shown to be better, score the "
-    "texts that the champion has not scored, list the labels that look wrong, and record how the champion holds on new "
-    "texts.",
+    "texts that the champion has not scored, list the labels that look wrong, record how the champion holds on new "
+    "texts, and write the page that runs it in a browser.",
 )

@@ -121,6 +121,8 @@ def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecution
     if left_out := logits.get("texts_left_out"):
         console.print(f"Texts left out, since an imported teacher has no row of them: {left_out:,}.")
     console.print(f"\nReport: {comparison / REPORT_FILE}", soft_wrap=True)
+    if page := _metadata(decide, "page").get("page"):
+        console.print(f"Try the champion in a browser: {page}", soft_wrap=True)
     command = f"make dev PROFILE={os.path.relpath(profile)}" if profile.stem != "embedded" else "make dev"
     console.print(f"In the Dagster UI: {command}, then http://127.0.0.1:3000/runs/{decide.run_id}", soft_wrap=True)
 

@@ -178,7 +178,9 @@ def _build(
 ) -> None:
     """Merge what was read and write the corpus to `path`; `compared` as `nearest_measured` takes it."""
     texts = scratch / "texts.parquet"
+    logger.info("corpus: sorts and merges %s rows", f"{report.read:,}")
     _write(merge(sorted_rows(parts, scratch), report, by_date, corrections), texts, "none")
+    logger.info("corpus: looks for train texts that nearly are validation or test texts")
     nearest = nearest_measured(texts, compared)
     classes: set[str | None] = set()
     splits: set[str] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from finstill.corpus.near_duplicates import Match, NearDuplicates
+from finstill.progress import progress_logger
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_CHUNK = 8192
 
@@ -54,6 +58,8 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
         corpus, augmented: Parquet files with the columns of `CORPUS_SCHEMA` and `AUGMENTED_SCHEMA`.
     """
     measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")]).to_pylist()
+    rows_to_compare = pq.read_metadata(corpus).num_rows + pq.read_metadata(augmented).num_rows
+    advance = progress_logger(logger, "no_test_text_is_learned_from", rows_to_compare, "texts")
     index = NearDuplicates([row["text"] for row in measured])
 
     def leaks(rows: str, texts: list[str], matches: list[Match | None]) -> Iterator[Leak]:
@@ -69,8 +75,10 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
             for rows in ("labelled", "unlabelled"):
                 texts = [row["text"] for row in train if (row["label"] is None) == (rows == "unlabelled")]
                 found += leaks(rows, texts, index.nearest(texts))
+            advance(len(batch))
     with pq.ParquetFile(augmented) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text"]):
             texts = batch["text"].to_pylist()
             found += leaks("augmented", texts, index.nearest(texts))
+            advance(len(batch))
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,9 @@ from finstill.corpus.splits import SPLITS, canonical_split, day_of
 from finstill.corpus.text import KEY_BYTES, cleaned, normalise
 from finstill.errors import InputError
 from finstill.files import REPLACED_SECONDS, digest, whole_file
+from finstill.progress import progress_logger
+
+logger = logging.getLogger(__name__)
 
 PART_SCHEMA = pa.schema(
     [
@@ -93,7 +97,7 @@ def write_part(
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
     """
-    rows = _keyed(batches, _label_names(labels, label_names), labels, bad_rows, report, by_date)
+    rows = _keyed(_counted(batches), _label_names(labels, label_names), labels, bad_rows, report, by_date)
     with (
         whole_file(path) as unfinished,
         pq.ParquetWriter(
@@ -114,6 +118,13 @@ def remove_unused(folder: Path) -> None:
     for part in folder.glob("*.parquet"):
         if part.stat().st_mtime < time.time() - REPLACED_SECONDS:
             part.unlink(missing_ok=True)
+
+
+def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    advance = progress_logger(logger, "corpus", None, "rows read")
+    for batch in batches:
+        yield batch
+        advance(batch.num_rows)
 
 
 def _keyed(

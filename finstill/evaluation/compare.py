@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,8 @@ from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
 from finstill.evaluation.months import Month, by_month
 from finstill.evaluation.significance import Difference, Group, group_by_recipe, leaderboard, without_seed
 from finstill.training.rows import NO_LABEL
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def compare(
     for name, student in students.items():
         if student.inputs != first.inputs:
             raise ValueError(f"'{name}' was evaluated on other data or another teacher: evaluate it again")
+    logger.info("comparison: compares %s students", len(students))
     groups = group_by_recipe(students, recipes)
 
     def mean_steps(group: Group) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,8 @@ from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.export import AnyTeacher, TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FILE = "predictions.npz"
@@ -242,6 +245,7 @@ def evaluate_student(
     def student_logits(own: TrainingRows) -> np.ndarray:
         return own.over_texts(one_thread.logits(own.input_ids, STUDENT_TOKEN_BUDGET))
 
+    logger.info("evaluation %s: scores %s test texts", package.name, f"{len(test):,}")
     own_test = read(test)
     logits = student_logits(own_test)
     texts = test.whole_texts()
@@ -258,6 +262,7 @@ def evaluate_student(
             for each, rows in graphs
         ),
     ]
+    logger.info("evaluation %s: measures its speed and the teacher's, in turns", package.name)
     speed, *teacher_speeds = compare_speed(contenders)
     teacher_speed = one_after_the_other(teacher_speeds) if graphs else None
     validation_texts = validation.whole_texts()

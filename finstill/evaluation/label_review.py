@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from finstill.corpus.text import words
 from finstill.files import whole_file
 from finstill.serving.growing_table import read_scores
 from finstill.training.rows import training_rows
+
+logger = logging.getLogger(__name__)
 
 FOLDS = 5
 
@@ -106,6 +109,7 @@ def cross_fitted(texts: Sequence[str], labels: np.ndarray, classes: int) -> Opin
         TfidfVectorizer(tokenizer=words, token_pattern=None, ngram_range=(1, 2), sublinear_tf=True),
         LogisticRegression(C=3, max_iter=1000),
     )
+    logger.info("label_review: fits a classifier of words on %s labelled texts, %s times", f"{len(texts):,}", FOLDS)
     with warnings.catch_warnings():
         # Of a class with fewer texts than folds: some of them do not know it then.
         warnings.simplefilter("ignore", UserWarning)

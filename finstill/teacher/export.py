@@ -224,9 +224,12 @@ def export_teacher(
     with whole_folder(folder) as unfinished:
         exported = unfinished / "exported.onnx"
         graphs = {name: unfinished / file for name, file in TEACHER_GRAPHS.items()}
+        logger.info("teacher_onnx: exports the checkpoint of %s parameters", f"{teacher.parameters:,}")
         export_graph(model, exported)
         fuse_teacher(exported, graphs["float32"])
         made = lower if precision == "auto" else precision
+        if made != "float32":
+            logger.info("teacher_onnx: makes the %s graph", made)
         if made == "int8":
             quantize_teacher(exported, graphs["int8"])
         elif made == "float16":
@@ -272,6 +275,8 @@ def prove_teacher(
         token_budget: tokens of one batch, padding included.
         provider: ONNX Runtime's execution provider that the teacher labels on.
     """
+
+    logger.info("teacher_onnx: compares the graph with its checkpoint on %s texts", f"{len(rows):,}")
 
     def on(each: str) -> Parity:
         return graph_parity(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from scipy.stats import binomtest, norm, sem
 
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.metrics import row_kl
+from finstill.progress import progress_logger
+
+logger = logging.getLogger(__name__)
 
 LEAST_AGREEMENT = 0.99
 LARGEST_KL = 0.01
@@ -72,7 +76,9 @@ def measure_fidelity(
         provider: that the graph of lower precision runs on; the float32 one runs on the CPU.
     """
     labelling = OnnxClassifier(lower, provider=provider)
-    ours, exact = labelling.logits(rows, token_budget), OnnxClassifier(float32).logits(rows, token_budget)
+    advance = progress_logger(logger, "teacher_onnx, compared with float32", 2 * len(rows), "texts")
+    ours = labelling.logits(rows, token_budget, advance)
+    exact = OnnxClassifier(float32).logits(rows, token_budget, advance)
     alone = np.concatenate([labelling.logits([row], token_budget) for row in rows[:ROWS_ALONE]])
     dependence = float(np.abs(ours[:ROWS_ALONE] - alone).max())
     same = int((ours.argmax(axis=1) == exact.argmax(axis=1)).sum())

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from dagster import Config, MetadataValue, OpExecutionContext, in_process_executor, job, op
 from pydantic import Field
 
+from assets.faults import explain_faults
 from assets.resources import ProfileResource
 from assets.students import students
 from finstill.config.recipe import Recipe
@@ -54,6 +55,7 @@ class NewRecipe(Config):
 
 # One at a time: two that write the file at once would lose one recipe.
 @op(pool="recipes")
+@explain_faults
 def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: ProfileResource) -> None:
     """Adds a recipe to the profile's recipe file and registers the student as a partition."""
     from finstill.config.recipe import add_recipes

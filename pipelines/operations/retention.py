@@ -23,6 +23,7 @@ from dagster import (
 )
 from pydantic import Field
 
+from assets.faults import explain_faults
 from assets.resources import ProfileResource
 from assets.students import students
 from finstill.config.recipe import RECIPE_NAME
@@ -65,6 +66,7 @@ class Ages(Config):
 
 
 @op
+@explain_faults
 def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileResource) -> None:
     """Removes what is older than its age, and says how much of it there was."""
     now = time.time()
@@ -78,6 +80,7 @@ def remove_by_age(context: OpExecutionContext, config: Ages, profile: ProfileRes
 
 
 @op
+@explain_faults
 def compact_cache(context: OpExecutionContext, profile: ProfileResource) -> None:
     """Merges the small parts of every teacher's soft labels into few large ones; labelling may go on meanwhile."""
     from finstill.cache.cache import SoftLabelCache, teachers

@@ -30,6 +30,7 @@ from assets.evaluation import evaluation
 from assets.in_service import in_service
 from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
+from assets.page import page
 from assets.resources import ProfileResource
 from assets.scores import scores
 from assets.students import student, student_package, students
@@ -63,7 +64,7 @@ BEFORE = [
     out_of_domain,
 ]
 PER_STUDENT = [student, student_package, evaluation]
-AFTER = [comparison, champion, scores, label_review, in_service]
+AFTER = [comparison, champion, scores, label_review, in_service, page]
 CHECKS = [
     assets.teacher.graph_equals_checkpoint,
     assets.teacher.labels_as_float32,
@@ -146,12 +147,12 @@ def _failure(result: ExecuteInProcessResult) -> tuple[str, str]:
     """Return the step that failed and what it said."""
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_key is not None
-    return failure.step_key, failure.step_failure_data.error.cause.message
+    return failure.step_key, failure.step_failure_data.error.message
 
 
 @pytest.fixture
-def deployment(tmp_path: Path, tiny_checkpoint: Path, exported_teacher: Path) -> Iterator[Deployment]:
-    shutil.copytree(exported_teacher, tmp_path / "home" / "mine" / "teacher" / "onnx")
+def deployment(tmp_path: Path, tiny_checkpoint: Path, furnished_home: Path) -> Iterator[Deployment]:
+    shutil.copytree(furnished_home, tmp_path / "home", symlinks=True)
     with DagsterInstance.ephemeral(tempdir=str(tmp_path)) as instance:
         yield Deployment(tmp_path, tiny_checkpoint, instance)
 
@@ -173,7 +174,19 @@ def test_from_a_corpus_to_a_champion(deployment: Deployment) -> None:
     (night,) = map(dict, _rows(deployment.metadata("in_service")["nights"]))
     assert night["champion"] == deployment.metadata("champion")["champion"]
     assert night["texts"] >= 30
+    if shutil.which("npm"):
+        assert Path(deployment.metadata("page")["page"]) == home.comparison / "try" / "index.html"
+        assert Path(deployment.metadata("page")["page"]).is_file()
     assert list(deployment.root.rglob(".unfinished-*")) == []
+
+
+def test_without_npm_there_is_no_page_and_all_else_is_made(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(deployment.root))
+    assert deployment.make_all().success
+    assert "comes from npm, which is not installed" in deployment.metadata("page")["no_page"]
+    assert not (deployment.resource.workspace.comparison / "try").exists()
 
 
 def test_made_again_with_nothing_new_no_text_reaches_the_teacher_and_versions_stay(deployment: Deployment) -> None:
@@ -281,7 +294,12 @@ def test_bad_input_stops_the_run_and_leaves_what_was_made(deployment: Deployment
     assert not result.success
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_key == "corpus"
-    assert "texts.csv, row 121: the label 'bullish'" in failure.step_failure_data.error.cause.message
+    error = failure.step_failure_data.error
+    # The UI shows message, stack trace and causes in this order.
+    name, _, said = error.message.partition(": ")
+    assert name == "dagster._core.definitions.events.Failure"
+    assert said.startswith("texts.csv, row 121: the label 'bullish' is not one of the task's labels")
+    assert any("assets/corpus.py" in frame for frame in error.cause.stack)
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -292,7 +310,7 @@ def test_a_teacher_whose_classes_are_not_the_tasks_stops_before_it_is_run(
     result = deployment.make(BEFORE, raising=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert failure.step_key == "teacher_onnx"
-    assert "['good', 'bad', 'ugly'] do not match" in failure.step_failure_data.error.cause.message
+    assert "['good', 'bad', 'ugly'] do not match" in failure.step_failure_data.error.message
     assert not (deployment.root / "cache").exists()
 
 
@@ -461,10 +479,7 @@ def test_a_tuning_of_a_recipe_that_is_not_there_is_said(deployment: Deployment, 
     deployment.make(BEFORE)
     result = deployment.make([tuning], raising=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert (
-        "there is no recipe 'smal'; there are ['small', 'small-baseline']"
-        in failure.step_failure_data.error.cause.message
-    )
+    assert "there is no recipe 'smal'; there are ['small', 'small-baseline']" in failure.step_failure_data.error.message
 
 
 def test_an_ensembles_teachers_each_have_a_cache_and_students_hear_their_mean(
@@ -551,17 +566,17 @@ def test_a_budget_that_is_breached_keeps_a_student_out_of_service_and_rolling_ba
     assert "no other may follow it" in deployment.metadata("champion")["reason"]
     rolled = deployment.make([champion], raising=False, config={"champion": {"config": {"roll_back": True}}})
     (failure,) = [event for event in rolled.all_events if event.is_step_failure]
-    assert "there is nothing to roll back to" in failure.step_failure_data.error.cause.message
+    assert "there is nothing to roll back to" in failure.step_failure_data.error.message
 
 
 def test_a_hub_that_does_not_answer_is_asked_again_and_a_bad_row_is_not(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from assets import retries
+    from assets import faults
     from finstill.corpus import build
     from finstill.errors import UnreachableError
 
-    monkeypatch.setattr(retries, "FIRST_WAIT_SECONDS", 0)
+    monkeypatch.setattr(faults, "FIRST_WAIT_SECONDS", 0)
     answers = iter([UnreachableError("no answer"), UnreachableError("no answer")])
     read = build.source_files
 
@@ -595,10 +610,7 @@ def test_a_partition_without_a_recipe_is_said(deployment: Deployment) -> None:
     deployment.instance.add_dynamic_partitions(str(students.name), ["gone"])
     result = deployment.make([student], partition="gone", raising=False)
     (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert (
-        "there is no recipe 'gone'; it names ['small', 'small-baseline']"
-        in failure.step_failure_data.error.cause.message
-    )
+    assert "there is no recipe 'gone'; it names ['small', 'small-baseline']" in failure.step_failure_data.error.message
 
 
 def test_a_given_split_is_honoured(deployment: Deployment, tiny_checkpoint: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,8 +43,17 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[hub.Hub]
         yield running
 
 
-def test_finberts_published_files_are_fetched_and_nothing_else(server: hub.Hub) -> None:
+def test_finberts_published_files_are_fetched_and_nothing_else(
+    server: hub.Hub, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("INFO", logger="finstill")
     checkpoint = resolve_checkpoint("ProsusAI/finbert")
+    first, *_, last = caplog.messages
+    assert first == "teacher_source: asks the hub for 'ProsusAI/finbert' at 'main'"
+    size = re.fullmatch(r"teacher_source: (\S+)B of (\S+)B fetched, .*", last)
+    assert size
+    assert size[1] == size[2]
+    assert capsys.readouterr().err == ""
     assert checkpoint.revision == hub.COMMIT
     assert sorted(server.fetched) == [
         "config.json", "pytorch_model.bin", "special_tokens_map.json", "tokenizer_config.json", "vocab.txt",
@@ -63,11 +73,12 @@ def test_a_sentencepiece_model_is_fetched(server: hub.Hub) -> None:
 
 
 def test_what_was_fetched_once_serves_when_the_hub_is_out_of_reach(
-    server: hub.Hub, monkeypatch: pytest.MonkeyPatch
+    server: hub.Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = resolve_checkpoint("ProsusAI/finbert")
     hub.point_at("http://127.0.0.1:9", monkeypatch)
     assert resolve_checkpoint("ProsusAI/finbert") == first
+    assert "the hub does not answer" in caplog.messages[-1]
     with pytest.raises(UnreachableError, match=r"someone/xlm-r.*out of reach"):
         resolve_checkpoint("someone/xlm-r")
 

@@ -42,3 +42,16 @@ def test_a_stage_with_nothing_to_do_says_so(caplog: pytest.LogCaptureFixture) ->
     progress_logger(logging.getLogger("progress"), "scores", 0, "texts")(0)
     (message,) = caplog.messages
     assert message.startswith("scores: 0 of 0 texts, 0 a second, took 0")
+
+
+def test_of_an_unknown_number_the_pace_alone_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: clock)
+    caplog.set_level(logging.INFO)
+    advance = progress_logger(logging.getLogger("progress"), "corpus", None, "rows read")
+    advance(5)
+    clock += 3
+    advance(25)
+    assert caplog.messages == ["corpus: 30 rows read, 10 a second"]

@@ -1,14 +1,19 @@
-"""What a process that executes runs, as `make demo` does, leaves behind when it is killed."""
+"""A process that executes runs, as `make demo` does: what it leaves behind when it is killed, and what it waits for."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 
-from pipelines.execution import CALL_TAG, calling
+from assets.resources import ProfileResource
+from finstill.config.recipe import Recipe
+from finstill.errors import UnreachableError
+from pipelines.execution import CALL_TAG, calling, execute
+from tests.pipelines.house import House
 
 POOL, STEP = "training", "student"
 
@@ -62,3 +67,33 @@ def test_a_run_executed_again_from_the_ui_is_left_alone(instance: DagsterInstanc
     again = started(instance, parent_run_id=first, root_run_id=first)
     with calling(instance):
         assert status(instance, again) == DagsterRunStatus.STARTED
+
+
+def test_what_a_run_waits_for_is_said(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("assets.faults.FIRST_WAIT_SECONDS", 0)
+    caplog.set_level("INFO", logger="finstill")
+    faults = iter([UnreachableError("the hub does not answer", where="s3://texts")])
+    read = ProfileResource.recipes
+
+    def recipes(profile: ProfileResource) -> dict[str, Recipe]:
+        for fault in faults:
+            raise fault
+        return read(profile)
+
+    monkeypatch.setattr(ProfileResource, "recipes", recipes)
+    other, storage = create_run_for_test(house.instance).run_id, house.instance.event_log_storage
+    storage.initialize_concurrency_limit_to_default(POOL)
+    assert storage.claim_concurrency_slot(POOL, other, STEP).is_claimed
+
+    class Leave(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            storage.free_concurrency_slots_for_run(other)
+
+    monkeypatch.setattr(logging.getLogger("finstill.execution"), "handlers", [Leave()])
+    execute("tune", house.instance, {})
+    assert caplog.messages[:2] == [
+        "tuning: waits until another run leaves the pool 'training'",
+        "tuning: starts again in 0 s. s3://texts: the hub does not answer",
+    ]

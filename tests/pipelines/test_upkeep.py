@@ -16,7 +16,7 @@ from dagster import DagsterInstance, build_run_status_sensor_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assets.retries import can_pass
+from assets.faults import can_pass
 from assets.students import students
 from finstill.cache.cache import SoftLabelCache, teachers
 from finstill.cache.upkeep import summarise
@@ -204,7 +204,7 @@ class TestNewRecipe:
     def add(self, house: House, **config: object) -> tuple[bool, str]:
         result = house.run("add_recipe", {"ops": {"write_recipe": {"config": config}}})
         failures = [event for event in result.all_events if event.is_step_failure]
-        return result.success, failures[0].step_failure_data.error.cause.message if failures else ""
+        return result.success, failures[0].step_failure_data.error.message if failures else ""
 
     def test_it_joins_the_file_with_its_baseline_and_is_a_partition_at_once(self, house: House) -> None:
         before = house.recipes.read_text()

@@ -13,10 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from finstill.corpus.tokenizer import TOKENIZER_FILE
-from finstill.errors import InputError
 from finstill.files import read_json, whole_folder
 from finstill.serving.package import Package
-from finstill.serving.page.onnxruntime_web import FILES, VERSION
+from finstill.serving.page.onnxruntime_web import FILES, VERSION, NoPageError
 
 PAGE_FILE = "index.html"
 SCRIPTS = ("wordpiece.js", "page.js")
@@ -40,7 +39,7 @@ def write_page(package: Package, samples: Sequence[Sample], runtime: Path, folde
         runtime: the folder of onnxruntime-web's files.
 
     Raises:
-        InputError: the student's tokenizer is none that the page can read.
+        NoPageError: the student's tokenizer is none that the page can read.
     """
     tokenizer = read_json(package.folder / TOKENIZER_FILE)
     _require_word_pieces(tokenizer, package.folder)
@@ -77,7 +76,7 @@ def _require_word_pieces(tokenizer: dict[str, Any], folder: Path) -> None:
     if kinds["model"] is None and "continuing_subword_prefix" in tokenizer.get("model", {}):
         kinds["model"] = "WordPiece"
     if kinds != expected:
-        raise InputError(f"the page reads BERT's tokenizers ({expected}), and this is {kinds}", where=folder)
+        raise NoPageError(f"the page reads BERT's tokenizers ({expected}), and this is {kinds}", where=folder)
 
 
 def _base64(path: Path) -> str:

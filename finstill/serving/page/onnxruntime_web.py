@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import subprocess
 import tarfile
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from finstill.errors import InputError
 from finstill.files import whole_folder
+
+logger = logging.getLogger(__name__)
 
 VERSION = "1.30.0"
 
@@ -21,26 +24,34 @@ FILES = {
 """What a page needs, each with the SHA-256 of its content: what is served to all is what was tested."""
 
 
+class NoPageError(InputError):
+    """A page cannot be made of this student or on this machine, and nothing else is amiss."""
+
+
 def onnxruntime_web(folder: Path) -> Path:
     """Return the folder of onnxruntime-web's files, fetched into `folder` where they are not there.
 
     Raises:
-        InputError: npm is not installed or cannot fetch the package, or its files are not the ones that were tested.
+        NoPageError: npm is not installed or cannot fetch the package.
+        InputError: the package's files are not the ones that were tested.
     """
     own = folder / f"onnxruntime-web-{VERSION}"
     if own.is_dir():
         return own
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(
+        raise NoPageError(
             f"onnxruntime-web {VERSION} comes from npm, which is not installed", remedy="Install Node.js, which has npm"
         )
     with tempfile.TemporaryDirectory() as name, whole_folder(own) as unfinished:
-        command = [npm, "pack", f"onnxruntime-web@{VERSION}", "--silent"]
+        # Where npm has the package already it asks nobody, and where nobody answers it does not wait for long.
+        options = ["--silent", "--prefer-offline", "--fetch-retries=0"]
+        command = [npm, "pack", f"onnxruntime-web@{VERSION}", *options]
+        logger.info("page: fetches onnxruntime-web %s by npm", VERSION)
         packed = subprocess.run(command, cwd=name, capture_output=True, text=True)
         archives = list(Path(name).glob("*.tgz"))
         if packed.returncode or len(archives) != 1:
-            raise InputError(
+            raise NoPageError(
                 f"npm cannot fetch onnxruntime-web {VERSION}: {packed.stderr.strip() or packed.stdout.strip()}",
                 remedy="Check the connection and npm's registry",
             )
