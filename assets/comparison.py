@@ -1,15 +1,16 @@
-"""All students side by side, and the check of what distilling is worth."""
+"""All students side by side, and the checks of what distilling is worth and of how well that is known."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
+    AssetCheckSpec,
     AssetExecutionContext,
     MaterializeResult,
     MetadataValue,
     asset,
-    asset_check,
 )
 
 from assets.corpus import corpus
@@ -20,6 +21,7 @@ from assets.resources import ProfileResource
 from assets.students import student_package
 
 if TYPE_CHECKING:
+    from finstill.evaluation.compare import Verdict
     from finstill.evaluation.evaluate import StudentEvaluation
 
 
@@ -29,6 +31,18 @@ if TYPE_CHECKING:
     kinds={"python"},
     owners=OWNERS,
     code_version="1",
+    check_specs=[
+        AssetCheckSpec(
+            "distilling_pays",
+            asset="comparison",
+            description="Each distilled student is shown to be better than its label-only baseline.",
+        ),
+        AssetCheckSpec(
+            "enough_test_rows_of_each_class",
+            asset="comparison",
+            description="The test rows of each class tell each student's recall to within 10 points.",
+        ),
+    ],
 )
 @explain_faults
 def comparison(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
@@ -73,7 +87,8 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
             ),
             **{title: picture(title, png) for title, png in plots.items()},
             "report": MetadataValue.path(str(report)),
-        }
+        },
+        check_results=[_distilling_pays(result.verdicts), _enough_test_rows(students)],
     )
 
 
@@ -121,17 +136,9 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
     return current, left_out
 
 
-@asset_check(asset=comparison)
-@explain_faults
-def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
-    """Each distilled student is shown to be better than its label-only baseline."""
-    from finstill.evaluation.compare import compare
-    from finstill.training.trained import TrainedStudent
-
-    students, _ = current_students(profile)
-    steps = {name: TrainedStudent.read(profile.workspace.student(name)).steps for name in students}
-    verdicts = compare(students, profile.recipes(), steps).verdicts
+def _distilling_pays(verdicts: "Sequence[Verdict]") -> AssetCheckResult:
     return AssetCheckResult(
+        check_name="distilling_pays",
         passed=all(verdict.difference.better for verdict in verdicts),
         severity=AssetCheckSeverity.WARN,
         description=" ".join(verdict.sentence for verdict in verdicts) or "No recipe has a label-only baseline.",
@@ -143,13 +150,9 @@ def distilling_pays(profile: ProfileResource) -> AssetCheckResult:
     )
 
 
-@asset_check(asset=comparison)
-@explain_faults
-def enough_test_rows_of_each_class(profile: ProfileResource) -> AssetCheckResult:
-    """The test rows of each class tell each student's recall to within 10 points."""
+def _enough_test_rows(students: "Mapping[str, StudentEvaluation]") -> AssetCheckResult:
     from finstill.evaluation.classes import classes_with_too_few_rows
 
-    students, _ = current_students(profile)
     found = classes_with_too_few_rows({name: each.student.quality for name, each in students.items()})
     sentences = [
         f"{row['class']} has {row['rows']:,} labelled test texts, by which the recall of {row['student']} lies between "
@@ -157,6 +160,7 @@ def enough_test_rows_of_each_class(profile: ProfileResource) -> AssetCheckResult
         for row in found
     ]
     return AssetCheckResult(
+        check_name="enough_test_rows_of_each_class",
         passed=not found,
         severity=AssetCheckSeverity.WARN,
         description=" ".join(sentences) or "The recall of each class is known to within 10 points.",
