@@ -16,24 +16,23 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from machine import describe_machine, read_arguments, read_shared, report
-from taught import student_logits, teach
+from taught import distil, student_logits, teach, write_corpus_of
 
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.config.profile import CorpusSource, FineTuning
+from finstill.config.profile import FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
-from finstill.corpus.build import build_corpus
-from finstill.corpus.sources import read_rows
+from finstill.corpus.text import normalise
 from finstill.metrics import macro_f1
-from finstill.training.distil import train_student
 from finstill.training.rows import NO_LABEL, TrainingRows
 
 GOALS = {"warm_night_cost": "at most 0.2", "warm_night_macro_f1_lost": "at most 0.5 points"}
@@ -56,8 +55,9 @@ def main() -> None:
     seeds, older, a_night = (1, 4_000, 200) if arguments.quick else (3, 20_000, 1_000)
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as name:
         files = Workspace(Path(name))
-        rows = make_rows(files, older + NIGHTS * a_night)
-        costs, lost = zip(*(nights(files, rows, older, a_night, seed) for seed in range(seeds)), strict=True)
+        rows, headlines = make_rows(files, older + NIGHTS * a_night)
+        found = (nights(files, rows, headlines, older, a_night, seed) for seed in range(seeds))
+        costs, lost = zip(*found, strict=True)
     figures = {
         "warm_night_cost": float(np.mean(costs)),
         "warm_night_macro_f1_lost": 100 * float(np.mean(lost)),
@@ -66,32 +66,28 @@ def main() -> None:
     report(figures, GOALS, describe_machine("torch"), arguments.json)
 
 
-def make_rows(files: Workspace, headlines: int) -> dict[str, TrainingRows]:
-    """Return the rows of each split with the teacher's logits; the headlines come last in `train`, by date."""
+def make_rows(files: Workspace, headlines: int) -> tuple[dict[str, TrainingRows], np.ndarray]:
+    """Return the rows of each split with the teacher's logits, and the headlines' positions in `train`, by date."""
     labelled = read_shared("financial_phrasebank").select(["text", "label", "split"])
     texts = read_shared("business_headlines").sort_by("date")["text"][:headlines].combine_chunks()
-    rest = pa.table([texts, pa.nulls(headlines), pa.repeat("train", headlines)], names=labelled.column_names)
-    source = files.root / "source.parquet"
-    pq.write_table(pa.concat_tables([labelled, rest.cast(labelled.schema)]), source)
-    corpus, _ = build_corpus(
-        list(read_rows(CorpusSource(path=str(source), label="label", split="split"))), SENTIMENT.labels, {}
-    )
-    order = {text: i for i, text in enumerate(texts.to_pylist())}
-    place = pa.array([order.get(text, -1) for text in corpus["text"].to_pylist()])
-    pq.write_table(corpus.append_column("place", place).sort_by("place").drop_columns("place"), files.corpus)
-    return teach(files, SENTIMENT, FineTuning())
+    write_corpus_of(files, labelled, texts, SENTIMENT)
+    rows = teach(files, SENTIMENT, FineTuning())
+    found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), rows["train"].texts.cast(pa.string()))
+    return rows, found.drop_null().unique().to_numpy()
 
 
-def nights(files: Workspace, rows: dict[str, TrainingRows], older: int, a_night: int, seed: int) -> tuple[float, float]:
+def nights(
+    files: Workspace, rows: dict[str, TrainingRows], headlines: np.ndarray, older: int, a_night: int, seed: int
+) -> tuple[float, float]:
     """Return the cost of a night as a share of training anew, and the macro-F1 lost after the last one."""
-    train, unlabelled = rows["train"], np.flatnonzero(rows["train"].labels == NO_LABEL)
+    train = rows["train"]
     labelled = np.flatnonzero(train.labels != NO_LABEL)
     recipe, seconds = RECIPE.model_copy(update={"seed": seed}), []
     warm, anew = (files.root / "students" / f"{kind}-{seed}" / "student" for kind in ("warm", "anew"))
     for night in range(NIGHTS + 1):
-        seen = np.sort(np.concatenate([labelled, unlabelled[: older + night * a_night]]))
-        seconds.append(timed(files, recipe, train.at(seen), rows["validation"], warm, warm))
-    whole = timed(files, recipe, train.at(seen), rows["validation"], anew, None)
+        seen = np.sort(np.concatenate([labelled, headlines[: older + night * a_night]]))
+        seconds.append(timed(files, recipe, {**rows, "train": train.at(seen)}, warm, warm))
+    whole = timed(files, recipe, {**rows, "train": train.at(seen)}, anew, None)
     test = rows["test"]
     scores = [macro_f1(test.labels, student_logits(folder, test)) for folder in (anew, warm)]
     print(f"seed {seed}: nights {[round(each) for each in seconds]} s, anew {whole:.0f} s; macro-F1 {scores}")
@@ -99,20 +95,10 @@ def nights(files: Workspace, rows: dict[str, TrainingRows], older: int, a_night:
 
 
 def timed(
-    files: Workspace, recipe: Recipe, train: TrainingRows, validation: TrainingRows, folder: Path, champion: Path | None
+    files: Workspace, recipe: Recipe, rows: Mapping[str, TrainingRows], folder: Path, champion: Path | None
 ) -> float:
     started = time.perf_counter()
-    train_student(
-        recipe,
-        train,
-        validation,
-        SENTIMENT.labels,
-        files.teacher_checkpoint,
-        folder,
-        stage=folder.parent.name,
-        word_vectors=files.word_vectors,
-        champion=champion,
-    )
+    distil(recipe, files, rows, SENTIMENT, folder, word_vectors=files.word_vectors, champion=champion)
     return time.perf_counter() - started
 
 
