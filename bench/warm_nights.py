@@ -72,7 +72,8 @@ def make_rows(files: Workspace, headlines: int) -> tuple[dict[str, TrainingRows]
     texts = read_shared("business_headlines").sort_by("date")["text"][:headlines].combine_chunks()
     write_corpus_of(files, labelled, texts, SENTIMENT)
     rows = teach(files, SENTIMENT, FineTuning())
-    found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), rows["train"].texts.cast(pa.string()))
+    known = rows["train"].texts.cast(pa.string())
+    found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), known)
     return rows, found.drop_null().unique().to_numpy()
 
 
