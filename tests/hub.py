@@ -105,10 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         lines = [json.loads(line) for line in content.splitlines()]
-        if not self.headers.get("Authorization", "").startswith("Bearer "):
-            return self._refuse("Unauthorized", 401)
         if self.path == "/api/validate-yaml":
             return self._validate_card(lines[0]["content"])
+        if not self.headers.get("Authorization", "").startswith("Bearer "):
+            return self._refuse("Unauthorized", 401)
         if self.path == "/api/repos/create":
             name = f"{lines[0]['organization']}/{lines[0]['name']}"
             status = 409 if name in self.server.commits else 200
@@ -125,12 +125,13 @@ class _Handler(BaseHTTPRequestHandler):
         if (at := self.server.find(name, revision)) is None:
             return self._refuse("RevisionNotFound")
         if action == "tag":
-            self.server.tags[name][lines[0]["tag"]] = at[0]
-            return self._send_json({})
+            stands = self.server.tags[name].setdefault(lines[0]["tag"], at[0])
+            return self._send_json({}, status=200 if stands == at[0] else 409)
         if action == "preupload":
             # The hub would take large files through its own storage; here all come with the commit.
-            files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in lines[0]["files"]]
-            return self._send_json({"files": files})
+            paths = [file["path"] for file in lines[0]["files"]]
+            modes = [{"path": path, "uploadMode": "regular", "shouldIgnore": False} for path in paths]
+            return self._send_json({"files": modes})
         added = [line["value"] for line in lines if line["key"] == "file"]
         commit = self.server.push(name, {file["path"]: base64.b64decode(file["content"]) for file in added})
         return self._send_json({"commitOid": commit, "commitUrl": f"{self.server.url}/{name}/commit/{commit}"})
@@ -182,9 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_json(self, body: object, *, send: bool = True, status: int = 200) -> None:
         self._send(json.dumps(body).encode(), send=send, status=status)
 
-    def _send(
-        self, content: bytes, *, send: bool, headers: Mapping[str, str] | None = None, status: int = 200
-    ) -> None:
+    def _send(self, content: bytes, *, send: bool, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
             self.send_header(name, value)

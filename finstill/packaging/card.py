@@ -75,7 +75,7 @@ def _eval_results(package: Package, provenance: Provenance) -> list[EvalResult] 
     return [
         EvalResult(
             task_type=TASK_TYPE,
-            # The hub reads this as the name of a data set there, which a file's name may not even be able to be.
+            # The hub reads this as the name of a data set there.
             dataset_type=provenance.corpus if provenance.on_hub else "unknown",
             dataset_name=provenance.corpus,
             dataset_split="test",

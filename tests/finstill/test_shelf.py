@@ -17,6 +17,7 @@ import httpx
 import pytest
 from huggingface_hub import constants
 
+from finstill.packaging.card import Provenance
 from finstill.serving import Score, StudentClassifier
 from finstill.serving.package import Package
 from tests import hub
@@ -79,7 +80,8 @@ class TestHub:
         self, server: hub.Hub, shelf: Path, package: Package, make_package: Callable[..., Package]
     ) -> None:
         first = runpy.run_path("push.py")["pushed"].oid
-        later = make_package("later", seed=1)
+        named = Provenance("my headlines.csv", "0" * 32, False, None, None, {"test": 120})
+        later = make_package("later", seed=1, provenance=named)
         put_into_service(later)
         push = (shelf / "push.py").read_text(encoding="utf-8")
         (shelf / "push.py").write_text(push.replace('"v1"', '"v2"'), encoding="utf-8")
@@ -101,20 +103,23 @@ class TestHub:
 
 class TestServer:
     @pytest.fixture
-    def url(self, shelf: Path) -> Iterator[str]:
+    def client(self, shelf: Path) -> Iterator[httpx.Client]:
         command = [sys.executable, "-m", "uvicorn", "server:app", "--port", "0", "--no-use-colors"]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
             assert server.stderr is not None
             lines = iter(server.stderr.readline, "")
             started = next((found for line in lines if (found := re.search(r"running on (http://\S+)", line))), None)
             assert started, "uvicorn ended before it listened"
-            yield f"{started[1]}/score"
+            with httpx.Client(base_url=started[1], timeout=60) as client:
+                yield client
             server.terminate()
 
-    def test_texts_get_their_own_answers_from_many_requests_at_once(self, url: str, package: Package) -> None:
+    def test_texts_get_their_own_answers_from_many_requests_at_once(
+        self, client: httpx.Client, package: Package
+    ) -> None:
         expected = answers(StudentClassifier(package.folder))
-        with httpx.Client() as client, ThreadPoolExecutor(8) as pool:
-            replies = list(pool.map(lambda _: client.post(url, json={"texts": TEXTS}), range(24)))
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(lambda _: client.post("/score", json={"texts": TEXTS}), range(24)))
         for reply in replies:
             assert reply.status_code == 200
             for found, own in zip(reply.json(), expected, strict=True):
@@ -123,7 +128,7 @@ class TestServer:
                 assert found["probabilities"] == pytest.approx(own.probabilities, abs=1e-6)
                 assert found["calibrated"] == pytest.approx(own.calibrated, abs=1e-6)
 
-    def test_a_wrong_request_is_told_why_and_the_next_one_is_answered(self, url: str) -> None:
+    def test_a_wrong_request_is_told_why_and_the_next_one_is_answered(self, client: httpx.Client) -> None:
         wrong = {
             b"Shares fell": "Invalid JSON",
             b'{"text": "Shares fell"}': "Field required",
@@ -134,13 +139,13 @@ class TestServer:
             json.dumps({"texts": [""] * 1001}).encode(): "at most 1000 items",
         }
         for body, reason in wrong.items():
-            reply = httpx.post(url, content=body)
+            reply = client.post("/score", content=body)
             assert (reply.status_code, reason in reply.text) == (422, True), reply.text
-        assert httpx.post(url, content=b" " * 1_000_001).status_code == 413
-        assert httpx.post(url, content=iter([b" " * 600_000] * 2)).status_code == 413
-        assert httpx.get(url).status_code == 405
-        assert [score["label"] for score in httpx.post(url, json={"texts": []}).json()] == []
-        assert len(httpx.post(url, json={"texts": TEXTS}).json()) == len(TEXTS)
+        assert client.post("/score", content=b" " * 1_000_001).status_code == 413
+        assert client.post("/score", content=iter([b" " * 600_000] * 2)).status_code == 413
+        assert client.get("/score").status_code == 405
+        assert client.post("/score", json={"texts": []}).json() == []
+        assert len(client.post("/score", json={"texts": TEXTS}).json()) == len(TEXTS)
 
 
 REGISTER_AND_SCORE = """
@@ -164,7 +169,6 @@ def test_a_student_registered_in_mlflow_is_loaded_from_there(
     assert run.returncode == 0, run.stderr
     expected = answers(StudentClassifier(package.folder))
     for found in json.loads(run.stdout.splitlines()[-1]):
-        assert [row.pop("label") for row in found] == [score.label for score in expected]
         for row, score in zip(found, expected, strict=True):
-            assert row == pytest.approx(score.probabilities, abs=1e-6)
+            assert row == {"label": score.label, "probabilities": pytest.approx(score.probabilities, abs=1e-6)}
     assert not [file.name for file in shelf.rglob("*") if file.suffix in (".pkl", ".pickle")]
