@@ -75,7 +75,8 @@ def _eval_results(package: Package, provenance: Provenance) -> list[EvalResult] 
     return [
         EvalResult(
             task_type=TASK_TYPE,
-            dataset_type=provenance.corpus,
+            # The hub reads this as the name of a data set there.
+            dataset_type=provenance.corpus if provenance.on_hub else "unknown",
             dataset_name=provenance.corpus,
             dataset_split="test",
             metric_type=kind,

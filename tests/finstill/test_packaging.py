@@ -213,6 +213,8 @@ class TestModelCard:
         results = {result.metric_type: result for result in card.data.eval_results}
         assert results["f1"].metric_value == pytest.approx(package.measured["quality"]["macro_f1"], abs=1e-4)
         assert results["f1"].dataset_split == "test"
+        # No name of a data set on the hub.
+        assert (results["f1"].dataset_name, results["f1"].dataset_type) == ("news.csv", "unknown")
         for fact in ("news.csv", "cc0-1.0", "Teacher: mit", package.teacher, "int8 graph", "lstm_attention"):
             assert fact in card.text
 
