@@ -15,6 +15,7 @@ from pathlib import Path
 from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     JobExecutionResult,
     RunsFilter,
@@ -83,6 +84,26 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
         yield
 
 
+def create_run(job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None) -> DagsterRun:
+    """Note a run of a job of the code location, which whoever executes it finds by its origin."""
+    from pipelines.definitions import defs
+
+    definition = defs.resolve_job_def(job)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE, working_directory=ROOT),
+        LOCATION,
+    )
+    repository = ReconstructableRepository.for_module(MODULE, "defs", ROOT)
+    return instance.create_run_for_job(
+        definition,
+        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags=merge_run_tags(definition, partition, tags, None, instance, None),
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
+        job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
+    )
+
+
 def execute(
     job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
 ) -> JobExecutionResult:
@@ -95,19 +116,7 @@ def execute(
     from pipelines.definitions import defs
 
     definition = defs.resolve_job_def(job).with_executor_def(in_process_executor)
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE, working_directory=ROOT),
-        LOCATION,
-    )
-    repository = ReconstructableRepository.for_module(MODULE, "defs", ROOT)
-    run = instance.create_run_for_job(
-        definition,
-        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags=merge_run_tags(definition, partition, tags, None, instance, None),
-        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
-        job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
-    )
+    run = create_run(job, instance, tags, partition)
     result = execute_run(InMemoryJob(definition), run, instance)
     if result.dagster_run.status == DagsterRunStatus.CANCELED:
         raise DagsterExecutionInterruptedError

@@ -10,12 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
+import ray.util.client
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, chunk_rows, label_chunk, open_pass
@@ -112,6 +114,15 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
     Raises:
         InputError: of a worker.
     """
+    for done in (_through_client if ray.util.client.ray.is_connected() else label_chunks)(chunks, labeller, work):
+        if done["error"] is not None:
+            raise InputError(done["error"])
+        yield done["labelled"], done["worker"]
+
+
+def label_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterator[dict[str, Any]]:
+    """Yield the rows that workers return of their chunks; the process is part of the cluster, and no client of it."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
     # No read: its tasks would want a core that the workers hold.
     labelled = ray.data.from_arrow(list(chunks)).map_batches(
         labeller,
@@ -126,10 +137,25 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
     # None is fetched ahead: a chunk would be reported when the next one is done.
     for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(batch, pa.Table)
-        for done in batch.to_pylist():
-            if done["error"] is not None:
-                raise InputError(done["error"])
-            yield done["labelled"], done["worker"]
+        yield from batch.to_pylist()
+
+
+class Driver:
+    """An actor that runs `label_chunks`: Ray Data does not run in a client of the cluster."""
+
+    def __init__(self, chunks: Sequence[pa.Table], labeller: type, work: Work):
+        self._done = label_chunks(chunks, labeller, work)
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the row of the next chunk that is stored, None at the end."""
+        return next(self._done, None)
+
+
+def _through_client(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterator[dict[str, Any]]:
+    # The actor, and the workers with it, end with the client's connection.
+    driver = ray.remote(num_cpus=0)(Driver).remote(chunks, labeller, work)
+    while (done := ray.get(driver.next.remote())) is not None:
+        yield done
 
 
 class Labeller:
@@ -213,7 +239,6 @@ def connected(address: str) -> Iterator[None]:
         # Ray puts a handler of its own in the place of whoever cancels this run; outside the main thread it cannot.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)
-    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield
     finally:
