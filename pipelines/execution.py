@@ -84,8 +84,10 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
         yield
 
 
-def create_run(job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None) -> DagsterRun:
-    """Note a run of a job of the code location, which whoever executes it finds by its origin."""
+def create_run(
+    job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
+) -> DagsterRun:
+    """Return a new run of a job of the code location, for this process or a run launcher to execute."""
     from pipelines.definitions import defs
 
     definition = defs.resolve_job_def(job)

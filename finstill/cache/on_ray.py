@@ -10,14 +10,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 import ray.data
-import ray.util.client
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, chunk_rows, label_chunk, open_pass
@@ -74,7 +72,7 @@ def label_texts_on_ray(
     its chunk, and a driver that is killed what was in flight. The cluster's workers of this driver end with the pass.
 
     Args:
-        address: `auto` for the cluster that this machine is part of, or `ray://head:10001`.
+        address: `auto` for the cluster that this machine is part of, or `host:port` where it is part of several.
         cache_root: of `cache`, as the workers reach it.
         graph, precision: the ONNX file that labels.
 
@@ -114,17 +112,8 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
     Raises:
         InputError: of a worker.
     """
-    for done in (_through_client if ray.util.client.ray.is_connected() else label_chunks)(chunks, labeller, work):
-        if done["error"] is not None:
-            raise InputError(done["error"])
-        yield done["labelled"], done["worker"]
-
-
-def label_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterator[dict[str, Any]]:
-    """Yield the rows that workers return of their chunks; the process is part of the cluster, and no client of it."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    # No read: its tasks would want a core that the workers hold.
-    labelled = ray.data.from_arrow(list(chunks)).map_batches(
+    # Blocks of this process: to read, and to look at tables, Ray starts tasks, which want a core that the workers hold.
+    labelled = ray.data.from_blocks(list(chunks)).map_batches(
         labeller,
         fn_constructor_args=(work,),
         batch_size=1,
@@ -137,25 +126,10 @@ def label_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iter
     # None is fetched ahead: a chunk would be reported when the next one is done.
     for batch in labelled.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         assert isinstance(batch, pa.Table)
-        yield from batch.to_pylist()
-
-
-class Driver:
-    """An actor that runs `label_chunks`: Ray Data does not run in a client of the cluster."""
-
-    def __init__(self, chunks: Sequence[pa.Table], labeller: type, work: Work):
-        self._done = label_chunks(chunks, labeller, work)
-
-    def next(self) -> dict[str, Any] | None:
-        """Return the row of the next chunk that is stored, None at the end."""
-        return next(self._done, None)
-
-
-def _through_client(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterator[dict[str, Any]]:
-    # The actor, and the workers with it, end with the client's connection.
-    driver = ray.remote(num_cpus=0)(Driver).remote(chunks, labeller, work)
-    while (done := ray.get(driver.next.remote())) is not None:
-        yield done
+        for done in batch.to_pylist():
+            if done["error"] is not None:
+                raise InputError(done["error"])
+            yield done["labelled"], done["worker"]
 
 
 class Labeller:
@@ -220,25 +194,35 @@ def connected(address: str) -> Iterator[None]:
     """Be a driver of the cluster while the block runs; its workers end with it.
 
     Raises:
-        InputError: no cluster answers there.
+        InputError: no cluster answers there, or it is the address of a Ray Client.
     """
+    if address.startswith("ray://"):
+        # ray.data reads its process's core worker, and a client has none.
+        raise InputError(
+            "the teacher pass does not run through Ray Client, as Ray Data does not",
+            where=f"FINSTILL_RAY={address}",
+            remedy="Run on a machine of the cluster with FINSTILL_RAY=auto, or let dagster-ray start the run on one "
+            "(docs/scale.md, Many machines)",
+        )
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address != "auto":
             # Ray itself would try for minutes.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
+            host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster answers there ({str(error).splitlines()[0]})",
             where=f"FINSTILL_RAY={address}",
-            remedy="Start the cluster (ray start --head), or unset FINSTILL_RAY to label on this machine",
+            remedy="Start the cluster (ray start --head) or make this machine a part of it (ray start --address=...), "
+            "or unset FINSTILL_RAY to label on this machine",
         ) from error
     finally:
         # Ray puts a handler of its own in the place of whoever cancels this run; outside the main thread it cannot.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_termination)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     try:
         yield
     finally:

@@ -13,17 +13,17 @@ import pytest
 import yaml
 from dagster import AssetKey, DagsterInstance, DagsterRunStatus
 from dagster._core.launcher import WorkerStatus
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 
 from assets.students import students
-from finstill.config.workspace import Workspace
 from pipelines.execution import create_run
 from tests.pipelines.house import House
 
 pytest.importorskip("dagster_ray", reason="Ray is an extra: pip install 'finstill[ray]'")
 pytest.importorskip("ray.dashboard.optional_deps", reason="Ray's job server is an extra: pip install 'ray[default]'")
 
-from ray.cluster_utils import Cluster  # noqa: E402
-from ray.job_submission import JobSubmissionClient  # noqa: E402
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobSubmissionClient
 
 # On quiet cores each takes half a minute; a machine with other work is given its time.
 pytestmark = pytest.mark.timeout(600)
@@ -34,18 +34,30 @@ THIRD = "third:\n  <<: *small\n  seed: 3\n"
 LONG = "long:\n  <<: *small\n  epochs: 4000\n  patience: 4000\n"
 
 
+def accepts_jobs(client: JobSubmissionClient) -> bool:
+    try:
+        client.submit_job(entrypoint="true")
+    except RuntimeError:  # The server answers before the head's agent is up.
+        return False
+    return True
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[JobSubmissionClient]:
     """Three machines of one core each, and the server that takes jobs for them."""
     with pytest.MonkeyPatch.context() as environment:
         # As where `ray start` is called in the environment that Finstill is installed in.
         environment.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
-        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
+        # Any free port: Ray's own are taken where another test has a cluster.
+        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": 0, "dashboard_agent_listen_port": 0}
         started = Cluster(initialize_head=True, head_node_args=head)
         try:
             for _ in range(2):
                 started.add_node(num_cpus=1)
-            yield JobSubmissionClient(f"http://{started.head_node.webui_url}")
+            client = JobSubmissionClient(f"http://{started.head_node.webui_url}")
+            while not accepts_jobs(client):
+                time.sleep(0.5)
+            yield client
         finally:
             started.shutdown()
 
@@ -68,13 +80,12 @@ def launching(house: House, cluster: JobSubmissionClient) -> Iterator[DagsterIns
         yield instance
 
 
-def launch(instance: DagsterInstance, names: list[str]) -> list[str]:
-    """Start a run of `distil` for each student, as a daemon does, and return their ids."""
-    instance.add_dynamic_partitions(students.name, names)
-    runs = [create_run("distil", instance, {}, name).run_id for name in names]
-    for run in runs:
-        instance.launch_run(run, None)  # type: ignore[arg-type]
-    return runs
+def launch(instance: DagsterInstance, student: str) -> str:
+    """Start a run of `distil` as a daemon does, and return its id."""
+    instance.add_dynamic_partitions(students.name, [student])
+    run = create_run("distil", instance, {}, student).run_id
+    instance.launch_run(run, None)  # type: ignore[arg-type]
+    return run
 
 
 def wait(instance: DagsterInstance, run: str, holds: Callable[[], bool]) -> None:
@@ -86,6 +97,12 @@ def wait(instance: DagsterInstance, run: str, holds: Callable[[], bool]) -> None
         if health.status not in (WorkerStatus.RUNNING, WorkerStatus.SUCCESS) and not record.is_finished:
             pytest.fail(f"{record.status}: {health}\n{instance.run_launcher.get_run_worker_debug_info(record)}")
         time.sleep(0.5)
+
+
+def finish(instance: DagsterInstance, run: str) -> None:
+    """Wait for the run's end, which must be a success."""
+    wait(instance, run, lambda: status(instance, run) in FINISHED_STATUSES)
+    assert status(instance, run) == DagsterRunStatus.SUCCESS, said(instance, run)
 
 
 def status(instance: DagsterInstance, run: str) -> DagsterRunStatus:
@@ -116,16 +133,16 @@ def test_three_machines_train_the_students_that_one_machine_trains(
     house.recipes.write_text(house.recipes.read_text() + THIRD)
     assert house.run("label").success
     names = ["small", "small-baseline", "third"]
-    runs = launch(launching, names)
+    runs = [launch(launching, name) for name in names]
     for run in runs:
-        wait(launching, run, lambda run=run: launching.get_run_by_id(run).is_finished)
-        assert status(launching, run) == DagsterRunStatus.SUCCESS, said(launching, run)
+        finish(launching, run)
     jobs = [cluster.get_job_info(f"dagster-run-{run}") for run in runs]
     assert len({job.driver_node_id for job in jobs}) == 3
     assert max(job.start_time for job in jobs) < min(job.end_time for job in jobs)
 
     there = data_versions(launching, names)
-    shutil.rmtree(Workspace.of_profile(house.root / "home", house.root / "mine.yaml").student("small").parent)
+    for name in names:
+        shutil.rmtree(house.profile.workspace.of_student(name))
     for name in names:
         assert house.run("distil", partition=name).success
     assert data_versions(house.instance, names) == there
@@ -136,9 +153,9 @@ def test_a_student_that_is_cancelled_frees_its_machine(
 ) -> None:
     house.recipes.write_text(house.recipes.read_text() + LONG)
     assert house.run("label").success
-    (run,) = launch(launching, ["long"])
-    checkpoints = Workspace.of_profile(house.root / "home", house.root / "mine.yaml").student("long").parent
-    wait(launching, run, lambda: any(checkpoints.rglob("checkpoint-*")))
+    run = launch(launching, "long")
+    folder = house.profile.workspace.of_student("long")
+    wait(launching, run, lambda: any(folder.rglob("checkpoint-*")))
     assert launching.run_launcher.terminate(run)
     wait(launching, run, lambda: status(launching, run) == DagsterRunStatus.CANCELED)
     assert cluster.get_job_status(f"dagster-run-{run}").is_terminal()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,30 +31,17 @@ from finstill.cache import on_ray  # noqa: E402
 
 WriteTokens = Callable[[Path, Sequence[str]], pa.Table]
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    CLIENT_PORT = free.getsockname()[1]
-CLIENT_ADDRESS = f"ray://127.0.0.1:{CLIENT_PORT}"
-
 TEXTS = [f"headline {i}" for i in range(1000)]
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head and two nodes of one core each, that notice within seconds that a node is gone."""
     soon = {"health_check_initial_delay_ms": 500, "health_check_period_ms": 500, "health_check_failure_threshold": 2}
-    head = {"num_cpus": 1, "ray_client_server_port": CLIENT_PORT, "_system_config": soon}
-    started = Cluster(initialize_head=True, head_node_args=head)
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "_system_config": soon})
     try:
         for _ in range(2):
             started.add_node(num_cpus=1)
-        while not listens(CLIENT_PORT):
-            time.sleep(0.1)
         yield started
     finally:
         ray.shutdown()
@@ -188,26 +174,8 @@ on_ray.label_texts_on_ray(address, Path(tokens), root, cache, Path(graph), "floa
     assert stored(cache).equals(undisturbed)
 
 
-def test_a_machine_outside_of_the_cluster_drives_the_pass_as_its_client(
-    label: Callable[..., LabellingReport], cache: SoftLabelCache, undisturbed: pa.Table
-) -> None:
-    assert label(cache, address=CLIENT_ADDRESS) == LabellingReport(1000, 1000)
-    assert stored(cache).equals(undisturbed)
-    assert_no_worker_is_left()
-
-
-def test_a_client_is_told_what_a_worker_met(label: Callable[..., LabellingReport], cache: SoftLabelCache) -> None:
-    with pytest.raises(InputError, match=r"^worker .*: /no/such/volume/model\.onnx is not there"):
-        label(cache, graph=Path("/no/such/volume/model.onnx"), address=CLIENT_ADDRESS)
-
-
-@pytest.mark.parametrize("through", ["the cluster's address", "a client"])
 def test_a_pass_that_is_cancelled_leaves_no_worker(
-    cluster: Cluster,
-    label: Callable[..., LabellingReport],
-    cache: SoftLabelCache,
-    monkeypatch: pytest.MonkeyPatch,
-    through: str,
+    label: Callable[..., LabellingReport], cache: SoftLabelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cancel(*_: object) -> Callable[[int], None]:
         def advance(count: int) -> None:
@@ -217,7 +185,7 @@ def test_a_pass_that_is_cancelled_leaves_no_worker(
 
     monkeypatch.setattr(on_ray, "progress_logger", cancel)
     with pytest.raises(KeyboardInterrupt):
-        label(cache, address=CLIENT_ADDRESS if through == "a client" else cluster.address)
+        label(cache)
     assert_no_worker_is_left()
     assert not ray.is_initialized()
 
@@ -241,6 +209,14 @@ def test_a_worker_that_does_not_see_the_files_says_which(
 def test_no_cluster_says_what_to_do(label: Callable[..., LabellingReport], cache: SoftLabelCache) -> None:
     with pytest.raises(InputError, match=r"FINSTILL_RAY=127\.0\.0\.1:1: no Ray cluster answers there"):
         label(cache, address="127.0.0.1:1")
+
+
+def test_an_address_of_ray_client_is_refused_with_the_way_to_do_it() -> None:
+    with (
+        pytest.raises(InputError, match=r"FINSTILL_RAY=ray://head:10001: .*let dagster-ray start the run on one"),
+        on_ray.connected("ray://head:10001"),
+    ):
+        pass
 
 
 def test_rows_are_those_at_the_positions(tokens: Path) -> None:
