@@ -136,9 +136,9 @@ def test_three_machines_train_the_students_that_one_machine_trains(
     runs = [launch(launching, name) for name in names]
     for run in runs:
         finish(launching, run)
-    jobs = [cluster.get_job_info(f"dagster-run-{run}") for run in runs]
-    assert len({job.driver_node_id for job in jobs}) == 3
-    assert max(job.start_time for job in jobs) < min(job.end_time for job in jobs)
+    assert len({cluster.get_job_info(f"dagster-run-{run}").driver_node_id for run in runs}) == 3
+    records = [launching.get_run_record_by_id(run) for run in runs]
+    assert max(record.start_time for record in records) < min(record.end_time for record in records)
 
     there = data_versions(launching, names)
     for name in names:
