@@ -3,8 +3,8 @@
 FINSTILL_PROFILE is the name of a built-in profile or the path of a profile's YAML file, `embedded` by default.
 FINSTILL_HOME is the folder of all artefacts, `.finstill` by default.
 FINSTILL_CACHE is the folder or object-store URL of the soft labels, `cache` in FINSTILL_HOME by default.
-FINSTILL_RAY is the address of the Ray cluster on which teachers label, `auto` or `ray://head:10001`; by default they
-label on this machine.
+FINSTILL_RAY is the address of the Ray cluster on which teachers label, `auto` or `host:port`; by default they label on
+this machine.
 FINSTILL_STUDY is the database of tuning's studies, an SQLite file beside the artefacts by default.
 FINSTILL_NIGHTLY is the cron expression of the nights, in the time zone FINSTILL_TIMEZONE, an IANA name, `UTC` by
 default. Where it is set the schedule is on by default; where it is not, it is `0 2 * * *` and off.

@@ -16,6 +16,7 @@ from pathlib import Path
 from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
+    DagsterRun,
     DagsterRunStatus,
     EventLogEntry,
     JobExecutionResult,
@@ -88,6 +89,28 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
         yield
 
 
+def create_run(
+    job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
+) -> DagsterRun:
+    """Return a new run of a job of the code location, for this process or a run launcher to execute."""
+    from pipelines.definitions import defs
+
+    definition = defs.resolve_job_def(job)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(
+        LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE, working_directory=ROOT),
+        LOCATION,
+    )
+    repository = ReconstructableRepository.for_module(MODULE, "defs", ROOT)
+    return instance.create_run_for_job(
+        definition,
+        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags=merge_run_tags(definition, partition, tags, None, instance, None),
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
+        job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
+    )
+
+
 def execute(
     job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
 ) -> JobExecutionResult:
@@ -100,19 +123,7 @@ def execute(
     from pipelines.definitions import defs
 
     definition = defs.resolve_job_def(job).with_executor_def(in_process_executor)
-    location = ManagedGrpcPythonEnvCodeLocationOrigin(
-        LoadableTargetOrigin(executable_path=sys.executable, module_name=MODULE, working_directory=ROOT),
-        LOCATION,
-    )
-    repository = ReconstructableRepository.for_module(MODULE, "defs", ROOT)
-    run = instance.create_run_for_job(
-        definition,
-        # Dagster's own console log repeats every event; the stages' progress is what a person follows.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        tags=merge_run_tags(definition, partition, tags, None, instance, None),
-        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, SINGLETON_REPOSITORY_NAME), job),
-        job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
-    )
+    run = create_run(job, instance, tags, partition)
     instance.add_event_listener(run.run_id, _say_what_it_waits_for)
     result = execute_run(InMemoryJob(definition), run, instance)
     if result.dagster_run.status == DagsterRunStatus.CANCELED:

@@ -72,7 +72,7 @@ def label_texts_on_ray(
     its chunk, and a driver that is killed what was in flight. The cluster's workers of this driver end with the pass.
 
     Args:
-        address: `auto` for the cluster that this machine is part of, or `ray://head:10001`.
+        address: `auto` for the cluster that this machine is part of, or `host:port` where it is part of several.
         cache_root: of `cache`, as the workers reach it.
         graph, precision: the ONNX file that labels.
 
@@ -112,8 +112,8 @@ def run_chunks(chunks: Sequence[pa.Table], labeller: type, work: Work) -> Iterat
     Raises:
         InputError: of a worker.
     """
-    # No read: its tasks would want a core that the workers hold.
-    labelled = ray.data.from_arrow(list(chunks)).map_batches(
+    # Blocks of this process: to read, and to look at tables, Ray starts tasks, which want a core that the workers hold.
+    labelled = ray.data.from_blocks(list(chunks)).map_batches(
         labeller,
         fn_constructor_args=(work,),
         batch_size=1,
@@ -194,20 +194,29 @@ def connected(address: str) -> Iterator[None]:
     """Be a driver of the cluster while the block runs; its workers end with it.
 
     Raises:
-        InputError: no cluster answers there.
+        InputError: no cluster answers there, or it is the address of a Ray Client.
     """
+    if address.startswith("ray://"):
+        # ray.data reads its process's core worker, and a client has none.
+        raise InputError(
+            "the teacher pass does not run through Ray Client, as Ray Data does not",
+            where=f"FINSTILL_RAY={address}",
+            remedy="Run on a machine of the cluster with FINSTILL_RAY=auto, or let dagster-ray start the run on one "
+            "(docs/scale.md, Many machines)",
+        )
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
         if address != "auto":
             # Ray itself would try for minutes.
-            host, _, port = address.removeprefix("ray://").rpartition(":")
+            host, _, port = address.rpartition(":")
             socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(
             f"no Ray cluster answers there ({str(error).splitlines()[0]})",
             where=f"FINSTILL_RAY={address}",
-            remedy="Start the cluster (ray start --head), or unset FINSTILL_RAY to label on this machine",
+            remedy="Start the cluster (ray start --head) or make this machine a part of it (ray start --address=...), "
+            "or unset FINSTILL_RAY to label on this machine",
         ) from error
     finally:
         # Ray puts a handler of its own in the place of whoever cancels this run; outside the main thread it cannot.

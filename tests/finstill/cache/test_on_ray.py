@@ -211,6 +211,14 @@ def test_no_cluster_says_what_to_do(label: Callable[..., LabellingReport], cache
         label(cache, address="127.0.0.1:1")
 
 
+def test_an_address_of_ray_client_is_refused_with_the_way_to_do_it() -> None:
+    with (
+        pytest.raises(InputError, match=r"FINSTILL_RAY=ray://head:10001: .*let dagster-ray start the run on one"),
+        on_ray.connected("ray://head:10001"),
+    ):
+        pass
+
+
 def test_rows_are_those_at_the_positions(tokens: Path) -> None:
     positions = np.array([0, 1, 49, 50, 499, 999])
     with pq.ParquetFile(tokens) as file:
