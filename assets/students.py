@@ -92,7 +92,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     group_name="students",
     kinds={"onnx"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
 )
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The student as a folder that runs without torch: graphs in float32 and int8, proved to answer as its checkpoint,
@@ -143,6 +143,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
                 (package.folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)[2]
             ),
             "teacher_fingerprint": package.teacher,
+            "tokenizer_read_by": package.tokenizer,
             "folder": str(package.folder),
         },
         data_version=DataVersion(package.digest),

@@ -1,4 +1,4 @@
-"""Scoring texts with a packaged student: onnxruntime, tokenizers and numpy are all it needs."""
+"""Scoring texts with a packaged student: onnxruntime and numpy are all it needs where it reads by WordPiece."""
 
 from finstill.serving.classifier import Score, StudentClassifier
 
