@@ -94,7 +94,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     group_name="students",
     kinds={"onnx"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
 )
 @explain_faults
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
@@ -146,6 +146,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
                 (package.folder / CARD_FILE).read_text(encoding="utf-8").split("---\n", 2)[2]
             ),
             "teacher_fingerprint": package.teacher,
+            "tokenizer_read_by": package.tokenizer,
             "folder": str(package.folder),
         },
         data_version=DataVersion(package.digest),

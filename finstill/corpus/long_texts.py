@@ -8,34 +8,69 @@ text are the mean of its windows', each weighed by its tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
 from finstill.corpus.windows import cut_windows
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Encoding(Protocol):
+    """The tokens of a text, as the library tokenizers and `finstill.corpus.wordpiece` give them."""
+
+    @property
+    def ids(self) -> list[int]:
+        """Of the tokens, special ones included."""
+
+    @property
+    def special_tokens_mask(self) -> list[int]:
+        """1 for each token that was put around the text, 0 for the others."""
+
+    @property
+    def offsets(self) -> list[tuple[int, int]]:
+        """The characters of the text from and to (not included) that each token stands for."""
+
+    @property
+    def word_ids(self) -> list[int | None]:
+        """The number of each token's word; None for tokens around the text."""
+
+    def truncate(self, max_length: int) -> None:
+        """Leave out all tokens after so many."""
+
+
+class Tokenizer(Protocol):
+    """What makes an `Encoding` of a text; it neither pads nor cuts."""
+
+    def encode(self, text: str, /) -> Any:
+        """Return the `Encoding` of a text."""
+
+    def encode_batch(self, texts: Any, /) -> list[Any]:
+        """Return the `Encoding` of each text, in order."""
+
+
+class Window(NamedTuple):
     """A part of a text that is read at once, or a whole text where that fits.
 
     Attributes:
         text: the window as a text of its own, in normal form.
         start: position of its first character in the whole text.
         encoding: its tokens, special ones included; at most as many as the classifier reads.
-        size: number of its tokens, special ones left out: its weight in the whole text's logits.
     """
 
     text: str
     start: int
     encoding: Encoding
-    size: int
 
     @property
     def ids(self) -> list[int]:
         """Its token ids. A tokenizer without special tokens has none for an empty text: padding stands for it."""
         return self.encoding.ids or [0]
+
+    @property
+    def size(self) -> int:
+        """Number of its tokens, special ones left out: its weight in the whole text's logits."""
+        special = self.encoding.special_tokens_mask
+        return len(special) - sum(special)
 
 
 def read_windows(text: str, encoding: Encoding, tokenizer: Tokenizer, max_length: int) -> list[Window]:
@@ -47,10 +82,10 @@ def read_windows(text: str, encoding: Encoding, tokenizer: Tokenizer, max_length
         tokenizer: neither pads nor cuts.
         max_length: tokens of a window at most, special ones included.
     """
+    # What a tokenizer says of each token is made when it is asked for, and most texts fit.
+    if len(encoding.ids) <= max_length:
+        return [Window(text, 0, encoding)]
     special = encoding.special_tokens_mask
-    size = len(special) - sum(special)
-    if len(special) <= max_length:
-        return [Window(text, 0, encoding, size)]
     first, last = special.index(0), len(special) - special[::-1].index(0)
     room = max(1, max_length - (len(special) - (last - first)))
     offsets, words = encoding.offsets[first:last], encoding.word_ids[first:last]
@@ -64,7 +99,7 @@ def read_windows(text: str, encoding: Encoding, tokenizer: Tokenizer, max_length
             own.truncate(max_length)
         # A word that was cut in two may have more tokens than it had in one.
         for part in read_windows(piece, own, tokenizer, max_length):
-            windows.append(Window(part.text, start + part.start, part.encoding, part.size))
+            windows.append(Window(part.text, start + part.start, part.encoding))
     return windows
 
 

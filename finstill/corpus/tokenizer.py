@@ -9,10 +9,9 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from finstill.corpus.wordpiece import TOKENIZER_FILE
 from finstill.errors import InputError
 from finstill.files import digest, read_json
-
-TOKENIZER_FILE = "tokenizer.json"
 
 VOCABULARY_FILES = ("vocab.txt", "vocab.json", "*.model")
 """What a tokenizer can be made from where there is no `tokenizer.json`."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -120,7 +121,7 @@ def tokenize_windows(keys: pa.Array, texts: list[str], tokenizer: Tokenizer, lon
     ]
     own = pa.array([key if text is None else text_key(text) for key, _, text in read], pa.binary(KEY_BYTES))
     more = [[key for key, _, _ in read], [window.size for _, window, _ in read], [text for _, _, text in read]]
-    table = _table(own, [window.encoding for _, window, _ in read])
+    table = _table(own, [cast(Encoding, window.encoding) for _, window, _ in read])
     return pa.table([*table.columns, *more], schema=CORPUS_TOKENS_SCHEMA)
 
 
@@ -132,10 +133,7 @@ def windows_of(texts: list[str], tokenizer: Tokenizer, long: LongTexts) -> list[
     """
     if long == "cut":
         encodings = tokenizer.encode_batch(texts)
-        return [
-            [Window(text, 0, each, len(each) - sum(each.special_tokens_mask))]
-            for text, each in zip(texts, encodings, strict=True)
-        ]
+        return [[Window(text, 0, encoding)] for text, encoding in zip(texts, encodings, strict=True)]
     cut = tokenizer.truncation
     assert cut is not None
     # Set and set back, and not a copy: to copy a tokenizer is to parse its whole vocabulary again.

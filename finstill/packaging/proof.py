@@ -1,12 +1,18 @@
-"""Whether a student's int8 graph may answer in the float32 one's place."""
+"""Whether a student's int8 graph may answer in the float32 one's place, and tokie read in the place of tokenizers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
 
+from finstill.corpus.tokens import ROWS_PER_CHUNK
+from finstill.corpus.wordpiece import TOKENIZER_FILE, WordPieceTokenizer, is_wordpiece
+from finstill.files import read_json
 from finstill.inference.parity import LARGEST_DIFFERENCE
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import agreement, macro_f1
@@ -69,4 +75,26 @@ def prove_int8(
         agreement=agreement(logits, exact),
         macro_f1_lost=lost,
         batch_dependence=float(np.abs(logits - alone).max()),
+    )
+
+
+def reads_alike(tokenizer: Tokenizer, folder: Path, texts: Iterable[pa.Array | None]) -> bool:
+    """Whether tokie, which reads texts in service, reads some texts as the library tokenizers does.
+
+    Ids, offsets and words decide all: windows and the attention over words follow from them.
+
+    Args:
+        tokenizer: the one of `folder`; it neither pads nor cuts.
+        texts: in normal form; None where they are not known.
+    """
+    if not is_wordpiece(read_json(folder / TOKENIZER_FILE)):
+        return False
+    in_service = WordPieceTokenizer(folder)
+    return all(
+        (own.ids, own.offsets, own.word_ids) == (theirs.ids, theirs.offsets, theirs.word_ids)
+        for part in texts
+        if part is not None
+        for start in range(0, len(part), ROWS_PER_CHUNK)
+        for chunk in [part.slice(start, ROWS_PER_CHUNK).to_pylist()]
+        for own, theirs in zip(in_service.encode_batch(chunk), tokenizer.encode_batch(chunk), strict=True)
     )

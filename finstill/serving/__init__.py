@@ -1,4 +1,4 @@
-"""Scoring texts with a packaged student: onnxruntime, tokenizers and numpy are all it needs."""
+"""Scoring texts with a packaged student: onnxruntime, numpy and tokie are all it needs for BERT's tokenizers."""
 
 from finstill.serving.classifier import Score, StudentClassifier
 

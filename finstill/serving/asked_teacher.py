@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from finstill.corpus.long_texts import mean_over_windows, windows_and_owners
-from finstill.corpus.tokenizer import read_tokenizer
+from finstill.corpus.wordpiece import TOKENIZER_FILE, is_wordpiece
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
-from finstill.serving.package import Package
+from finstill.serving.package import Package, open_tokenizer
 
 DESCRIPTION_FILE = "teacher.json"
 
@@ -63,7 +63,8 @@ class AskedTeacher:
                 remedy="Ask one that was exported in float32 or int8",
             )
         self._graph = OnnxClassifier(folder / GRAPH_FILES[precision], threads=threads)
-        self._tokenizer = read_tokenizer(folder)
+        described = is_wordpiece(read_json(folder / TOKENIZER_FILE))
+        self._tokenizer = open_tokenizer(folder, package.tokenizer if described else "tokenizers")
         self._max_length = description["max_length"]
         self._classes = package.deferral.classes
 

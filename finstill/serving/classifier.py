@@ -6,21 +6,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from tokenizers import Encoding
 
-from finstill.corpus.long_texts import Window, mean_over_windows, windows_and_owners
+from finstill.corpus.long_texts import Encoding, Window, mean_over_windows, windows_and_owners
 from finstill.corpus.text import cleaned, normalise
-from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.asked_teacher import AskedTeacher
-from finstill.serving.package import SERVED, STUDENT_TOKEN_BUDGET, Package
+from finstill.serving.package import SERVED, STUDENT_TOKEN_BUDGET, Package, open_tokenizer
 
 TEXTS_PER_CHUNK = 8192
 """Texts in memory at a time."""
@@ -97,7 +95,7 @@ class StudentClassifier:
             raise InputError(f"{threshold} is no probability; give one from 0 to 1", where="threshold")
         self.precision = precision
         self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
-        self._tokenizer = read_tokenizer(self.package.folder)
+        self._tokenizer = open_tokenizer(self.package.folder, self.package.tokenizer)
         self._threads = threads
         self._long_texts = long_texts
         rule = self.package.decision
@@ -128,7 +126,7 @@ class StudentClassifier:
 
     def tokens(self, text: str) -> int:
         """Return how many tokens a text has; the student reads `package.max_length` at once."""
-        return len(self._tokenizer.encode(normalise(cleaned(text))))
+        return len(self._tokenizer.encode(normalise(cleaned(text))).ids)
 
     def _score_chunk(
         self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
@@ -143,25 +141,24 @@ class StudentClassifier:
         if self._long_texts == "refuse":
             self._refuse_long(encodings, first_row)
         windows, owners = windows_and_owners(normalised, encodings, self._tokenizer, limit)
-        answers: list[np.ndarray] = [np.empty(0)] * len(windows)
+        ids = [window.ids for window in windows]
+        logits = np.empty((len(windows), len(self.package.labels)), np.float32)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
 
         def run(batch: np.ndarray) -> None:
-            ids = [windows[i].ids for i in batch]
+            rows = [ids[i] for i in batch.tolist()]
             if explain:
-                logits, weights = self._graph.batch_attention(ids)
+                logits[batch], weights = self._graph.batch_attention(rows)
+                for i, shares in zip(batch, weights, strict=True):
+                    attention[i] = shares
             else:
-                logits = weights = self._graph.batch_logits(ids)
-            for row, i in enumerate(batch):
-                answers[i], attention[i] = logits[row], weights[row]
+                logits[batch] = self._graph.batch_logits(rows)
 
-        batches = length_sorted_batches([len(window.ids) for window in windows], STUDENT_TOKEN_BUDGET)
         # A list, so that all are run, and an error in a thread is raised here.
-        list(each(run, batches))
-        logits = mean_over_windows(np.stack(answers), owners, [window.size for window in windows])
-        of_each: list[list[int]] = [[] for _ in texts]
-        for position, owner in enumerate(owners):
-            of_each[owner].append(position)
+        list(each(run, length_sorted_batches(list(map(len, ids)), STUDENT_TOKEN_BUDGET)))
+        if len(windows) > len(texts):
+            logits = mean_over_windows(logits, owners, [window.size for window in windows])
+        first = np.searchsorted(owners, np.arange(len(texts) + 1)).tolist()
         labels, temperature, rule = self.package.labels, self.package.temperature, self.package.decision
         decided = None if rule is None else rule.position
         answer, ask = _Answers.of(logits, temperature, decided, self.threshold), None
@@ -172,23 +169,27 @@ class StudentClassifier:
                 asked = _Answers.of(theirs, deferral.temperature, decided, deferral.threshold)
                 for ours, teachers in zip(answer, asked, strict=True):
                     ours[ask] = teachers
-        for i, text in enumerate(normalised):
+        # Lists of plain numbers: to take one of an array's numbers at a time would cost more than a small graph does.
+        likeliest, decisions = answer.probabilities.argmax(axis=1).tolist(), answer.decisions.tolist()
+        probabilities, at_temperature = answer.probabilities.tolist(), answer.calibrated.tolist()
+        asks = None if ask is None else ask.tolist()
+        for i, (start, end) in enumerate(pairwise(first)):
             yield Score(
-                labels[int(answer.probabilities[i].argmax())],
-                dict(zip(labels, answer.probabilities[i].tolist(), strict=True)),
-                None if temperature is None else dict(zip(labels, answer.calibrated[i].tolist(), strict=True)),
-                len(of_each[i]),
-                _by_word(text, [(windows[at], attention[at]) for at in of_each[i]]) if explain else None,
-                None if rule is None else bool(answer.decisions[i]),
-                None if ask is None else bool(ask[i]),
+                labels[likeliest[i]],
+                dict(zip(labels, probabilities[i], strict=True)),
+                None if temperature is None else dict(zip(labels, at_temperature[i], strict=True)),
+                end - start,
+                _by_word(normalised[i], windows[start:end], attention[start:end]) if explain else None,
+                None if rule is None else decisions[i],
+                None if asks is None else asks[i],
             )
 
     def _refuse_long(self, encodings: Sequence[Encoding], first_row: int) -> None:
         limit = self.package.max_length
         for row, encoding in enumerate(encodings, start=first_row):
-            if len(encoding) > limit:
+            if len(encoding.ids) > limit:
                 raise InputError(
-                    f"the text has {len(encoding):,} tokens, and the student reads {limit}",
+                    f"the text has {len(encoding.ids):,} tokens, and the student reads {limit}",
                     row=row,
                     remedy="Score it by windows, or shorten it",
                 )
@@ -242,15 +243,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=1, keepdims=True)
 
 
-def _by_word(text: str, windows: Sequence[tuple[Window, np.ndarray]]) -> tuple[tuple[str, float], ...]:
+def _by_word(text: str, windows: Sequence[Window], shares: Sequence[np.ndarray]) -> tuple[tuple[str, float], ...]:
     """Return a text's words, each with the attention of its tokens added up over the windows that hold it.
 
     Args:
-        windows: each with the student's attention over its tokens, special ones and padding included.
+        windows, shares: each window, and the student's attention over its tokens, special ones and padding included.
     """
-    total = sum(window.size for window, _ in windows)
+    total = sum(window.size for window in windows)
     words: dict[tuple[int, int], float] = {}
-    for window, attention in windows:
+    for window, attention in zip(windows, shares, strict=True):
         share = window.size / total if len(windows) > 1 else 1
         own: dict[int, list[int]] = {}
         for i, word in enumerate(window.encoding.word_ids):

@@ -6,11 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from finstill.corpus.long_texts import Tokenizer
+from finstill.corpus.wordpiece import TOKENIZER_FILE, WordPieceTokenizer
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES
 
 PACKAGE_FILE = "package.json"
+
+TokenizerReader = Literal["tokie", "tokenizers"]
+"""The library that reads a `tokenizer.json`."""
 
 SERVED: Literal["int8", "float32"] = "int8"
 """The precision that answers by default. It is the one that is measured, ranked, calibrated and held to budgets."""
@@ -97,6 +102,7 @@ class Package:
             it gives.
         decision: when a text is decided to have a label; None where the task decides about none.
         deferral: when a text is left to the teacher; None where none is.
+        tokenizer: what reads `tokenizer.json` where the student serves, see `open_tokenizer`.
     """
 
     folder: Path
@@ -113,6 +119,7 @@ class Package:
     digest: str
     decision: DecisionRule | None = None
     deferral: Deferral | None = None
+    tokenizer: TokenizerReader = "tokenizers"
 
     @property
     def graph(self) -> Path:
@@ -154,3 +161,22 @@ class Package:
                 where=file,
                 remedy="Materialize student_package again; an old champion's folder may be removed",
             ) from error
+
+
+def open_tokenizer(folder: Path, reader: TokenizerReader) -> Tokenizer:
+    """Return the tokenizer in `folder`, as `reader` reads it.
+
+    Raises:
+        InputError: the library tokenizers is to read it and is not installed.
+    """
+    if reader == "tokie":
+        return WordPieceTokenizer(folder)
+    try:
+        from finstill.corpus.tokenizer import read_tokenizer
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "only the library tokenizers reads this tokenizer, and it is not installed",
+            where=folder / TOKENIZER_FILE,
+            remedy="pip install tokenizers",
+        ) from error
+    return read_tokenizer(folder)

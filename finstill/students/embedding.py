@@ -44,12 +44,12 @@ class TokenEmbedding(nn.Module):
         """Return the vectors of token ids (rows, tokens): float, (rows, tokens, width)."""
         return self.vectors(self.known(input_ids))
 
-    def graph_part(self) -> GraphPart:
-        """Return nodes that make `known` and `embedded` from `input_ids`."""
+    def graph_part(self, ids: str = "input_ids") -> GraphPart:
+        """Return nodes that make `known` and `embedded` from the value `ids`."""
         vectors = {"embedding": as_array(self.vectors.weight)}
         if self.positions is None:
-            return GraphPart("known = Identity (input_ids)\nembedded = Gather (embedding, known)", vectors)
-        nodes = "known = Gather (token_positions, input_ids)\nembedded = Gather (embedding, known)"
+            return GraphPart(f"known = Identity ({ids})\nembedded = Gather (embedding, known)", vectors)
+        nodes = f"known = Gather (token_positions, {ids})\nembedded = Gather (embedding, known)"
         return GraphPart(nodes, {**vectors, "token_positions": self.positions.cpu().numpy()})
 
 

@@ -154,30 +154,31 @@ class LstmAttention(Student):
             side_by_side = Constant <value_ints = [0, 0, -1]> ()
             count = ReduceSum <keepdims = 0> (attention_mask, last_axis)
             lengths = Cast <to = 6> (count)
-            states_0 = Transpose <perm = [1, 0, 2]> (embedded)
+            states_0 = Identity (embedded)
         """
         weights: dict[str, np.ndarray] = {}
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, BidirectionalLayer)
+            # An LSTM takes (tokens, rows, width); what follows the last takes (rows, tokens, width).
+            order = [0, 2, 1, 3] if i + 1 < len(self.layers) else [2, 0, 1, 3]
             nodes += f"""
                 both_{i} = LSTM <direction = "bidirectional", hidden_size = {layer.forwards.hidden_size}>
                     (states_{i}, W_{i}, R_{i}, B_{i}, lengths)
-                apart_{i} = Transpose <perm = [0, 2, 1, 3]> (both_{i})
+                apart_{i} = Transpose <perm = {order}> (both_{i})
                 states_{i + 1} = Reshape (apart_{i}, side_by_side)
             """
             weights |= {f"{name}_{i}": array for name, array in layer.onnx_weights().items()}
         nodes += f"""
-            states = Transpose <perm = [1, 0, 2]> (states_{len(self.layers)})
-            projected = MatMul (states, projection)
+            projected = MatMul (states_{len(self.layers)}, projection)
             shifted = Add (projected, projection_bias)
             bent = Tanh (shifted)
             scored = MatMul (bent, query)
             scores = Squeeze (scored, last_axis)
             {MASKED_SOFTMAX}
-            column = Unsqueeze (attention, last_axis)
-            weighed = Mul (states, column)
-            token_axis = Constant <value_ints = [1]> ()
-            pooled = ReduceSum <keepdims = 0> (weighed, token_axis)
+            middle_axis = Constant <value_ints = [1]> ()
+            shares = Unsqueeze (attention, middle_axis)
+            mean = MatMul (shares, states_{len(self.layers)})
+            pooled = Squeeze (mean, middle_axis)
             logits = Gemm <transB = 1> (pooled, head, head_bias)
         """
         weights |= {
@@ -187,7 +188,11 @@ class LstmAttention(Student):
             "head": as_array(self.head.weight),
             "head_bias": as_array(self.head.bias),
         }
-        return build_graph("lstm_attention", self.embedding.graph_part(), GraphPart(nodes, weights))
+        # The ids are turned round and not their vectors, which are a hundred times as much.
+        turned = GraphPart("ids_by_token = Transpose <perm = [1, 0]> (input_ids)")
+        return build_graph(
+            "lstm_attention", turned, self.embedding.graph_part("ids_by_token"), GraphPart(nodes, weights)
+        )
 
 
 def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
+import tomllib
 from collections.abc import Callable
-from importlib.metadata import requires
 from itertools import count, pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +19,13 @@ from hypothesis import strategies as st
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.windows import cut_windows
 from finstill.errors import InputError
+from finstill.files import standing_folder
 from finstill.inference.session import OnnxClassifier
 from finstill.serving import Score, StudentClassifier
 from finstill.serving.classifier import TEXTS_PER_CHUNK, softmax
-from finstill.serving.package import Package
+from finstill.serving.package import PACKAGE_FILE, Package
+
+ROOT = Path(__file__).parents[2]
 
 TEXTS = [
     "Shares fell after the warning",
@@ -182,7 +187,7 @@ def test_it_runs_where_only_the_base_dependencies_are(
     assert json.loads(alone.stdout) == [score.probabilities for score in student.score(["Shares fell"])]
 
 
-@pytest.mark.parametrize("module", ["torch", "transformers", "pyarrow", "pydantic", "onnx", "dagster"])
+@pytest.mark.parametrize("module", ["torch", "transformers", "tokenizers", "pyarrow", "pydantic", "onnx", "dagster"])
 def test_that_place_has_nothing_of_the_pipeline(
     module: str, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
 ) -> None:
@@ -190,5 +195,17 @@ def test_that_place_has_nothing_of_the_pipeline(
 
 
 def test_the_base_dependencies_are_three() -> None:
-    base = [each for each in requires("finstill") or [] if "extra ==" not in each]
-    assert sorted(re.split(r"[^a-z]", each)[0] for each in base) == ["numpy", "onnxruntime", "tokenizers"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert sorted(re.split(r"[^a-z]", each)[0] for each in project["dependencies"]) == ["numpy", "onnxruntime", "tokie"]
+
+
+def test_a_tokenizer_that_only_the_library_reads_is_said(
+    package: Package, tmp_path: Path, run_alone: Callable[..., subprocess.CompletedProcess[bytes]]
+) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(standing_folder(package.folder), folder)
+    described = json.loads((folder / PACKAGE_FILE).read_text())
+    (folder / PACKAGE_FILE).write_text(json.dumps({**described, "tokenizer": "tokenizers"}))
+    alone = run_alone("-c", PROGRAM, str(folder))
+    assert b"only the library tokenizers reads this tokenizer" in alone.stderr
+    assert b"pip install tokenizers" in alone.stderr
