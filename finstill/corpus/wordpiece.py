@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import string
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,10 @@ KINDS = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "m
 
 def is_wordpiece(description: dict[str, Any]) -> bool:
     """Whether the content of a `tokenizer.json` is of a tokenizer of BERT's kind."""
-    return all((description.get(part) or {}).get("type") == kind for part, kind in KINDS.items())
+    # An added token of several words would be cut apart where words are looked for.
+    return all((description.get(part) or {}).get("type") == kind for part, kind in KINDS.items()) and not any(
+        " " in token["content"] for token in description["added_tokens"]
+    )
 
 
 class WordPieceTokenizer:
@@ -34,7 +38,10 @@ class WordPieceTokenizer:
         self._tokenizer = Tokenizer.from_json(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        normalizer = read_json(folder / TOKENIZER_FILE)["normalizer"]
+        description = read_json(folder / TOKENIZER_FILE)
+        added = "|".join(re.escape(token["content"]) for token in description["added_tokens"])
+        self._added_token = re.compile(f"({added or '(?!)'})")
+        normalizer = description["normalizer"]
         accents = normalizer["strip_accents"]
         self._strips_accents = normalizer["lowercase"] if accents is None else accents
         framed, bare = self._tokenizer.encode("a").ids, self.pieces("a")
@@ -57,11 +64,14 @@ class WordPieceTokenizer:
         """Yield the beginning and end of each word of a text, and the ids of its pieces."""
         start = 0
         for part in text.split(" "):
-            ids, words = self.pieces(part), []
-            for begin, end in _words(part):
-                if pieces := self.pieces(part[begin:end]):
-                    words.append((start + begin, start + end, pieces))
-            # An added token such as [MASK] is one word to the tokenizer.
+            words, at = [], start
+            for i, run in enumerate(self._added_token.split(part)):
+                for begin, end in [(0, len(run))] if i % 2 else _words(run):
+                    if pieces := self.pieces(run[begin:end]):
+                        words.append((at + begin, at + end, pieces))
+                at += len(run)
+            ids = self.pieces(part)
+            # Of characters that are newer than what tells words apart here.
             if [each for *_, pieces in words for each in pieces] != ids:
                 words = [(start, start + len(part), ids)]
             yield from words
