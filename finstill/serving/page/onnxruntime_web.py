@@ -45,7 +45,7 @@ def onnxruntime_web(folder: Path) -> Path:
         )
     with tempfile.TemporaryDirectory() as name, whole_folder(own) as unfinished:
         # Where npm has the package already it asks nobody, and where nobody answers it does not wait for long.
-        options = ["--silent", "--prefer-offline", "--fetch-retries=0"]
+        options = ["--silent", "--prefer-offline", "--fetch-retries=0", "--fetch-timeout=120000"]
         command = [npm, "pack", f"onnxruntime-web@{VERSION}", *options]
         logger.info("page: fetches onnxruntime-web %s by npm", VERSION)
         packed = subprocess.run(command, cwd=name, capture_output=True, text=True)
