@@ -13,6 +13,7 @@ from finstill.cli import main
 from finstill.config.profile import CorpusSource
 from finstill.config.task import SENTIMENT
 from finstill.corpus.build import read_corpus
+from finstill.files import remove_folder
 from finstill.serving import StudentClassifier
 from pipelines.failures import step_failure
 from tests.pipelines.house import House
@@ -55,7 +56,7 @@ def test_a_data_set_as_it_is_published_becomes_a_champion_in_three_commands(
     assert main(["new", str(given), "--teacher", str(finbert), "--profile", profile]) == 0
     graph = house.root / "home" / "mine" / "teacher" / "onnx"
     # That of the house's first teacher.
-    shutil.rmtree(graph)
+    remove_folder(graph)
     if exported.is_dir():
         shutil.copytree(exported, graph)
     assert main(["check", profile, "--home", str(house.root / "home")]) == 0
