@@ -1,4 +1,4 @@
-"""Each checkpoint as it is published goes from a profile to a champion, or to a refusal that says what to do."""
+"""Each checkpoint as it is published goes from a profile to a packaged student, or to a refusal that says what to do."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def refusal(house: House) -> str:
 
 
 def distil(house: House) -> StudentClassifier:
-    """Run every stage and return the student in service."""
-    for job, partition in (("label", None), ("distil", "small"), ("decide", None)):
+    """Run every stage that reads a teacher and return the packaged student."""
+    for job, partition in (("label", None), ("distil", "small")):
         house.instance.add_dynamic_partitions("students", ["small"])
         result = house.run(job, partition=partition)
         failed = [check.description for check in result.get_asset_check_evaluations() if not check.passed]
         assert result.success, failed
-    return StudentClassifier(house.profile.workspace.champion / "current")
+    return StudentClassifier(house.profile.workspace.package("small"))
 
 
 def use(house: House, write: Callable[..., None], **options: object) -> None:
@@ -56,7 +56,7 @@ def use(house: House, write: Callable[..., None], **options: object) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in PUBLISHED if name not in ("xlm_roberta", "deberta_v3")])
-def test_a_published_checkpoint_becomes_a_champion(name: str, house: House) -> None:
+def test_a_published_checkpoint_teaches_a_student(name: str, house: House) -> None:
     use(house, PUBLISHED[name])
     if name == "finbert_tone_chinese":
         house.corpus.joinpath("first.csv").unlink()
@@ -69,7 +69,7 @@ def test_a_published_checkpoint_becomes_a_champion(name: str, house: House) -> N
 
 
 @pytest.mark.parametrize("write", [xlm_roberta, deberta_v3], ids=lambda write: write.__name__)
-def test_nameless_classes_become_a_champion_by_the_task_that_the_refusal_writes_out(
+def test_nameless_classes_teach_a_student_by_the_task_that_the_refusal_writes_out(
     write: Callable[[Path], None], house: House
 ) -> None:
     use(house, write)

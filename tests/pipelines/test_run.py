@@ -1,4 +1,4 @@
-"""The command a user gives, with a checkpoint of finBERT's shape in the hub's place."""
+"""The command a user gives, with a small checkpoint of finBERT's layout in the hub's place."""
 
 from __future__ import annotations
 
@@ -54,9 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[.
         f"Lender {i} misses a payment,risk\nLender {i} opens a branch,no_risk\nLender {i} meets,\n" for i in range(25)
     ]
     (root / "headlines.csv").write_text("headline,verdict\n" + "".join(rows))
-    base = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
     (root / "ProsusAI").mkdir()
-    make_checkpoint(**base).rename(root / "ProsusAI" / "finbert")
+    make_checkpoint().rename(root / "ProsusAI" / "finbert")
     return root
 
 
