@@ -1,4 +1,4 @@
-"""Each checkpoint as it is published goes from a profile to a packaged student, or to a refusal that says what to do."""
+"""Each checkpoint as it is published teaches a packaged student, or is refused with what to do."""
 
 from __future__ import annotations
 
