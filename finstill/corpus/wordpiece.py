@@ -79,7 +79,9 @@ class WordPieceTokenizer:
 
     def length(self, piece: int) -> int:
         """Return how many characters of a normalised word a piece stands for."""
-        return len(self._tokenizer.id_to_token(piece).removeprefix("##"))
+        token = self._tokenizer.id_to_token(piece)
+        assert token is not None
+        return len(token.removeprefix("##"))
 
     def normalised(self, character: str) -> str:
         """Return the characters that BERT's normaliser leaves of one, in whichever case."""
