@@ -16,15 +16,22 @@ from finstill.files import read_json
 
 TOKENIZER_FILE = "tokenizer.json"
 
-KINDS = {"normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer", "model": "WordPiece"}
+BERT = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
+
+
+def kinds(description: dict[str, Any]) -> dict[str, str | None]:
+    """Return of which kind the parts of a `tokenizer.json` are, of BERT's tokenizers `BERT`."""
+    found = {part: (description.get(part) or {}).get("type") for part in BERT}
+    # Files of earlier versions of tokenizers leave the model's kind out.
+    if found["model"] is None and "continuing_subword_prefix" in description.get("model", {}):
+        found["model"] = "WordPiece"
+    return found
 
 
 def is_wordpiece(description: dict[str, Any]) -> bool:
     """Whether the content of a `tokenizer.json` is of a tokenizer of BERT's kind."""
     # An added token of several words would be cut apart where words are looked for.
-    return all((description.get(part) or {}).get("type") == kind for part, kind in KINDS.items()) and not any(
-        " " in token["content"] for token in description["added_tokens"]
-    )
+    return kinds(description) == BERT and not any(" " in token["content"] for token in description["added_tokens"])
 
 
 class WordPieceTokenizer:
@@ -38,15 +45,7 @@ class WordPieceTokenizer:
         self._tokenizer = Tokenizer.from_json(str(folder / TOKENIZER_FILE))
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
-        description = read_json(folder / TOKENIZER_FILE)
-        added = "|".join(re.escape(token["content"]) for token in description["added_tokens"])
-        self._added_token = re.compile(f"({added or '(?!)'})")
-        normalizer = description["normalizer"]
-        accents = normalizer["strip_accents"]
-        self._strips_accents = normalizer["lowercase"] if accents is None else accents
-        framed, bare = self._tokenizer.encode("a").ids, self.pieces("a")
-        self.before = framed.index(bare[0])
-        self.after = len(framed) - self.before - len(bare)
+        self._folder = folder
 
     def encode(self, text: str) -> WordPieceEncoding:
         """Return the tokens of a text in normal form, special ones included."""
@@ -83,6 +82,29 @@ class WordPieceTokenizer:
         assert token is not None
         return len(token.removeprefix("##"))
 
+    @cached_property
+    def frame(self) -> tuple[int, int]:
+        """How many special tokens stand before and after a text."""
+        framed, bare = self._tokenizer.encode("a").ids, self.pieces("a")
+        before = framed.index(bare[0])
+        return before, len(framed) - before - len(bare)
+
+    @cached_property
+    def _description(self) -> dict[str, Any]:
+        # Read when a place in a text is first asked for: a student that scores short texts never does.
+        return read_json(self._folder / TOKENIZER_FILE)
+
+    @cached_property
+    def _added_token(self) -> re.Pattern[str]:
+        added = "|".join(re.escape(token["content"]) for token in self._description["added_tokens"])
+        return re.compile(f"({added or '(?!)'})")
+
+    @cached_property
+    def _strips_accents(self) -> bool:
+        normalizer = self._description["normalizer"]
+        accents = normalizer["strip_accents"]
+        return normalizer["lowercase"] if accents is None else accents
+
     def normalised(self, character: str) -> str:
         """Return the characters that BERT's normaliser leaves of one, in whichever case."""
         if not self._strips_accents:
@@ -105,7 +127,7 @@ class WordPieceEncoding:
     @property
     def special_tokens_mask(self) -> list[int]:
         """1 for each token that stands around the text, 0 for the others."""
-        before, after = self._tokenizer.before, self._tokenizer.after
+        before, after = self._tokenizer.frame
         return ([1] * before + [0] * (self._whole - before - after) + [1] * after)[: len(self.ids)]
 
     @property
@@ -125,8 +147,9 @@ class WordPieceEncoding:
     @cached_property
     def _places(self) -> tuple[list[tuple[int, int]], list[int | None]]:
         tokenizer = self._tokenizer
-        offsets: list[tuple[int, int]] = [(0, 0)] * tokenizer.before
-        words: list[int | None] = [None] * tokenizer.before
+        before, after = tokenizer.frame
+        offsets: list[tuple[int, int]] = [(0, 0)] * before
+        words: list[int | None] = [None] * before
         for number, (start, end, pieces) in enumerate(tokenizer.words(self._text)):
             kept = [i for i in range(start, end) for _ in tokenizer.normalised(self._text[i])] or [start]
             read = 0
@@ -135,7 +158,7 @@ class WordPieceEncoding:
                 read += tokenizer.length(piece) if len(pieces) > 1 else len(kept)
                 offsets.append((first, kept[min(read, len(kept)) - 1] + 1))
             words += [number] * len(pieces)
-        return offsets + [(0, 0)] * tokenizer.after, words + [None] * tokenizer.after
+        return offsets + [(0, 0)] * after, words + [None] * after
 
 
 def _is_invisible(character: str) -> bool:

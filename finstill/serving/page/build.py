@@ -12,7 +12,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from finstill.corpus.tokenizer import TOKENIZER_FILE
+from finstill.corpus.wordpiece import BERT, TOKENIZER_FILE, kinds
 from finstill.files import read_json, whole_folder
 from finstill.serving.package import Package
 from finstill.serving.page.onnxruntime_web import FILES, VERSION, NoPageError
@@ -70,13 +70,8 @@ def write_page(package: Package, samples: Sequence[Sample], runtime: Path, folde
 
 
 def _require_word_pieces(tokenizer: dict[str, Any], folder: Path) -> None:
-    kinds = {part: (tokenizer.get(part) or {}).get("type") for part in ("model", "normalizer", "pre_tokenizer")}
-    expected = {"model": "WordPiece", "normalizer": "BertNormalizer", "pre_tokenizer": "BertPreTokenizer"}
-    # Files of earlier versions of tokenizers leave the model's kind out.
-    if kinds["model"] is None and "continuing_subword_prefix" in tokenizer.get("model", {}):
-        kinds["model"] = "WordPiece"
-    if kinds != expected:
-        raise NoPageError(f"the page reads BERT's tokenizers ({expected}), and this is {kinds}", where=folder)
+    if (found := kinds(tokenizer)) != BERT:
+        raise NoPageError(f"the page reads BERT's tokenizers ({BERT}), and this is {found}", where=folder)
 
 
 def _base64(path: Path) -> str:
