@@ -2,14 +2,17 @@
 
     python bench/serving.py [--quick] [--json FILE]
 
-The teacher has BERT-base's shape and random weights; students are trained for one epoch on Financial PhraseBank and
-packaged, so that their int8 graphs are proved too. Everything is from text to label, tokenizing included, in
-length-sorted batches. Latency is of one text after another, as a service that holds one classifier answers: rivals take
-turns in blocks, and the first text of a block, which finds the caches full of another's weights, does not count.
+The teacher has BERT-base's shape and random weights. `lstm` and `static` have the sizes of the built-in recipes,
+`lstm_128` has twice the LSTM's units, and the other architectures have their default sizes. Students are trained for
+one epoch on Financial PhraseBank and packaged, so that their int8 graphs are proved too. Everything is from text to
+label, tokenizing included, in length-sorted batches. Latency is of one text after another, as a service that holds one
+classifier answers: rivals take turns in blocks, and the first text of a block, which finds the caches full of another's
+weights, does not count.
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import json
 import subprocess
 import sys
@@ -20,6 +23,7 @@ from importlib.metadata import files as files_of
 from importlib.metadata import requires
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +33,7 @@ from packaging.requirements import Requirement
 from teacher import random_teacher
 from tokenizers import Tokenizer
 
-from finstill.config.recipe import Recipe
+from finstill.config.recipe import Recipe, read_recipes
 from finstill.config.task import SENTIMENT
 from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import TOKENIZER_FILE, load_tokenizer
@@ -58,13 +62,12 @@ WORDS = 8000
 """That a student knows at most; its corpus may have fewer."""
 
 TEACHER_TOKEN_BUDGET = 512
-PACKAGE_NAMES = {"lstm_attention": "lstm"}
-"""How figures call a student where not by its architecture."""
 
 TOKENS_OF_ONE_TEXT = 30
 TEXTS_IN_A_ROW = 20
 
 Classify = Callable[[list[str]], object]
+Settings = dict[str, Any]
 
 ALONE = """
 import json, re, sys, time
@@ -102,11 +105,9 @@ def main() -> None:
         teacher = make_teacher(folder)
         tokenizer = load_tokenizer(teacher.folder, MAX_LENGTH)
         packages = {}
-        for student in STUDENTS:
-            print(f"Training and packaging {student}", flush=True)
-            packages[PACKAGE_NAMES.get(student, student)] = make_package(
-                student, teacher, tokenizer, phrasebank, folder
-            )
+        for name, settings in students().items():
+            print(f"Training and packaging {name}", flush=True)
+            packages[name] = make_package(name, settings, teacher, tokenizer, phrasebank, folder)
         chosen = draw_rows(phrasebank, texts)["text"].to_pylist()
         figures = compare(teacher, tokenizer, packages, chosen, few, rounds, blocks)
     figures["base_installation_mb"] = base_installation_mb()
@@ -121,32 +122,59 @@ def make_teacher(folder: Path) -> TeacherGraph:
     return export_teacher(checkpoint, folder / "teacher", max_length=MAX_LENGTH, source="random", precision="int8")
 
 
+def students() -> dict[str, Settings]:
+    """Return architectures by name, each with its student."""
+    with importlib.resources.as_file(importlib.resources.files("finstill.data") / "recipes.yaml") as file:
+        built_in = read_recipes(file)
+
+    def of_recipe(name: str, **changed: object) -> Settings:
+        architecture = built_in[name].architecture.model_dump(mode="json")
+        return {"student": built_in[name].student, "architecture": {**architecture, **changed}}
+
+    built: dict[str, Settings] = {
+        "lstm": of_recipe("lstm"),
+        "lstm_128": of_recipe("lstm", hidden_width=128),
+        "static": of_recipe("static"),
+    }
+    measured = {settings["student"] for settings in built.values()}
+    return {**built, **{name: {"student": name} for name in STUDENTS if name not in measured}}
+
+
 def make_package(
-    student: str, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pa.Table, folder: Path
+    name: str, settings: Settings, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pa.Table, folder: Path
 ) -> Package:
-    """Return a student of the default size that knows its corpus's words, trained from labels for an epoch."""
+    """Return a student that knows its corpus's words, trained from labels for an epoch."""
     rows = {}
     for split in ("train", "validation", "test"):
         part = phrasebank.filter(pc.field("split") == split)
         labels = np.array([SENTIMENT.labels.index(label) for label in part["label"].to_pylist()], np.int64)
         rows[split] = TrainingRows(TokenIds.of(token_ids(tokenizer, part["text"].to_pylist())), labels)
-    architecture = {"vocabulary": "corpus", "vocabulary_size": WORDS}
-    recipe = Recipe.model_validate({"student": student, "architecture": architecture, "alpha": 0, "epochs": 1})
+    # What the word vectors start from changes no speed, and to make output vectors takes minutes.
+    start = {"embedding": "input"} if "embedding" in settings.get("architecture", {}) else {}
+    known = {"vocabulary": "corpus", "vocabulary_size": WORDS}
+    architecture = {**settings.get("architecture", {}), **start, **known}
+    recipe = Recipe.model_validate({**settings, "architecture": architecture, "alpha": 0, "epochs": 1})
     trained = train_student(
         recipe,
         rows["train"],
         rows["validation"],
         SENTIMENT.labels,
         folder / "checkpoint",
-        folder / student / "checkpoint",
-        stage=student,
+        folder / name / "checkpoint",
+        stage=name,
     )
     provenance = Provenance(
         "financial_phrasebank", "", False, None, None, {split: len(each) for split, each in rows.items()}
     )
-    settings = recipe.model_dump(mode="json")
     built = build_package(
-        trained.folder, student, settings, SENTIMENT, [teacher], provenance, rows, folder / student / "package"
+        trained.folder,
+        name,
+        recipe.model_dump(mode="json"),
+        SENTIMENT,
+        [teacher],
+        provenance,
+        rows,
+        folder / name / "package",
     )
     return built.package
 

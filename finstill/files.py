@@ -71,8 +71,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
     try:
         yield unfinished
-        unfinished.chmod(0o755)
         for each in (*unfinished.rglob("*"), unfinished):
+            # mkdtemp's folder, and files that libraries write safely, are their owner's alone.
+            each.chmod(0o755 if each.is_dir() else 0o644)
             _sync(each)
         _let_stand(unfinished, path)
     finally:

@@ -66,7 +66,7 @@ def tokenizer_identity(tokenizer: Tokenizer) -> str:
     return _identity_of(tokenizer.to_str())
 
 
-# A stage asks a dozen times for the identity of the same one or two, and sorting a vocabulary takes a tenth of a second.
+# A stage asks a dozen times for the identity of one or two, and sorting a vocabulary takes a tenth of a second.
 @lru_cache(maxsize=4)
 def _identity_of(written: str) -> str:
     values = json.loads(written)

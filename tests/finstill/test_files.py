@@ -98,6 +98,14 @@ def killed_everywhere(work: Callable[[], None], restore: Callable[[], None]) -> 
     pytest.fail("the work does not end")
 
 
+def test_others_read_a_folder_whatever_its_files_were_made_with(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "package") as unfinished:
+        (unfinished / "inner").mkdir(mode=0o700)
+        (unfinished / "inner" / "weights").touch(mode=0o600)
+    modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "package").rglob("*")]
+    assert sorted(modes) == [0o644, 0o755]
+
+
 @pytest.mark.parametrize("was", ["a link", "a real folder", "a real folder where names cannot be exchanged"])
 def test_a_kill_at_any_moment_leaves_one_whole_folder(
     tmp_path: Path, was: str, monkeypatch: pytest.MonkeyPatch
