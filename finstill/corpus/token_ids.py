@@ -83,3 +83,10 @@ class TokenIds(Sequence[Any]):
             lengths = self.lengths[start : start + rows].astype(np.int64)
             inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             yield self.values[np.repeat(self.starts[start : start + rows], lengths) + inside]
+
+    def counts(self, size: int) -> np.ndarray:
+        """Return how often each id below `size` occurs: int64, (size,)."""
+        counts = np.zeros(size, np.int64)
+        for piece in self.pieces():
+            counts += np.bincount(piece, minlength=size)
+        return counts

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finstill.students.graph import GraphPart, as_array
 from finstill.students.vocabulary import Vocabulary
@@ -28,6 +32,11 @@ class TokenEmbedding(nn.Module):
         self.vectors = nn.Embedding(known, width)
         self.positions: Tensor | None
         self.register_buffer("positions", torch.zeros(size, dtype=torch.int32) if known < size else None)
+        # While some vectors alone are learned: all of them, and where each stands among those, -1 where it does not.
+        self._all: Tensor | None
+        self._places: Tensor | None
+        self.register_buffer("_all", None, persistent=False)
+        self.register_buffer("_places", None, persistent=False)
 
     def start_from(self, vocabulary: Vocabulary, vectors: np.ndarray | None = None) -> None:
         """Take the vocabulary's tokens and, where given, their first vectors: float32, (known, width)."""
@@ -36,13 +45,50 @@ class TokenEmbedding(nn.Module):
         if vectors is not None:
             self.vectors.weight.data.copy_(torch.from_numpy(vectors))
 
+    @contextmanager
+    def learning(self, token_ids: np.ndarray) -> Iterator[None]:
+        """Let training change the vectors of these tokens alone while the block runs.
+
+        The other tokens' vectors stay what they are. No gradient would reach them; but an optimizer that steps through
+        all of a tokenizer's vectors takes longer for that than for the rest of a small student.
+
+        Args:
+            token_ids: int64, (tokens,), of all texts that are trained on.
+        """
+        learned = torch.unique(self.known(torch.from_numpy(token_ids)).long())
+        vectors = self.vectors.weight.detach()
+        if len(learned) == len(vectors):
+            yield
+            return
+        places = torch.full((len(vectors),), -1)
+        places[learned] = torch.arange(len(learned))
+        self._all, self._places = vectors, places
+        self.vectors = nn.Embedding.from_pretrained(vectors[learned], freeze=False)
+        try:
+            yield
+        finally:
+            vectors = self._all.index_copy(0, learned.to(self._all.device), self.vectors.weight.detach())
+            self.vectors = nn.Embedding.from_pretrained(vectors, freeze=False)
+            self._all = self._places = None
+
     def known(self, input_ids: Tensor) -> Tensor:
         """Return the positions of token ids among the vectors, of the same shape."""
         return input_ids if self.positions is None else self.positions[input_ids]
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Return the vectors of token ids (rows, tokens): float, (rows, tokens, width)."""
-        return self.vectors(self.known(input_ids))
+        return self.look_up(self.known(input_ids))
+
+    def look_up(self, known: Tensor) -> Tensor:
+        """Return the vectors at positions that `known` gave: float, (..., width)."""
+        if self._all is None or self._places is None:
+            return self.vectors(known)
+        places = self._places[known]
+        vectors = self.vectors(places.clamp(min=0))
+        if self.training:
+            # Only padding has another token.
+            return vectors
+        return torch.where((places >= 0).unsqueeze(-1), vectors, functional.embedding(known, self._all))
 
     def graph_part(self, ids: str = "input_ids") -> GraphPart:
         """Return nodes that make `known` and `embedded` from the value `ids`."""

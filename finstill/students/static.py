@@ -63,7 +63,7 @@ class Static(Student):
         known = self.embedding.known(input_ids)
         scores = self.scores(known).squeeze(-1)
         weights = torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)
-        pooled = self.dropout((weights[:, None] @ self.embedding.vectors(known)).squeeze(1))
+        pooled = self.dropout((weights[:, None] @ self.embedding.look_up(known)).squeeze(1))
         if self.hidden is not None:
             pooled = self.dropout(torch.relu(self.hidden(pooled)))
         return SequenceClassifierOutput(logits=self.head(pooled), attentions=(weights,) if output_attentions else None)

@@ -52,9 +52,7 @@ class Vocabulary:
                 where="architecture.vocabulary",
                 remedy="Leave out `vocabulary: corpus`",
             )
-        counts = np.zeros(size, np.int64)
-        for piece in rows.pieces():
-            counts += np.bincount(piece, minlength=size)
+        counts = rows.counts(size)
         counts[unknown] = counts.max() + 1
         commonest = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts >= 2)][:at_most]
         return cls(np.sort(commonest), size, unknown)

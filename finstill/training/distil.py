@@ -286,24 +286,26 @@ def train_student(
     if "tensorboard" in report_to:
         # The trainer's own writes among the checkpoints, which go when training is done.
         callbacks.append(TensorBoardCallback(SummaryWriter(str(folder.parent / "tensorboard"))))
-    trainer = DistillationTrainer(
-        training,
-        student,
-        train,
-        validation,
-        epoch,
-        folder.parent / f"training-{inputs}",
-        stage=stage,
-        callbacks=callbacks,
-        report_to=[each for each in report_to if each != "tensorboard"],
-    )
-    history = run_training(trainer, stage)
+    with student.embedding.learning(np.flatnonzero(train.input_ids.counts(vocabulary.size))):
+        trainer = DistillationTrainer(
+            training,
+            student,
+            train,
+            validation,
+            epoch,
+            folder.parent / f"training-{inputs}",
+            stage=stage,
+            callbacks=callbacks,
+            report_to=[each for each in report_to if each != "tensorboard"],
+        )
+        history = run_training(trainer, stage)
+        validated = _settle(trainer, average, history, stage)
     trained = TrainedStudent(
         folder=folder,
         recipe=recipe,
         inputs=inputs,
         history=history,
-        validation=_settle(trainer, average, history, stage),
+        validation=validated,
         rows=len(train),
         steps=trainer.state.global_step,
         parameters=student.num_parameters(),

@@ -144,6 +144,26 @@ def test_a_trimmed_student_reads_what_it_does_not_know_as_unknown(build: Callabl
     assert student.embedding.vectors.num_embeddings == len(TRIMMED.token_ids)
 
 
+@pytest.mark.parametrize("vocabulary", ["full", "trimmed"])
+@pytest.mark.parametrize("name", STUDENTS)
+def test_only_the_vectors_of_tokens_that_are_read_are_learned(
+    build: Callable[..., Student], name: str, vocabulary: str
+) -> None:
+    student = build(name, vocabulary)
+    row, elsewhere = torch.tensor([[5, 6, 9, 6]]), torch.tensor([[5, 40, 7777, UNKNOWN]])
+    before = student.embedding.vectors.weight.detach().clone()
+    with student.embedding.learning(np.unique(row.numpy())):
+        assert student.embedding.vectors.num_embeddings == 3
+        optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.1)
+        student.train()(row).logits[0, 0].backward()
+        optimizer.step()
+        inside = student.eval()(elsewhere).logits
+    after = student.embedding.vectors.weight.detach()
+    changed = (before != after).any(dim=1).nonzero().squeeze(-1).tolist()
+    assert changed == sorted(student.embedding.known(torch.tensor([5, 6, 9])).tolist())
+    assert torch.equal(student(elsewhere).logits, inside)
+
+
 def test_parity_notices_a_graph_of_other_weights(build: Callable[..., Student], tmp_path: Path) -> None:
     onnx.save(build("static", seed=1).onnx_graph(), tmp_path / "other.onnx")
     rows = [[1, 2, 3], [4]]

@@ -31,8 +31,10 @@ from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
 from finstill.inference.batching import pad
+from finstill.students.embedding import fit_width
 from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.students.start import Start
+from finstill.teacher.checkpoint import resolve_checkpoint, word_embeddings
 from finstill.training import loop
 from finstill.training.averaging import WeightAverage
 from finstill.training.distil import train_student
@@ -104,6 +106,19 @@ def test_a_directly_trained_twin_reads_labelled_rows_and_no_teacher(
     assert student.rows == 100
     assert max(epoch["macro_f1"] for epoch in student.history) > 0.9
     assert "agreement" not in student.history[0]
+
+
+def test_a_word_that_no_train_text_holds_keeps_its_first_vector_and_is_read(
+    train: Train, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    recipe = RECIPE.model_copy(update={"architecture": SMALL.model_copy(update={"embedding": "input"}), "epochs": 1})
+    started = Start.open("teacher", tiny_checkpoint, 32)
+    first = fit_width(word_embeddings(started.encoder), SMALL.embedding_width)
+    learned = weights(train(recipe))["embedding.vectors.weight"].numpy()
+    read = np.unique(learnable_rows(160).input_ids.values)
+    assert (learned[read] != first[read]).any(axis=1).all()
+    unread = np.delete(np.arange(len(first)), read)
+    assert np.array_equal(learned[unread], first[unread])
 
 
 def test_the_history_shows_the_temperature_falling(train: Train) -> None:
