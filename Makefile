@@ -33,7 +33,7 @@ dev: $(READY)
 
 test: $(READY)
 	@# The long files first, so that neither process is left with one at the end.
-	$(VENV)/bin/python -m pytest tests/pipelines tests/assets tests --ignore tests/e2e --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(VENV)/bin/python -m pytest tests/pipelines tests/assets tests/finstill tests/test_docs.py --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 e2e: $(READY)
 	$(VENV)/bin/python -m pytest tests/e2e
