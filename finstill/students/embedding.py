@@ -49,8 +49,8 @@ class TokenEmbedding(nn.Module):
     def learning(self, token_ids: np.ndarray) -> Iterator[None]:
         """Let training change the vectors of these tokens alone while the block runs.
 
-        The other tokens' vectors stay what they are. No gradient would reach them; but an optimizer that steps through
-        all of a tokenizer's vectors takes longer for that than for the rest of a small student.
+        The other tokens' vectors stay what they are. No gradient would reach them; but the decay of weights would, and
+        to step through all of a tokenizer's vectors takes a quarter of a small student's time.
 
         Args:
             token_ids: int64, (tokens,), of all texts that are trained on.
