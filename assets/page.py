@@ -59,7 +59,8 @@ def _samples(rows: "TrainingRows", labels: Sequence[str]) -> "list[Sample]":
 
     assert rows.teacher_logits is not None
     assert rows.texts is not None
-    shown = zip(rows.texts[:SAMPLES].to_pylist(), rows.labels.tolist(), rows.teacher_logits, strict=False)
+    first = slice(SAMPLES)
+    shown = zip(rows.texts[first].to_pylist(), rows.labels[first].tolist(), rows.teacher_logits[first], strict=True)
     return [
         Sample(text, None if label == NO_LABEL else labels[label], labels[int(logits.argmax())])
         for text, label, logits in shown

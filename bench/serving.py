@@ -123,12 +123,15 @@ def make_teacher(folder: Path) -> TeacherGraph:
 
 
 def students() -> dict[str, Settings]:
-    """Return architectures by name, each with its student."""
+    """Return architectures by name, each with its student, which knows its corpus's words."""
+    known = {"vocabulary": "corpus", "vocabulary_size": WORDS}
     with importlib.resources.as_file(importlib.resources.files("finstill.data") / "recipes.yaml") as file:
         built_in = read_recipes(file)
 
     def of_recipe(name: str, **changed: object) -> Settings:
         architecture = built_in[name].architecture.model_dump(mode="json")
+        # What the word vectors start from changes no speed, and to make output vectors takes minutes.
+        changed |= {"embedding": "input", **known}
         return {"student": built_in[name].student, "architecture": {**architecture, **changed}}
 
     built: dict[str, Settings] = {
@@ -137,23 +140,20 @@ def students() -> dict[str, Settings]:
         "static": of_recipe("static"),
     }
     measured = {settings["student"] for settings in built.values()}
-    return {**built, **{name: {"student": name} for name in STUDENTS if name not in measured}}
+    others = {name: {"student": name, "architecture": known} for name in STUDENTS if name not in measured}
+    return {**built, **others}
 
 
 def make_package(
     name: str, settings: Settings, teacher: TeacherGraph, tokenizer: Tokenizer, phrasebank: pa.Table, folder: Path
 ) -> Package:
-    """Return a student that knows its corpus's words, trained from labels for an epoch."""
+    """Return a student trained from labels for an epoch."""
     rows = {}
     for split in ("train", "validation", "test"):
         part = phrasebank.filter(pc.field("split") == split)
         labels = np.array([SENTIMENT.labels.index(label) for label in part["label"].to_pylist()], np.int64)
         rows[split] = TrainingRows(TokenIds.of(token_ids(tokenizer, part["text"].to_pylist())), labels)
-    # What the word vectors start from changes no speed, and to make output vectors takes minutes.
-    start = {"embedding": "input"} if "embedding" in settings.get("architecture", {}) else {}
-    known = {"vocabulary": "corpus", "vocabulary_size": WORDS}
-    architecture = {**settings.get("architecture", {}), **start, **known}
-    recipe = Recipe.model_validate({**settings, "architecture": architecture, "alpha": 0, "epochs": 1})
+    recipe = Recipe.model_validate({**settings, "alpha": 0, "epochs": 1})
     trained = train_student(
         recipe,
         rows["train"],
