@@ -14,54 +14,32 @@ and torch have CUDA, teachers label and students train on the card.
 
 from __future__ import annotations
 
-import logging
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnxruntime
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
-import torch
 from joblib import Parallel, cpu_count, delayed
 from machine import describe_machine, draw_rows, read_arguments, read_shared, report
+from study import PROVIDER, Study, Trained, folder_name, predict, show_progress, teacher_logits, train_one
 
-from finstill.augment.build import augment_corpus
-from finstill.cache.cache import SoftLabelCache
-from finstill.cache.labelling import label_texts, write_logits
 from finstill.config.architectures import EncoderConfig, LstmAttentionConfig, StaticConfig
-from finstill.config.profile import GPU_TOKEN_BUDGET, Augmentation, CorpusSource, FineTuning
+from finstill.config.profile import FineTuning
 from finstill.config.recipe import Recipe
-from finstill.config.task import SENTIMENT
 from finstill.config.temperature import TemperatureSchedule
-from finstill.config.workspace import Workspace
-from finstill.corpus.build import build_corpus
-from finstill.corpus.out_of_domain import build_out_of_domain
-from finstill.corpus.sources import read_rows
-from finstill.corpus.tokenizer import load_tokenizer, read_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation.significance import Difference
 from finstill.files import whole_folder
-from finstill.inference.parity import PARITY_TEXTS
-from finstill.inference.session import CPU_PROVIDER, CUDA_PROVIDER, GRAPH_FILES, OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER
 from finstill.metrics import agreement, calibration_error, macro_f1
-from finstill.packaging.int8 import quantize_student
-from finstill.serving.package import STUDENT_TOKEN_BUDGET
-from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import Checkpoint, load_classifier, resolve_checkpoint, word_embeddings
-from finstill.teacher.export import TeacherGraph, export_teacher
-from finstill.training.distil import train_student
-from finstill.training.fine_tune import fine_tune
-from finstill.training.rows import NO_LABEL, TrainingRows, training_rows, with_augmented
+from finstill.teacher.checkpoint import Checkpoint, resolve_checkpoint
 
 GOALS = {
     "base_lstm_teacher_share": "at least 0.97",
@@ -81,9 +59,6 @@ GOALS = {
 }
 
 FOLDER = Path(__file__).resolve().parents[1] / ".finstill" / "quality"
-MAX_LENGTH = 128
-PROVIDER = CUDA_PROVIDER if CUDA_PROVIDER in onnxruntime.get_available_providers() else CPU_PROVIDER
-TEACHER_TOKEN_BUDGET = 512 if PROVIDER == CPU_PROVIDER else GPU_TOKEN_BUDGET
 SMALL_MEGABYTES, MEDIUM_MEGABYTES = 5, 25
 
 BASE_ENCODER = "all-mpnet-base-v2"
@@ -102,7 +77,7 @@ POOL: dict[str, Any] = {
     "labelled_repeats": 3,
 }
 LSTM = LstmAttentionConfig(checkpoint="embedded", embedding="output", embedding_width=384, **TRIMMED)
-SMALL = EncoderConfig(layers=(0, 5), embedding_width=128, **TRIMMED)
+SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, **TRIMMED)
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "learning_rate": 5e-4}
@@ -155,136 +130,14 @@ FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16, epochs=100
 QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8, epochs=2)
 
 
-@dataclass(frozen=True)
-class Study:
-    """A teacher, the rows it is distilled on, and where all of it lies.
-
-    Attributes:
-        name: of its folder.
-        encoder: what the teacher is made from.
-        teacher: how.
-        precision: of the graph that labels.
-        corpus: labelled rows with their own split: text, label, split.
-        transfer: unlabelled texts.
-        variants: augmented rows for each labelled train row.
-        out_of_domain: labelled rows of another kind, or none.
-    """
-
-    name: str
-    encoder: Callable[[], Checkpoint]
-    teacher: FineTuning
-    precision: str
-    corpus: pa.Table
-    transfer: Sequence[str]
-    variants: int
-    out_of_domain: pa.Table | None = None
-    folder: Path = field(default=FOLDER)
-
-    @property
-    def files(self) -> Workspace:
-        return Workspace(self.folder / self.name)
-
-    @property
-    def rows(self) -> dict[str, TrainingRows]:
-        """The rows of each split, and those out of domain."""
-        return read_study(self.files.root, self.out_of_domain is not None)
-
-    def make(self) -> None:
-        """Write the tables, the teacher and its logits; what stands there is kept."""
-        files, checkpoint = self.files, self.files.teacher_checkpoint
-        files.root.mkdir(parents=True, exist_ok=True)
-        encoder = self.encoder()
-        tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
-        if not files.tokens.exists():
-            corpus, _ = build_corpus(self._rows(self.corpus, self.transfer), SENTIMENT.labels, {})
-            pq.write_table(corpus, files.corpus)
-            tokenize_corpus(files.corpus, tokenizer, files.tokens)
-        rows = training_rows(files.corpus, files.tokens, SENTIMENT)
-        fine_tune(encoder, self.teacher, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
-        teacher = self._export(checkpoint, files.teacher_onnx)
-        tables = [files.tokens, files.augmented]
-        if not files.augmented.exists():
-            words = word_embeddings(load_classifier(checkpoint))
-            settings = Augmentation(variants_per_text=self.variants)
-            own = load_tokenizer(checkpoint, MAX_LENGTH)
-            augment_corpus(files.corpus, files.tokens, own, words, settings, files.augmented)
-        cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
-        other = files.out_of_domain
-        if self.out_of_domain is not None:
-            other.root.mkdir(exist_ok=True)
-            if not other.tokens.exists():
-                measured, _ = build_out_of_domain(
-                    self._rows(self.out_of_domain, []), SENTIMENT.labels, {}, files.corpus
-                )
-                pq.write_table(measured, other.corpus)
-                tokenize_corpus(other.corpus, tokenizer, other.tokens)
-            tables.append(other.tokens)
-        for texts in tables:
-            opened = partial(OnnxClassifier, teacher.graph, provider=PROVIDER)
-            label_texts(texts, cache, opened, TEACHER_TOKEN_BUDGET)
-        write_logits([files.tokens, files.augmented], cache, files.teacher_logits)
-        if self.out_of_domain is not None:
-            write_logits([other.tokens], cache, other.teacher_logits)
-
-    def self_agreement(self) -> float:
-        """Return the share of test rows of which the teacher fine-tuned from another seed says the same."""
-        rows, again = self.rows, self.files.root / "again"
-        fine_tune(
-            self.encoder(),
-            self.teacher,
-            rows["train"],
-            rows["validation"],
-            SENTIMENT.labels,
-            again / "checkpoint",
-            seed=1,
-        )
-        graph = self._export(again / "checkpoint", again / "onnx")
-        logits = OnnxClassifier(graph.graph, provider=PROVIDER).logits(rows["test"].input_ids, TEACHER_TOKEN_BUDGET)
-        order = [graph.labels.index(label) for label in SENTIMENT.labels]
-        return agreement(logits[:, order], teacher_logits(self))
-
-    def _export(self, checkpoint: Path, folder: Path) -> TeacherGraph:
-        tokens = pq.read_table(self.files.tokens, columns=["input_ids"])[:PARITY_TEXTS]
-        return export_teacher(
-            checkpoint,
-            folder,
-            max_length=MAX_LENGTH,
-            source=self.name,
-            precision=self.precision,
-            provider=PROVIDER,
-            sample=tokens["input_ids"].to_pylist(),
-            token_budget=TEACHER_TOKEN_BUDGET,
-        )
-
-    def _rows(self, labelled: pa.Table, unlabelled: Sequence[str]) -> Iterable[Any]:
-        columns = [pa.array(unlabelled, pa.string()), pa.nulls(len(unlabelled)), pa.repeat("train", len(unlabelled))]
-        rest = pa.table(columns, names=labelled.column_names).cast(labelled.schema)
-        source = self.files.root / "source.parquet"
-        pq.write_table(pa.concat_tables([labelled, rest]), source)
-        return list(read_rows(CorpusSource(path=str(source), label="label", split="split")))
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The students of one recipe, one a seed, and what their graphs say of the rows that are measured.
-
-    Attributes:
-        logits: float32, (seeds, rows, classes), by precision and rows.
-        megabytes: of the larger int8 graph.
-    """
-
-    logits: Mapping[tuple[str, str], np.ndarray]
-    megabytes: float
-
-
 def main() -> None:
     arguments = read_arguments(__doc__)
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("finstill").setLevel(logging.INFO)
+    show_progress()
     size = QUICK if arguments.quick else FULL
     embedded = phrasebank("embedded", size, partial(resolve_checkpoint, "embedded"), EMBEDDED_TEACHER, "float32")
     if arguments.quick:
-        students = train(embedded, size, ["lstm", "static", "encoder-2"], {})
+        # The longest first, since they run side by side.
+        students = train(embedded, size, ["encoder-2", "lstm", "static"], {})
         print_table("embedded teacher", embedded, students)
         figures = first_line(embedded, students)
     else:
@@ -294,17 +147,6 @@ def main() -> None:
 
 EMBEDDED_TEACHER = FineTuning(epochs=4, batch_size=32, learning_rate=8e-5, runs=4)
 BASE_TEACHER = FineTuning(epochs=3, batch_size=16, learning_rate=3e-5)
-
-
-# Not kept in a study: that goes to other processes with each training.
-@cache
-def read_study(root: Path, measured_elsewhere: bool) -> dict[str, TrainingRows]:
-    tables = {"": Workspace(root), **({"out_of_domain": Workspace(root).out_of_domain} if measured_elsewhere else {})}
-    found = {
-        name: training_rows(files.corpus, files.tokens, SENTIMENT, files.teacher_logits)
-        for name, files in tables.items()
-    }
-    return {**found.pop(""), **{name: rows["test"] for name, rows in found.items()}}
 
 
 def phrasebank(name: str, size: Size, encoder: Callable[[], Checkpoint], teacher: FineTuning, precision: str) -> Study:
@@ -323,8 +165,8 @@ def phrasebank(name: str, size: Size, encoder: Callable[[], Checkpoint], teacher
         read_shared("financial_phrasebank").select(["text", "label", "split"]),
         texts,
         size.variants,
-        measured,
         FOLDER / ("quick" if quick else "full"),
+        measured,
     )
     study.make()
     return study
@@ -380,7 +222,7 @@ def of_tweets(size: Size) -> dict[str, float]:
         tweets.set_column(2, "split", split),
         transfer,
         8,
-        folder=FOLDER / "full",
+        FOLDER / "full",
     )
     study.make()
     students = train(study, size, ["lstm"], {})
@@ -448,53 +290,6 @@ def train(
     return {name: predict(study, folders[folder_name(name)]) for name, *_ in jobs}
 
 
-def folder_name(name: str) -> str:
-    return name.replace("/", " ")
-
-
-def train_one(study: Study, most_epochs: int, name: str, recipe: Recipe, less: frozenset[str], seed: int) -> Path:
-    """Train one student with `less` of the transfer text, write its graphs and return its folder."""
-    torch.set_num_threads(1)
-    files, rows = study.files, study.rows
-    train, unlabelled = rows["train"], np.flatnonzero(rows["train"].labels == NO_LABEL)
-    kept = {"unlabelled": 0, "half": len(unlabelled) // 2, "quarter": len(unlabelled) // 4}
-    for part, count in kept.items():
-        if part in less:
-            train = train.at(np.sort(np.concatenate([np.flatnonzero(train.labels != NO_LABEL), unlabelled[:count]])))
-    if "augmented" not in less:
-        train = with_augmented(train, files.augmented, files.teacher_logits, SENTIMENT)
-    # A folder of its own for each: its trainer keeps checkpoints beside it.
-    student = files.root / "students" / folder_name(name) / str(seed) / "student"
-    trained = train_student(
-        recipe.model_copy(update={"seed": seed, "epochs": min(recipe.epochs, most_epochs)}),
-        train,
-        rows["validation"],
-        SENTIMENT.labels,
-        files.teacher_checkpoint,
-        student,
-        word_vectors=files.word_vectors,
-        stage=f"{study.name}: {name}, seed {seed}",
-    )
-    graph = load_student(student).onnx_graph()
-    onnx.save(graph, student / GRAPH_FILES["float32"])
-    onnx.save(quantize_student(graph), student / GRAPH_FILES["int8"])
-    print(f"{study.name}: {name}, seed {seed}: {trained.validation} on validation", flush=True)
-    return student
-
-
-def predict(study: Study, folders: Sequence[Path]) -> Trained:
-    logits: dict[tuple[str, str], list[np.ndarray]] = {}
-    for folder in folders:
-        reader, longest = read_tokenizer(folder), load_student(folder).config.longest
-        for precision, file in GRAPH_FILES.items():
-            graph = OnnxClassifier(folder / file)
-            for split in study.rows.keys() - {"train"}:
-                rows = study.rows[split].read_by(reader, longest)
-                logits.setdefault((precision, split), []).append(graph.logits(rows.input_ids, STUDENT_TOKEN_BUDGET))
-    megabytes = max((folder / GRAPH_FILES["int8"]).stat().st_size for folder in folders) / 1e6
-    return Trained({key: np.stack(runs) for key, runs in logits.items()}, megabytes)
-
-
 def scores(study: Study, students: Trained, split: str = "test", precision: str = "float32") -> float:
     """Return the mean macro-F1 over the seeds."""
     truth = study.rows[split].labels
@@ -503,12 +298,6 @@ def scores(study: Study, students: Trained, split: str = "test", precision: str 
 
 def teacher_score(study: Study, split: str = "test") -> float:
     return macro_f1(study.rows[split].labels, teacher_logits(study, split))
-
-
-def teacher_logits(study: Study, split: str = "test") -> np.ndarray:
-    logits = study.rows[split].teacher_logits
-    assert logits is not None
-    return logits
 
 
 def best_under(study: Study, students: Mapping[str, Trained], megabytes: float) -> float:

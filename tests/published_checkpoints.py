@@ -30,7 +30,7 @@ TONE = ("Neutral", "Positive", "Negative")
 ALPHABETICAL = ("negative", "neutral", "positive")
 NAMELESS = ("LABEL_0", "LABEL_1", "LABEL_2")
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -224,9 +224,11 @@ def modernbert(folder: Path) -> None:
     size = write_wordpiece_json(
         folder, ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"), ("[CLS]", "[SEP]"), lowercase=False
     )
+    # Its first layer reads whole texts, the second what is near.
     config = transformers.ModernBertConfig(
-        **SIZES, vocab_size=size, pad_token_id=1, cls_token_id=0, sep_token_id=2, bos_token_id=0, eos_token_id=2
-    )
+        **{**SIZES, "num_hidden_layers": 2},
+        vocab_size=size, pad_token_id=1, cls_token_id=0, sep_token_id=2, bos_token_id=0, eos_token_id=2,
+    )  # fmt: skip
     write_model(folder, config, ALPHABETICAL, weights="safetensors")
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
 

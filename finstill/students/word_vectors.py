@@ -22,8 +22,8 @@ from finstill.progress import progress_logger
 from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
 
-TEXTS = 20_000
-"""Texts read at most: more move the mean of a word little, and each costs a run of the encoder."""
+TEXTS = 4_000
+"""Texts read at most: more make no better student (docs/quality.md), and each costs a run of the encoder."""
 
 TOKEN_BUDGET = 2048
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,8 +118,9 @@ def alive(process: psutil.Process) -> bool:
 
 
 @pytest.fixture
-def webserver(tmp_path: Path, tiny_checkpoint: Path) -> Iterator[Webserver]:
+def webserver(tmp_path: Path, tiny_checkpoint: Path, furnished_home: Path) -> Iterator[Webserver]:
     folder = Folder(tmp_path, tiny_checkpoint)
+    shutil.copytree(furnished_home, tmp_path / "home", symlinks=True)
     folder.recipes.write_text(folder.recipes.read_text() + LONG)
     made = Webserver(folder)
     yield made

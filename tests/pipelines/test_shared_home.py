@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +31,11 @@ with DagsterInstance.get() as instance:
 """
 
 
-def test_what_one_machine_labels_another_distils(tmp_path: Path, tiny_checkpoint: Path) -> None:
+def test_what_one_machine_labels_another_distils(tmp_path: Path, tiny_checkpoint: Path, furnished_home: Path) -> None:
     (tmp_path / "profiles").mkdir()
     folder = Folder(tmp_path / "profiles", tiny_checkpoint)
     volume, profile = tmp_path / "volume", folder.root / "mine.yaml"
+    shutil.copytree(furnished_home, volume, symlinks=True)
 
     def run(machine: str, *job: str) -> None:
         (tmp_path / machine).mkdir()
