@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -81,6 +82,12 @@ def matmul(
         return result
 
     return product
+
+
+def show_progress() -> None:
+    """Show the library's log lines; each process does so for itself."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("finstill").setLevel(logging.INFO)
 
 
 def describe_machine(*packages: str) -> dict[str, Any]:

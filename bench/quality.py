@@ -28,8 +28,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from joblib import Parallel, cpu_count, delayed
-from machine import describe_machine, draw_rows, read_arguments, read_shared, report
-from study import PROVIDER, Study, Trained, folder_name, predict, show_progress, teacher_logits, train_one
+from machine import describe_machine, draw_rows, read_arguments, read_shared, report, show_progress
+from study import PROVIDER, Study, Trained, folder_name, predict, teacher_logits, train_one
 
 from finstill.config.architectures import EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.profile import FineTuning

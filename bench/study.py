@@ -1,11 +1,10 @@
-"""A teacher on a corpus of labelled and unlabelled rows, and students that are trained on it in many processes.
+"""A teacher on a corpus of labelled and unlabelled rows, and students that are trained on it in several processes.
 
-They find what is here by the module's name: of a script's own functions, those that keep results cannot be sent.
+It is a module, and no part of the script, because those processes import what they are sent.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,6 +17,7 @@ import onnxruntime
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from machine import show_progress
 
 from finstill.augment.build import augment_corpus
 from finstill.cache.cache import SoftLabelCache
@@ -234,9 +234,3 @@ def teacher_logits(study: Study, split: str = "test") -> np.ndarray:
 
 def folder_name(name: str) -> str:
     return name.replace("/", " ")
-
-
-def show_progress() -> None:
-    """Show the library's log lines; each process does so for itself."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("finstill").setLevel(logging.INFO)

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
+from machine import show_progress
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_logits
@@ -36,6 +37,7 @@ TOKEN_BUDGET = 512
 
 def teach(files: Workspace, task: Task, settings: FineTuning) -> dict[str, TrainingRows]:
     """Fine-tune a teacher on the corpus in `files`, label all texts, and return the rows of each split with logits."""
+    show_progress()
     encoder, checkpoint = resolve_checkpoint("embedded"), files.teacher_checkpoint
     tokenize_corpus(files.corpus, load_tokenizer(encoder.folder, MAX_LENGTH), files.tokens)
     rows = training_rows(files.corpus, files.tokens, task)
