@@ -52,10 +52,10 @@ RECIPE = Recipe(
 
 def main() -> None:
     arguments = read_arguments(__doc__)
-    seeds, older, a_night = (1, 4_000, 200) if arguments.quick else (3, 20_000, 1_000)
+    seeds, older, a_night, epochs = (1, 4_000, 200, 2) if arguments.quick else (3, 20_000, 1_000, 4)
     with tempfile.TemporaryDirectory(prefix="finstill-bench-") as name:
         files = Workspace(Path(name))
-        rows, headlines = make_rows(files, older + NIGHTS * a_night)
+        rows, headlines = make_rows(files, older + NIGHTS * a_night, FineTuning(epochs=epochs))
         found = (nights(files, rows, headlines, older, a_night, seed) for seed in range(seeds))
         costs, lost = zip(*found, strict=True)
     figures = {
@@ -66,12 +66,12 @@ def main() -> None:
     report(figures, GOALS, describe_machine("torch"), arguments.json)
 
 
-def make_rows(files: Workspace, headlines: int) -> tuple[dict[str, TrainingRows], np.ndarray]:
+def make_rows(files: Workspace, headlines: int, tuning: FineTuning) -> tuple[dict[str, TrainingRows], np.ndarray]:
     """Return the rows of each split with the teacher's logits, and the headlines' positions in `train`, by date."""
     labelled = read_shared("financial_phrasebank").select(["text", "label", "split"])
     texts = read_shared("business_headlines").sort_by("date")["text"][:headlines].combine_chunks()
     write_corpus_of(files, labelled, texts, SENTIMENT)
-    rows = teach(files, SENTIMENT, FineTuning())
+    rows = teach(files, SENTIMENT, tuning)
     known = rows["train"].texts.cast(pa.string())
     found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), known)
     return rows, found.drop_null().unique().to_numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -19,7 +20,7 @@ from finstill.errors import InputError
 from finstill.files import digest
 from finstill.students.base import Student
 from finstill.students.registry import load_student
-from finstill.training.rows import NO_LABEL, TrainingRows
+from finstill.training.rows import TrainingRows
 from finstill.training.trained import TrainedStudent
 
 LEARNED_FILE = "learned.npy"
@@ -27,6 +28,9 @@ LEARNED_FILE = "learned.npy"
 
 LEARNING_RATE_LEFT = 0.25
 """Of the recipe's learning rate: a training ends at a low one, and starting at the full one forgets."""
+
+REHEARSED = 0.1
+"""Of the rows that a student has learned from: the least that it reads again."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,24 +52,28 @@ class WarmStart:
     learned: np.ndarray
 
     def rows_to_read(self, rows: TrainingRows, seed: int) -> np.ndarray:
-        """Return the positions of the labelled rows, of those it has not seen, and of as many that it has.
+        """Return the positions of the rows it has not seen, and of as many that it has.
 
         Rehearsal of old rows beside the new ones keeps what was learned from being overwritten (Robins 1995,
-        "Catastrophic Forgetting, Rehearsal and Pseudorehearsal").
+        "Catastrophic Forgetting, Rehearsal and Pseudorehearsal"). Where few rows are new, `REHEARSED` of the old ones
+        are read all the same: a batch of a dozen rows would pull the student to them.
 
         Returns:
             int64, ascending.
         """
-        labelled = rows.labels != NO_LABEL
         known = np.isin(row_digests(rows), self.learned)
-        new, old = np.flatnonzero(~labelled & ~known), np.flatnonzero(~labelled & known)
-        rehearsed = np.random.default_rng(seed).permutation(old)[: len(new)]
-        return np.sort(np.concatenate([np.flatnonzero(labelled), new, rehearsed]))
+        new, old = np.flatnonzero(~known), np.flatnonzero(known)
+        rehearsed = max(len(new), math.ceil(REHEARSED * len(old)))
+        return np.sort(np.concatenate([new, np.random.default_rng(seed).permutation(old)[:rehearsed]]))
 
 
 def row_digests(rows: TrainingRows) -> np.ndarray:
-    """Return 64 bits that stand for the tokens of each row: uint64, (rows,)."""
-    digests = (blake2b(ids.tobytes(), digest_size=8).digest() for ids in rows.input_ids)
+    """Return 64 bits that stand for the tokens of each row and its label: uint64, (rows,).
+
+    A row whose label was corrected is a new one.
+    """
+    labelled = zip(rows.input_ids, rows.labels.astype(np.int64), strict=True)
+    digests = (blake2b(ids.tobytes() + label.tobytes(), digest_size=8).digest() for ids, label in labelled)
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
