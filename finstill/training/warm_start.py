@@ -29,7 +29,7 @@ LEARNED_FILE = "learned.npy"
 LEARNING_RATE_LEFT = 0.25
 """Of the recipe's learning rate: a training ends at a low one, and starting at the full one forgets."""
 
-REHEARSED = 0.1
+REHEARSED = 0.2
 """Of the rows that a student has learned from: the least that it reads again."""
 
 logger = logging.getLogger(__name__)

@@ -69,15 +69,15 @@ def test_a_night_costs_what_is_new_and_forgets_nothing(night: Night) -> None:
     assert len(first.history) == 6
     second = night(340)
     assert second.started_from is not None
-    # 40 new rows and as many of the 300 old ones, those with a label three times. Some texts of the tests are the same
+    # 40 new rows and a fifth of the 300 old ones, those with a label three times. Some texts of the tests are the same
     # by chance.
-    assert 60 <= second.rows <= 40 + 40
+    assert 70 <= second.rows <= 40 + 60
     assert second.steps <= first.steps / 5
     assert second.validation["macro_f1"] >= first.validation["macro_f1"] - 0.05
     third = night(340)
     assert replace(third, folder=second.folder) == second, "nothing is new, and the student is kept"
     fourth = night(360)
-    assert fourth.rows <= 20 + 34, "what the second night learned is old in the next"
+    assert fourth.rows <= 20 + 68, "what the second night learned is old in the next"
 
 
 @pytest.mark.parametrize(
@@ -122,13 +122,13 @@ def test_a_label_only_baseline_starts_from_no_champion() -> None:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.integers(0, 3))
-def test_every_new_row_is_read_and_as_many_old_ones_or_a_tenth_of_them(known: list, seed: int) -> None:
+def test_every_new_row_is_read_and_as_many_old_ones_or_a_fifth_of_them(known: list, seed: int) -> None:
     old = np.array(known)
     rows = TrainingRows(TokenIds.of([[i] for i in range(len(old))]), np.full(len(old), NO_LABEL))
     start = WarmStart("", Student.__new__(Student), RECIPE, np.sort(row_digests(rows)[old]))
     read = start.rows_to_read(rows, seed)
     assert set(np.flatnonzero(~old)) <= set(read.tolist())
-    assert old[read].sum() == max(min((~old).sum(), old.sum()), np.ceil(0.1 * old.sum()))
+    assert old[read].sum() == max(min((~old).sum(), old.sum()), np.ceil(0.2 * old.sum()))
     assert (np.diff(read) > 0).all()
 
 
