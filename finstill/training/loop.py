@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Callable
@@ -13,9 +12,8 @@ import numpy as np
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, get_last_checkpoint
 
-from finstill.files import read_json
 from finstill.inference.batching import pad
 from finstill.metrics import agreement, macro_f1
 from finstill.progress import progress_logger
@@ -23,6 +21,9 @@ from finstill.quiet import quiet_transformers
 from finstill.training.rows import NO_LABEL
 
 logger = logging.getLogger(__name__)
+
+WHOLE_FILE = "whole"
+"""Stands in a checkpoint that all callbacks have written to."""
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -76,6 +77,8 @@ def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressCallback(stage))
+    # The last of the callbacks, since they are called in their order.
+    trainer.add_callback(_WholeCheckpoints())
     folder = Path(str(trainer.args.output_dir))
     _drop_torn_checkpoints(folder)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
@@ -126,6 +129,13 @@ class _ProgressCallback(TrainerCallback):
             logger.info("%s: epoch %.0f of %.0f, %s", self._stage, state.epoch, args.num_train_epochs, figures)
 
 
+class _WholeCheckpoints(TrainerCallback):
+    """Marks a checkpoint when everything is in it: the trainer writes its own files before callbacks write theirs."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / WHOLE_FILE).touch()
+
+
 def _epochs(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
     """Return the trainer's log as one entry an epoch: training loss, temperature and the evaluation's figures."""
     names = {
@@ -143,9 +153,7 @@ def _epochs(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
 
 
 def _drop_torn_checkpoints(folder: Path) -> None:
-    """Remove checkpoints that a killed run did not finish: the trainer writes its state file last."""
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            read_json(checkpoint / "trainer_state.json")
-        except (FileNotFoundError, json.JSONDecodeError):
+    """Remove checkpoints that a killed run did not finish."""
+    for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (checkpoint / WHOLE_FILE).is_file():
             shutil.rmtree(checkpoint)

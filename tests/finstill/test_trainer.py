@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerState, TrainingArguments
 
 from finstill.config.architectures import ConvolutionConfig, EncoderConfig, LstmAttentionConfig, StaticConfig
@@ -35,7 +35,7 @@ from finstill.students.embedding import fit_width
 from finstill.students.registry import load_student
 from finstill.students.start import Start
 from finstill.teacher.checkpoint import resolve_checkpoint, word_embeddings
-from finstill.training import loop
+from finstill.training import averaging, loop
 from finstill.training.averaging import WeightAverage
 from finstill.training.distil import train_student
 from finstill.training.epochs import Epoch, EpochSampler
@@ -255,6 +255,26 @@ def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
     ours, theirs = weights(resumed), weights(undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert {child.name for child in folder.parent.iterdir()} == {"checkpoint", ".checkpoint.versions"}
+
+
+def test_a_checkpoint_whose_mean_weights_were_not_written_is_not_gone_on_from(
+    train: Train, learnable_rows: Callable[..., TrainingRows], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 4, "patience": 4, "average_last": 1.0})
+    rows = learnable_rows(160)
+
+    def fail_at_the_third(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        if file.parent.name == "checkpoint-30":
+            raise InterruptedError
+        save_file(tensors, file)
+
+    monkeypatch.setattr(averaging, "save_file", fail_at_the_third)
+    with pytest.raises(InterruptedError):
+        train(recipe, name="cut", rows=rows)
+    monkeypatch.undo()
+    assert list(tmp_path.glob("cut/*/checkpoint-30/trainer_state.json"))
+    ours, theirs = (weights(train(recipe, name=name, rows=rows)) for name in ("cut", "undisturbed"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_labelled_rows_are_read_more_often_among_rows_without_a_label(
