@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import ByteLevelBPETokenizer, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 TEXTS = (
     "Shares fell 12 points after the profit warning",
@@ -82,16 +82,18 @@ def write_sentencepiece(folder: Path, file: str, **special: Any) -> int:
 
 def write_wordpiece_json(folder: Path, special: Sequence[str], frame: tuple[str, str], *, lowercase: bool) -> int:
     """Write a `tokenizer.json` alone, as the library tokenizers saves one."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=special[3]))
+    # The library's trainer for WordPiece orders its pieces otherwise each time, and the weights would be others too.
+    pieces = list(dict.fromkeys([*special, *wordpieces(cased=not lowercase)[5:]]))
+    ids = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token=special[3]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=400, special_tokens=list(special), show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
     first, last = frame
-    ids = [(token, tokenizer.token_to_id(token)) for token in frame]
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{first} $A {last}", special_tokens=ids)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}", special_tokens=[(token, ids[token]) for token in frame]
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
-    return tokenizer.get_vocab_size()
+    return len(pieces)
 
 
 def write_model(
