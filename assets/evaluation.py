@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     kinds={"scikitlearn"},
     owners=OWNERS,
     code_version="3",
-    pool="training",
+    # One at a time, since it measures speed.
+    pool="evaluation",
 )
 @explain_faults
 def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:

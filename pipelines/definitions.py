@@ -94,7 +94,7 @@ defs = Definitions(
             drop=drop(),
         )
     },
-    # One step at a time: each uses all cores, and two that share them take longer than one after the other.
+    # A run does one step at a time: most use all cores, and two that share them take longer than one after the other.
     executor=multiprocess_executor.configured(
         {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": PRELOADED}}}
     ),

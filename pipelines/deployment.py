@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dagster import EnvVar
+from dagster import DagsterInstance, EnvVar
 
 from finstill.config.workspace import Workspace
 from finstill.errors import InputError
@@ -94,11 +94,16 @@ def prepare_instance(profile: Path) -> Path:
     """Point DAGSTER_HOME at the profile's own Dagster instance where it is not set, and return it.
 
     Each profile has an instance of its own: asset keys are the same for all, and what was materialized for one says
-    nothing about another. A new instance starts from the `dagster.yaml` beside this file.
+    nothing about another. A new instance starts from the `dagster.yaml` beside this file, and lets as many students
+    train at once as there are cores.
     """
     folder = Path(os.environ.setdefault("DAGSTER_HOME", str(Workspace.of_profile(home(), profile).root / "dagster")))
     folder.mkdir(parents=True, exist_ok=True)
     settings = folder / "dagster.yaml"
     if not settings.exists():
+        from joblib import cpu_count
+
         shutil.copy(Path(__file__).parent / "dagster.yaml", settings)
+        with DagsterInstance.from_config(str(folder)) as instance:
+            instance.event_log_storage.set_concurrency_slots("training", cpu_count())
     return folder

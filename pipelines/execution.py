@@ -61,9 +61,14 @@ class RunFailedError(Exception):
     """
 
     def __init__(self, job: str, partition: str | None, stage: str, cause: str):
-        super().__init__(f"{job} {partition}: {stage}: {cause}" if partition else f"{job}: {stage}: {cause}")
+        # All arguments, so that another process can send it.
+        super().__init__(job, partition, stage, cause)
         self.stage = stage
         self.cause = cause
+
+    def __str__(self) -> str:
+        job, partition, stage, cause = self.args
+        return f"{job} {partition}: {stage}: {cause}" if partition else f"{job}: {stage}: {cause}"
 
 
 @contextmanager

@@ -1,19 +1,25 @@
-"""`python -m pipelines.run`: every stage of a profile, one after the other, with its progress on the terminal.
+"""`python -m pipelines.run`: every stage of a profile, with its progress on the terminal.
 
 It materializes the same assets as the Dagster UI, in the same instance, so that a run started here is looked at there.
+Stages run one after the other, and the students side by side: each trains on one core.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from dagster import DagsterExecutionInterruptedError, DagsterInstance, JobExecutionResult
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, DagsterRunStatus, JobExecutionResult, RunsFilter
+from joblib import cpu_count
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -30,6 +36,9 @@ from pipelines.execution import CALL_TAG, RunFailedError, calling, execute
 
 # Where the output is no terminal, rich would fold the table into 80 columns.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+
+SECONDS_TO_HEAR = 5.0
+"""How long runs have to end by themselves when they are interrupted."""
 
 COLUMNS = {
     "accuracy": ("accuracy", "{:.3f}"),
@@ -57,7 +66,7 @@ def main() -> int:
     except (InputError, RunFailedError) as error:
         console.print(f"[bold red]Stopped.[/] {escape(str(error))}", soft_wrap=True)
         return 1
-    except DagsterExecutionInterruptedError:
+    except (DagsterExecutionInterruptedError, KeyboardInterrupt):
         console.print("[bold red]Stopped.[/] Run it again: it goes on from here.")
         return 130
     print_outcome(profile, label, decide)
@@ -75,22 +84,59 @@ def run_all_stages() -> tuple[JobExecutionResult, JobExecutionResult]:
     tags = {CALL_TAG: uuid.uuid4().hex[:8]}
     with DagsterInstance.get() as instance, calling(instance):
         instance.add_dynamic_partitions(str(students.name), recipes)
-        label = stage("label", instance, tags)
-        for name in recipes:
-            stage("distil", instance, tags, partition=name)
-        return label, stage("decide", instance, tags)
+        console.rule("[bold]label")
+        label = execute("label", instance, tags)
+        console.rule(f"[bold]distil {escape(', '.join(recipes))}")
+        distil_side_by_side(recipes, instance, tags)
+        console.rule("[bold]decide")
+        return label, execute("decide", instance, tags)
 
 
-def stage(
-    job: str, instance: DagsterInstance, tags: Mapping[str, str], partition: str | None = None
-) -> JobExecutionResult:
-    """Run a job under its own headline.
+def distil_side_by_side(recipes: Sequence[str], instance: DagsterInstance, tags: Mapping[str, str]) -> None:
+    """Run `distil` for each recipe, as many at once as there are cores, in processes that end with this one.
 
     Raises:
-        RunFailedError: a step failed, or a blocking check did not pass.
+        RunFailedError: a step of one failed, or a blocking check did not pass. Those that run end first, and what
+            has not begun does not begin.
+        DagsterExecutionInterruptedError, KeyboardInterrupt: it was cancelled.
     """
-    console.rule(f"[bold]{escape(f'{job} {partition}' if partition else job)}")
-    return execute(job, instance, tags, partition)
+    waiting = list(reversed(recipes))
+    running: set[Future[None]] = set()
+    with ProcessPoolExecutor(cpu_count(), multiprocessing.get_context("spawn"), initializer=begin_process) as processes:
+        try:
+            while waiting or running:
+                # No more than can run: the executor would begin those that wait whatever comes of the others.
+                while waiting and len(running) < cpu_count():
+                    running.add(processes.submit(_distil, waiting.pop(), tags))
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                for distilled in done:
+                    distilled.result()
+        except (DagsterExecutionInterruptedError, KeyboardInterrupt):
+            # An interrupt may be lost where a library is imported; a training asks what its run's status is.
+            if wait(running, timeout=SECONDS_TO_HEAR).not_done:
+                for run in instance.get_runs(RunsFilter(tags=dict(tags), statuses=[DagsterRunStatus.STARTED])):
+                    instance.report_run_canceling(run)
+            raise
+
+
+def _distil(recipe: str, tags: Mapping[str, str]) -> None:
+    with progress_on_terminal(), DagsterInstance.get() as instance:
+        execute("distil", instance, tags, recipe)
+
+
+def begin_process() -> None:
+    """Prepare a process that distils: it leaves interrupts between two runs to its parent, and ends with it."""
+    # Dagster hears Ctrl-C while a run goes on; between two runs it is the caller's alone.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """Wait until the process that started this one is gone, and end: nobody would hear of the run's end."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def print_outcome(profile: Path, label: JobExecutionResult, decide: JobExecutionResult) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from joblib import cpu_count
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,11 +42,60 @@ tiny-baseline:
 """
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+# Three, so that one of them has not begun on two cores; their epochs are not over before a test stops them.
+LONG = """\
+long: &long
+  architecture: {embedding: teacher, embedding_width: 16, hidden_width: 16, layers: 1}
+  epochs: 1000
+  patience: 1000
+  batch_size: 1
+longer: {<<: *long, alpha: 0}
+longest: {<<: *long, alpha: 1}
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))}
     environment = {**kept, "FINSTILL_PROFILE": str(folder / "mine.yaml"), "FINSTILL_HOME": str(folder / "home")}
     command = [sys.executable, "-m", "pipelines.run"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=280)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, cwd=ROOT, env=environment, start_new_session=True
+    )
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    process = start(folder)
+    stdout, stderr = process.communicate(timeout=280)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def recipes(folder: Path, text: str) -> Iterator[None]:
+    original = (folder / "recipes.yaml").read_text()
+    (folder / "recipes.yaml").write_text(text)
+    try:
+        yield
+    finally:
+        (folder / "recipes.yaml").write_text(original)
+
+
+@contextmanager
+def training(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a run of recipes that take long, and wait until two students train at once."""
+    with recipes(folder, LONG):
+        process = start(folder)
+        try:
+            deadline = time.monotonic() + 200
+            while len({each.parent.parent for each in folder.glob("home/mine/students/*/training-*/checkpoint-*")}) < 2:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            yield process
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +143,50 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     assert stopped.returncode == 1
     assert "Stopped. label: corpus: headlines.csv, row 76: the label 'maybe'" in stopped.stdout
     assert "Traceback" not in stopped.stdout + stopped.stderr
+
+
+def test_what_is_wrong_with_a_student_is_said_in_one_line(folder: Path) -> None:
+    broken = "deep: {student: encoder, architecture: {checkpoint: teacher, layers: [0, 9]}}\n"
+    with recipes(folder, broken):
+        stopped = run(folder)
+    assert stopped.returncode == 1
+    assert "Stopped. distil deep: student: " in stopped.stdout
+    assert "Traceback" not in stopped.stdout + stopped.stderr
+
+
+@pytest.mark.skipif(cpu_count() < 2, reason="one core trains one student at a time")
+def test_control_c_ends_the_trainings_and_says_how_to_go_on(folder: Path) -> None:
+    with training(folder) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped. Run it again: it goes on from here." in stdout
+    assert "Traceback" not in stdout
+    assert "distil longest" not in stdout + stderr
+    assert not (folder / "home" / "mine" / "students" / "longest").exists()
+
+
+CALLER = """
+import multiprocessing, os, time
+from concurrent.futures import ProcessPoolExecutor
+from pipelines.run import begin_process
+if __name__ == "__main__":
+    processes = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=begin_process)
+    print(processes.submit(os.getpid).result(), flush=True)
+    processes.submit(time.sleep, 300).result()
+"""
+
+
+def test_a_training_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    (tmp_path / "caller.py").write_text(CALLER)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, tmp_path / "caller.py"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as caller:
+        assert caller.stdout is not None
+        training = psutil.Process(int(caller.stdout.readline()))
+        assert training.is_running()
+        caller.kill()
+        training.wait(timeout=30)
 
 
 def test_an_unknown_profile_lists_the_built_in_ones(tmp_path: Path) -> None:
