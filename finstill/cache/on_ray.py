@@ -26,6 +26,10 @@ from finstill.progress import progress_logger
 
 SECONDS_TO_ANSWER = 10.0
 
+LONG_PASS_ROWS = 1 << 22
+LONG_PASS_CHUNK_ROWS = 4096
+"""A chunk costs the driver some 10 ms, whatever its length; a base-size teacher takes minutes for this one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -85,7 +89,7 @@ def label_texts_on_ray(
         return LabellingReport(len(keys), 0)
     here = arithmetic(precision)
     work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, here)
-    chunks = cut(unseen, chunk_rows(provider))
+    chunks = cut(unseen, rows_of_chunks(len(unseen), provider))
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
     workers: set[str] = set()
     with connected(address):
@@ -95,6 +99,15 @@ def label_texts_on_ray(
                 logger.info("teacher_logits: worker %s is %s", len(workers), worker)
             advance(count)
     return LabellingReport(len(keys), len(unseen))
+
+
+def rows_of_chunks(rows: int, provider: str) -> int:
+    """Return in chunks of how many rows a pass over so many hands out its work.
+
+    Those of a long pass are longer, so that one driver can feed thousands of workers; a worker that is lost costs more.
+    """
+    usual = chunk_rows(provider)
+    return usual if rows < LONG_PASS_ROWS else max(usual, LONG_PASS_CHUNK_ROWS)
 
 
 def cut(positions: np.ndarray, rows: int) -> list[pa.Table]:

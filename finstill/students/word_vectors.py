@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 import torch
+from filelock import FileLock
 from joblib import cpu_count
 from torch import nn
 from transformers import PreTrainedModel
@@ -49,9 +50,21 @@ def output_vectors(
         float32, (tokens, width), in the vocabulary's order.
     """
     texts = list(rows[:: max(1, -(-len(rows) // TEXTS))])
-    file = folder / f"{_inputs_digest(start, texts, vocabulary)}.npy" if folder else None
-    if file is not None and file.is_file():
-        return np.load(file, allow_pickle=False)
+    if folder is None:
+        return _read(start, texts, vocabulary, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{_inputs_digest(start, texts, vocabulary)}.npy"
+    # Students that begin at once mostly want the same vectors, and every core is needed for them.
+    with FileLock(folder / "lock"):
+        if file.is_file():
+            return np.load(file, allow_pickle=False)
+        vectors = _read(start, texts, vocabulary, stage)
+        with whole_file(file) as unfinished, unfinished.open("wb") as written:
+            np.save(written, vectors)
+    return vectors
+
+
+def _read(start: Start, texts: Sequence[Sequence[int]], vocabulary: Vocabulary, stage: str) -> np.ndarray:
     before, after = frame(start.tokenizer)
     positions = vocabulary.positions()
     read = np.unique(positions[np.concatenate([np.asarray(text) for text in texts])])
@@ -62,10 +75,6 @@ def output_vectors(
         by_itself = _mean_states(start.encoder, alone, positions, len(vectors), f"{stage}: words alone")
         unread = np.delete(np.arange(len(vectors)), read)
         vectors[unread] = by_itself[unread]
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as unfinished, unfinished.open("wb") as written:
-            np.save(written, vectors)
     return vectors
 
 

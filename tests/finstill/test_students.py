@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import get_args
 
@@ -235,10 +236,21 @@ def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teache
     # TRIMMED is 3, which no text holds, then 5, which stands in two; 7 is read as the unknown token.
     assert vectors[0] == pytest.approx(states[3][1], abs=1e-5)
     assert vectors[1] == pytest.approx(np.mean([states[0][1], states[1][1], states[1][2]], axis=0), abs=1e-5)
-    (file,) = (tmp_path / "kept").iterdir()
+    (file,) = (tmp_path / "kept").glob("*.npy")
     np.save(file, np.zeros(1))
     assert output_vectors(teacher, rows, TRIMMED, tmp_path / "kept", "student").tolist() == [0], "it is kept"
     assert len(output_vectors(teacher, rows[:2], TRIMMED, tmp_path / "kept", "student")) > 1, "of other texts"
+
+
+def test_students_that_begin_at_once_read_the_texts_once(
+    teacher: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="finstill.students.word_vectors")
+    rows = [[101, *range(1, 3 + i), 102] for i in range(20)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: output_vectors(teacher, rows, TRIMMED, tmp_path, "student"), range(4)))
+    assert all(np.array_equal(each, found[0]) for each in found)
+    assert sum("word vectors" in line for line in caplog.messages) == 1
 
 
 def test_output_vectors_are_the_same_whatever_the_number_of_threads(teacher: Start) -> None:
