@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dagster import DagsterInstance
 from joblib import cpu_count
 
 ROOT = Path(__file__).parents[2]
@@ -126,6 +127,9 @@ def test_a_corpus_of_ones_own_and_finbert_need_one_file(folder: Path) -> None:
     assert "http://127.0.0.1:3000/runs/" in first.stdout
     assert first.stderr == ""
     assert list((folder / "home" / "mine" / "students" / "tiny" / "tensorboard").glob("events.*"))
+    with DagsterInstance.from_config(str(folder / "home" / "mine" / "dagster")) as instance:
+        limits = {pool.name: pool.limit for pool in instance.event_log_storage.get_pool_limits()}
+    assert limits == {"training": cpu_count(), "teacher": 1, "evaluation": 1}
 
     second = run(folder)
     assert second.returncode == 0, second.stdout + second.stderr
