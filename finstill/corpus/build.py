@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finstill.config.profile import CorpusSource, SplitByDate
+from finstill.corpus.ahead import ahead
 from finstill.corpus.corrections import Correction, apply_corrections, read_corrections
 from finstill.corpus.leakage import is_forbidden
 from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows
@@ -217,7 +218,7 @@ def _write(tables: Iterable[pa.Table], path: Path, compression: str = "snappy") 
     with pq.ParquetWriter(
         path, CORPUS_SCHEMA, compression=compression, use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
     ) as writer:
-        for table in tables:
+        for table in ahead(iter(tables)):
             writer.write_table(table)
 
 

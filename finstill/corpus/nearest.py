@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,9 @@ TEXTS_INDEXED = 200_000
 """Number of texts that an index of near-duplicates holds at once."""
 
 TEXTS_ASKED = 8192
+
+LEAST_GAIN = 0.9
+"""Texts are sifted again while no more than this share of them is left each time."""
 
 SHINGLES_OF_A_TEXT = 16
 """A headline has fewer. The size of a set of shingles follows from it, and no result does."""
@@ -112,44 +115,66 @@ def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tupl
     """
     if not index.any() or not queries.any():
         return
-    # A near-duplicate shares so many shingles with one text, and so at least as many with all of them together.
     known = ShingleSet(SHINGLES_OF_A_TEXT * int(index.sum()))
     for _, content in _rows(texts, index):
         known.add(content)
-    asked, contents = [], []
-    for positions, content in _rows(texts, queries):
-        possible = known.shares(content) >= LEAST_SIMILARITY
-        asked.append(positions[possible])
-        contents.append(content.filter(pa.array(possible)))
-    asked_rows, asked_texts = np.concatenate(asked), pa.chunked_array(contents, pa.string())
-    wanted = ShingleSet(SHINGLES_OF_A_TEXT * len(asked_rows))
-    for content in contents:
-        wanted.add(content)
-    rows: list[int] = []
-    indexed: list[str] = []
-    for positions, content in _rows(texts, index):
-        possible = wanted.shares(content) >= LEAST_SIMILARITY
-        rows += positions[possible].tolist()
-        indexed += content.filter(pa.array(possible)).to_pylist()
-        if len(rows) >= TEXTS_INDEXED:
-            yield from _matches(np.array(rows), indexed, asked_rows, asked_texts)
-            rows, indexed = [], []
-    yield from _matches(np.array(rows, np.int64), indexed, asked_rows, asked_texts)
+    asked = _Texts.of(_Texts(*rows).that_may_be_near(known) for rows in _rows(texts, queries))
+    wanted = asked.shingles()
+    held: list[_Texts] = []
+    for rows in _rows(texts, index):
+        held.append(_Texts(*rows).that_may_be_near(wanted))
+        if sum(len(each.rows) for each in held) >= TEXTS_INDEXED:
+            yield from _matches(_Texts.of(held), asked)
+            held = []
+    yield from _matches(_Texts.of(held), asked)
 
 
-def _matches(
-    rows: np.ndarray, texts: list[str], asked_rows: np.ndarray, asked_texts: pa.ChunkedArray
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    index = NearDuplicates(texts)
-    for start in range(0, len(asked_rows), TEXTS_ASKED):
+@dataclass(frozen=True)
+class _Texts:
+    """Some texts of a table: their rows, int64, (texts,), and what they say."""
+
+    rows: np.ndarray
+    content: pa.StringArray
+
+    @classmethod
+    def of(cls, parts: Iterable[_Texts]) -> _Texts:
+        parts = list(parts)
+        rows = [np.empty(0, np.int64), *(part.rows for part in parts)]
+        return cls(
+            np.concatenate(rows), pa.chunked_array([part.content for part in parts], pa.string()).combine_chunks()
+        )
+
+    def shingles(self) -> ShingleSet:
+        found = ShingleSet(SHINGLES_OF_A_TEXT * len(self.rows))
+        found.add(self.content)
+        return found
+
+    def that_may_be_near(self, shingles: ShingleSet) -> _Texts:
+        """Return those that may be a near-duplicate of one of the texts that these shingles are of.
+
+        Such a text shares so many shingles with that one, and so at least as many with all of them together.
+        """
+        possible = shingles.shares(self.content) >= LEAST_SIMILARITY
+        return _Texts(self.rows[possible], self.content.filter(pa.array(possible)))
+
+
+def _matches(indexed: _Texts, asked: _Texts) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    # Fewer texts of one side leave fewer possible ones of the other: hashes tell that sooner than the index does.
+    count = np.inf
+    while (left := len(indexed.rows) + len(asked.rows)) < LEAST_GAIN * count:
+        count = left
+        asked = asked.that_may_be_near(indexed.shingles())
+        indexed = indexed.that_may_be_near(asked.shingles())
+    index = NearDuplicates(indexed.content.to_pylist())
+    for start in range(0, len(asked.rows), TEXTS_ASKED):
         found = [
             (start + i, match.position, match.similarity)
-            for i, matches in enumerate(index.matches(asked_texts[start : start + TEXTS_ASKED].to_pylist()))
+            for i, matches in enumerate(index.matches(asked.content[start : start + TEXTS_ASKED].to_pylist()))
             for match in matches
         ]
         if found:
             at, positions, similarities = map(np.array, zip(*found, strict=True))
-            yield asked_rows[at], rows[positions], similarities
+            yield asked.rows[at], indexed.rows[positions], similarities
 
 
 def _rows(texts: Path, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, pa.StringArray]]:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 import finstill
 from finstill.config.profile import CorpusSource
+from finstill.corpus.ahead import ahead
 from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.readers import Fault
 from finstill.corpus.report import BadRows, CorpusReport
@@ -97,7 +98,7 @@ def write_part(
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
     """
-    rows = _keyed(_counted(batches), _label_names(labels, label_names), labels, bad_rows, report, by_date)
+    rows = _keyed(ahead(_counted(batches)), _label_names(labels, label_names), labels, bad_rows, report, by_date)
     with (
         whole_file(path) as unfinished,
         pq.ParquetWriter(
@@ -108,7 +109,7 @@ def write_part(
             write_statistics=REPEATED_COLUMNS,
         ) as writer,
     ):
-        for table in _joined(rows):
+        for table in ahead(_joined(rows)):
             writer.write_table(table)
         writer.add_key_value_metadata({REPORT_KEY: json.dumps(report.as_dict())})
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from joblib import cpu_count
 
 from finstill.corpus.text import words
 
@@ -44,12 +47,12 @@ class ShingleSet:
 
     def add(self, texts: pa.StringArray) -> None:
         """Add the shingles of `texts`."""
-        for some in _pieces(texts):
-            self._flags[shingle_hashes(some)[1] & self._mask] = True
+        for _, hashes in _of_pieces(shingle_hashes, texts):
+            self._flags[hashes & self._mask] = True
 
     def shares(self, texts: pa.StringArray) -> np.ndarray:
         """Return the share of each text's shingles that are in the set: float64, (texts,); 0 for a text of no word."""
-        return np.concatenate([np.empty(0), *map(self._shares, _pieces(texts))])
+        return np.concatenate([np.empty(0), *_of_pieces(self._shares, texts)])
 
     def _shares(self, texts: pa.StringArray) -> np.ndarray:
         rows, hashes = shingle_hashes(texts)
@@ -97,6 +100,12 @@ def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the powers of the factor and of its inverse, 2**bits of each."""
     factors = np.full((2, 1 << bits), [[_FACTOR], [_INVERSE]], np.uint64)
     return tuple(np.cumprod(factors, axis=1))
+
+
+def _of_pieces(function: Callable[[pa.StringArray], Any], texts: pa.StringArray) -> list[Any]:
+    """Return what a function says of each piece of texts, in order. Arrays leave other threads the interpreter."""
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        return list(pool.map(function, _pieces(texts)))
 
 
 def _pieces(texts: pa.StringArray) -> Iterator[pa.StringArray]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tokenizers import Encoding, Tokenizer
 
+from finstill.corpus.ahead import ahead
 from finstill.corpus.long_texts import Window, read_windows
 from finstill.corpus.merge import key_halves
 from finstill.corpus.provenance import LongTexts, TableProvenance, made_by
@@ -193,21 +194,30 @@ def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTe
     report = TokensReport()
     unknown = unknown_id(tokenizer)
     schema = TableProvenance.of_tokenizer(tokenizer, long).of_schema(CORPUS_TOKENS_SCHEMA)
-    with pq.ParquetFile(corpus) as source, _Before.opened(path, schema) as before, whole_file(path) as unfinished:
+
+    def tables(source: pq.ParquetFile, before: _Before) -> Iterator[pa.Table]:
         advance = progress_logger(logger, "tokens", source.metadata.num_rows, "texts")
-        with pq.ParquetWriter(unfinished, schema) as writer:
-            for batch in source.iter_batches(ROWS_PER_CHUNK, columns=["key", "text"]):
-                known = before.rows_of(batch["key"])
-                new = batch.filter(pc.invert(pc.is_in(batch["key"], known["text_key"].combine_chunks())))
-                table = known
-                if len(new):
-                    made = tokenize_windows(new["key"], new["text"].to_pylist(), tokenizer, long)
-                    table = pa.concat_tables([known, made])
-                    order = np.argsort(pc.index_in(table["text_key"], batch["key"]).to_numpy(), kind="stable")
-                    table = table.take(pa.array(order))
-                writer.write_table(table.cast(schema))
-                _count(report, table, unknown, batch)
-                advance(batch.num_rows)
+        for batch in source.iter_batches(ROWS_PER_CHUNK, columns=["key", "text"]):
+            known = before.rows_of(batch["key"])
+            new = batch.filter(pc.invert(pc.is_in(batch["key"], known["text_key"].combine_chunks())))
+            table = known
+            if len(new):
+                made = tokenize_windows(new["key"], new["text"].to_pylist(), tokenizer, long)
+                table = pa.concat_tables([known, made])
+                order = np.argsort(pc.index_in(table["text_key"], batch["key"]).to_numpy(), kind="stable")
+                table = table.take(pa.array(order))
+            _count(report, table, unknown, batch)
+            yield table.cast(schema)
+            advance(batch.num_rows)
+
+    with (
+        pq.ParquetFile(corpus) as source,
+        _Before.opened(path, schema) as before,
+        whole_file(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema) as writer,
+    ):
+        for table in ahead(tables(source, before)):
+            writer.write_table(table)
     return report
 
 
