@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import unicodedata
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def test_a_hub_data_set_keeps_its_splits_and_label_names(tmp_path: Path) -> None
 
 def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    # The hub's client waits longer and longer between its attempts.
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(InputError, match=r"nobody/nothing.*cannot be loaded"):
         build(CorpusSource(hub="nobody/nothing"))
 
