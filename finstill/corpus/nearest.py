@@ -116,13 +116,14 @@ def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tupl
     if not index.any() or not queries.any():
         return
     known = ShingleSet(SHINGLES_OF_A_TEXT * int(index.sum()))
-    for _, content in _rows(texts, index):
-        known.add(content)
-    asked = _Texts.of(_Texts(*rows).that_may_be_near(known) for rows in _rows(texts, queries))
+    for rows in _rows(texts, index):
+        for piece in rows.content.chunks:
+            known.add(piece)
+    asked = _Texts.of(rows.that_may_be_near(known) for rows in _rows(texts, queries))
     wanted = asked.shingles()
     held: list[_Texts] = []
     for rows in _rows(texts, index):
-        held.append(_Texts(*rows).that_may_be_near(wanted))
+        held.append(rows.that_may_be_near(wanted))
         if sum(len(each.rows) for each in held) >= TEXTS_INDEXED:
             yield from _matches(_Texts.of(held), asked)
             held = []
@@ -131,22 +132,22 @@ def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Texts:
-    """Some texts of a table: their rows, int64, (texts,), and what they say."""
+    """Some texts of a table: their rows, int64, (texts,), and what they say, in pieces as they were read."""
 
     rows: np.ndarray
-    content: pa.StringArray
+    content: pa.ChunkedArray
 
     @classmethod
     def of(cls, parts: Iterable[_Texts]) -> _Texts:
         parts = list(parts)
-        rows = [np.empty(0, np.int64), *(part.rows for part in parts)]
-        return cls(
-            np.concatenate(rows), pa.chunked_array([part.content for part in parts], pa.string()).combine_chunks()
-        )
+        pieces = [piece for part in parts for piece in part.content.chunks]
+        rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
+        return cls(rows, pa.chunked_array(pieces, pa.string()))
 
     def shingles(self) -> ShingleSet:
         found = ShingleSet(SHINGLES_OF_A_TEXT * len(self.rows))
-        found.add(self.content)
+        for piece in self.content.chunks:
+            found.add(piece)
         return found
 
     def that_may_be_near(self, shingles: ShingleSet) -> _Texts:
@@ -154,7 +155,8 @@ class _Texts:
 
         Such a text shares so many shingles with that one, and so at least as many with all of them together.
         """
-        possible = shingles.shares(self.content) >= LEAST_SIMILARITY
+        shares = np.concatenate([np.empty(0), *(shingles.shares(piece) for piece in self.content.chunks)])
+        possible = shares >= LEAST_SIMILARITY
         return _Texts(self.rows[possible], self.content.filter(pa.array(possible)))
 
 
@@ -177,8 +179,8 @@ def _matches(indexed: _Texts, asked: _Texts) -> Iterator[tuple[np.ndarray, np.nd
             yield asked.rows[at], indexed.rows[positions], similarities
 
 
-def _rows(texts: Path, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, pa.StringArray]]:
-    """Yield the rows that are wanted, with their texts, a row group at a time."""
+def _rows(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
+    """Yield the rows that are wanted, a row group at a time."""
     start = 0
     with pq.ParquetFile(texts) as file:
         for group in range(file.num_row_groups):
@@ -186,5 +188,5 @@ def _rows(texts: Path, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, pa.Stri
             rows = np.flatnonzero(wanted[start : start + count])
             if len(rows):
                 content = file.read_row_group(group, columns=["text"])["text"].combine_chunks()
-                yield start + rows, content.take(pa.array(rows))
+                yield _Texts(start + rows, pa.chunked_array([content.take(pa.array(rows))]))
             start += count
