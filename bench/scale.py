@@ -59,7 +59,7 @@ def main() -> None:
         print(json.dumps(STAGES[name](Path(folder))))
         return
     arguments = read_arguments(__doc__)
-    corpus_rows, training_rows = (100_000, 1_000_000) if arguments.quick else (1_000_000, 10_000_000)
+    corpus_rows, training_rows = (1_000_000, 1_000_000) if arguments.quick else (10_000_000, 10_000_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "source").mkdir()
