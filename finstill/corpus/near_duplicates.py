@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rensa import RMinHash, RMinHashLSH
+import numpy as np
+import pyarrow as pa
 
+from finstill.corpus.shingle_hashes import hashes_of
 from finstill.corpus.text import words
 
 SHINGLE_WORDS = 2
@@ -15,9 +16,11 @@ SHINGLE_WORDS = 2
 LEAST_SIMILARITY = 0.7
 """Of near-duplicates. One word in the middle of twenty that differs leaves 0.81, two apart 0.65."""
 
-# Two texts meet where 3 minima in a row of any of 21 bands agree: those of similarity 0.7 with probability 0.9999.
-_BANDS, _ROWS = 21, 3
-_SEED = 42
+TEXTS_AT_A_TIME = 8192
+
+_ROUNDING = 1e-9
+
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Match(NamedTuple):
@@ -35,21 +38,27 @@ class Match(NamedTuple):
 class NearDuplicates:
     """An index of texts that finds the near-duplicates of others among them.
 
-    MinHash (Broder 1997, "On the Resemblance and Containment of Documents") over runs of two words, case and
-    punctuation left out, with locality-sensitive hashing finds the candidates; the Jaccard index itself decides, so no
-    match is by chance. A script without spaces has its characters for words; a Thai letter and the marks above and
-    below it are one, since runs of two single signs are too few to tell long texts apart.
+    Texts are compared by the Jaccard index of their runs of two words, case and punctuation left out. A script without
+    spaces has its characters for words; a Thai letter and the marks above and below it are one, since runs of two
+    single signs are too few to tell long texts apart.
+
+    Candidates come by prefixes, of which none is missed (Bayardo et al. 2007, "Scaling Up All Pairs Similarity
+    Search"): of two texts of Jaccard index t, each has one of its n - ceil(t n) + 1 rarest shingles in common with
+    those of the other. Hashes by arrays find them and count what they share; shingles themselves decide.
 
     Args:
         texts: the texts to find.
     """
 
     def __init__(self, texts: Sequence[str]):
-        self._shingles = [shingles(text) for text in texts]
-        self._known = frozenset(itertools.chain.from_iterable(self._shingles))
-        self._index = RMinHashLSH(LEAST_SIMILARITY, _BANDS * _ROWS, _BANDS)
-        if texts:
-            self._index.insert_many(_sketches(self._shingles))
+        self._texts = texts
+        rows, hashes = hashes_of(pa.array(texts, pa.string()))
+        self._sizes = np.bincount(rows, minlength=len(texts))
+        self._hashes, self._counts = np.unique(hashes, return_counts=True)
+        self._members = np.sort(_members(rows, hashes))
+        prefix = self._prefix(rows, hashes, self._sizes)
+        prefix = prefix[np.argsort(hashes[prefix], kind="stable")]
+        self._prefix_rows, self._prefix_hashes = rows[prefix], hashes[prefix]
 
     def nearest(self, texts: Sequence[str]) -> list[Match | None]:
         """Return for each of `texts` its nearest near-duplicate in the index, or None where there is none."""
@@ -58,14 +67,46 @@ class NearDuplicates:
     def matches(self, texts: Sequence[str]) -> list[list[Match]]:
         """Return for each of `texts` its near-duplicates in the index."""
         found: list[list[Match]] = [[] for _ in texts]
-        wanted = [shingles(text) for text in texts]
-        # A near-duplicate shares so many shingles with one text, and so at least as many with all of them together.
-        possible = [i for i, own in enumerate(wanted) if len(own & self._known) >= LEAST_SIMILARITY * len(own)]
-        near = self._index.query_all(_sketches([wanted[i] for i in possible])) if possible else []
-        for i, positions in zip(possible, near, strict=True):
-            candidates = [Match(j, _jaccard(wanted[i], self._shingles[j])) for j in sorted(set(positions))]
-            found[i] = [match for match in candidates if match.similarity >= LEAST_SIMILARITY]
+        if not len(self._texts):
+            return found
+        for start in range(0, len(texts), TEXTS_AT_A_TIME):
+            asked, positions = self._candidates(texts[start : start + TEXTS_AT_A_TIME])
+            for i, position in zip((start + asked).tolist(), positions.tolist(), strict=True):
+                similarity = _jaccard(shingles(texts[i]), shingles(self._texts[position]))
+                if similarity >= LEAST_SIMILARITY:
+                    found[i].append(Match(position, similarity))
         return found
+
+    def _candidates(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return pairs of texts and texts of the index that are near by their hashes: int64 (pairs,) both, sorted."""
+        rows, hashes = hashes_of(pa.array(texts, pa.string()))
+        sizes = np.bincount(rows, minlength=len(texts))
+        prefix = self._prefix(rows, hashes, sizes)
+        first = np.searchsorted(self._prefix_hashes, hashes[prefix], "left")
+        met = np.searchsorted(self._prefix_hashes, hashes[prefix], "right") - first
+        others = self._prefix_rows[_ranges(first, met)]
+        pairs = np.unique(np.repeat(rows[prefix], met) * len(self._texts) + others)
+        asked, others = np.divmod(pairs, len(self._texts))
+        # The share of the smaller one in the larger is the most that they can have in common.
+        ours, theirs = sizes[asked], self._sizes[others]
+        possible = np.minimum(ours, theirs) >= LEAST_SIMILARITY * np.maximum(ours, theirs) - _ROUNDING
+        asked, others, ours, theirs = asked[possible], others[possible], ours[possible], theirs[possible]
+        # Each pair's shingles of the text, with the row of the index.
+        own = _ranges((np.cumsum(sizes) - sizes)[asked], ours)
+        wanted = _members(np.repeat(others, ours), hashes[own])
+        at = np.minimum(np.searchsorted(self._members, wanted), len(self._members) - 1)
+        shared = np.bincount(np.repeat(np.arange(len(asked)), ours), self._members[at] == wanted, len(asked))
+        near = shared >= LEAST_SIMILARITY * (ours + theirs - shared) - _ROUNDING
+        return asked[near], others[near]
+
+    def _prefix(self, rows: np.ndarray, hashes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """Return which shingles are among the rarest of their text, as many as must be looked at: int64."""
+        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        counts = np.where(self._hashes[at] == hashes, self._counts[at], 0)
+        order = np.lexsort((hashes, counts, rows))
+        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        looked_at = sizes - np.ceil(LEAST_SIMILARITY * sizes - _ROUNDING).astype(np.int64) + 1
+        return order[place < np.repeat(looked_at, sizes)]
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -76,8 +117,15 @@ def shingles(text: str) -> frozenset[str]:
     return frozenset(map(" ".join, zip(*(found[i:] for i in range(SHINGLE_WORDS)), strict=False)))
 
 
-def _sketches(texts: Sequence[frozenset[str]]) -> list[RMinHash]:
-    return RMinHash.from_token_sets(texts, _BANDS * _ROWS, _SEED)
+def _members(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    """Return a number for each pair of row and hash, uint64; two pairs have the same one hardly ever."""
+    return hashes * _FACTOR + rows.astype(np.uint64)
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the numbers from each start on, so many of each, one after the other: int64."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
 def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:

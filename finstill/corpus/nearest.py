@@ -28,7 +28,7 @@ COMPARED_SCHEMA = pa.schema(
 )
 """The texts of one night: whether each is measured on, and for a train text its nearest measured one."""
 
-TEXTS_INDEXED = 200_000
+TEXTS_INDEXED = 500_000
 """Number of texts that an index of near-duplicates holds at once."""
 
 TEXTS_ASKED = 8192

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -58,6 +59,28 @@ class ShingleSet:
         rows, hashes = shingle_hashes(texts)
         known = np.bincount(rows[self._flags[hashes & self._mask]], minlength=len(texts))
         return known / np.maximum(np.bincount(rows, minlength=len(texts)), 1)
+
+
+def hashes_of(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the hashes of the shingles of texts, as `shingle_hashes` does, of any number of them.
+
+    A text without a word is its own shingle.
+    """
+    rows, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    start = 0
+    for count, own, found in _of_pieces(lambda some: (len(some), *shingle_hashes(some)), texts):
+        rows.append(start + own)
+        hashes.append(found)
+        start += count
+    every, said = np.concatenate(rows), np.concatenate(hashes)
+    wordless = np.flatnonzero(np.bincount(every, minlength=len(texts)) == 0)
+    if not len(wordless):
+        return every, said
+    contents = texts.take(pa.array(wordless)).cast(pa.binary()).to_pylist()
+    more = [int.from_bytes(hashlib.blake2b(content, digest_size=HASH_BITS // 8).digest()) for content in contents]
+    every, said = np.concatenate([every, wordless]), np.concatenate([said, np.array(more, np.uint64)])
+    order = np.argsort(every, kind="stable")
+    return every[order], said[order]
 
 
 def shingle_hashes(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
