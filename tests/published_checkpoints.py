@@ -88,6 +88,7 @@ def write_wordpiece_json(folder: Path, special: Sequence[str], frame: tuple[str,
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=special[3]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.add_special_tokens(list(special))
     first, last = frame
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}", special_tokens=[(token, ids[token]) for token in frame]

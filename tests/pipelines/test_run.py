@@ -19,6 +19,9 @@ from joblib import cpu_count
 
 ROOT = Path(__file__).parents[2]
 
+# On quiet cores the longest takes two minutes; a machine with other work is given its time.
+pytestmark = pytest.mark.timeout(900)
+
 PROFILE = """\
 task: risk
 corpus: {path: headlines.csv, text: headline, label: verdict}
@@ -67,7 +70,7 @@ def start(folder: Path) -> subprocess.Popen[str]:
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
     process = start(folder)
-    stdout, stderr = process.communicate(timeout=280)
+    stdout, stderr = process.communicate(timeout=400)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
@@ -87,7 +90,7 @@ def training(folder: Path) -> Iterator[subprocess.Popen[str]]:
     with recipes(folder, LONG):
         process = start(folder)
         try:
-            deadline = time.monotonic() + 200
+            deadline = time.monotonic() + 400
             while len({each.parent.parent for each in folder.glob("home/mine/students/*/training-*/checkpoint-*")}) < 2:
                 assert process.poll() is None
                 assert time.monotonic() < deadline
@@ -162,7 +165,7 @@ def test_what_is_wrong_with_a_student_is_said_in_one_line(folder: Path) -> None:
 def test_control_c_ends_the_trainings_and_says_how_to_go_on(folder: Path) -> None:
     with training(folder) as process:
         os.killpg(process.pid, signal.SIGINT)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 130
     assert "Stopped. Run it again: it goes on from here." in stdout
     assert "Traceback" not in stdout
