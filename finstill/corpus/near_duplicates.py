@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from finstill.corpus.shingle_hashes import hashes_of
+from finstill.corpus.shingle_hashes import FACTOR, hashes_of
 from finstill.corpus.text import words
 
 SHINGLE_WORDS = 2
@@ -16,11 +16,7 @@ SHINGLE_WORDS = 2
 LEAST_SIMILARITY = 0.7
 """Of near-duplicates. One word in the middle of twenty that differs leaves 0.81, two apart 0.65."""
 
-TEXTS_AT_A_TIME = 8192
-
 _ROUNDING = 1e-9
-
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 class Match(NamedTuple):
@@ -65,16 +61,15 @@ class NearDuplicates:
         return [max(found, key=lambda match: match.similarity, default=None) for found in self.matches(texts)]
 
     def matches(self, texts: Sequence[str]) -> list[list[Match]]:
-        """Return for each of `texts` its near-duplicates in the index."""
+        """Return for each of `texts`, some thousands, its near-duplicates in the index."""
         found: list[list[Match]] = [[] for _ in texts]
         if not len(self._texts):
             return found
-        for start in range(0, len(texts), TEXTS_AT_A_TIME):
-            asked, positions = self._candidates(texts[start : start + TEXTS_AT_A_TIME])
-            for i, position in zip((start + asked).tolist(), positions.tolist(), strict=True):
-                similarity = _jaccard(shingles(texts[i]), shingles(self._texts[position]))
-                if similarity >= LEAST_SIMILARITY:
-                    found[i].append(Match(position, similarity))
+        asked, positions = self._candidates(texts)
+        for i, position in zip(asked.tolist(), positions.tolist(), strict=True):
+            similarity = _jaccard(shingles(texts[i]), shingles(self._texts[position]))
+            if similarity >= LEAST_SIMILARITY:
+                found[i].append(Match(position, similarity))
         return found
 
     def _candidates(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +114,7 @@ def shingles(text: str) -> frozenset[str]:
 
 def _members(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
     """Return a number for each pair of row and hash, uint64; two pairs have the same one hardly ever."""
-    return hashes * _FACTOR + rows.astype(np.uint64)
+    return hashes * FACTOR + rows.astype(np.uint64)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:

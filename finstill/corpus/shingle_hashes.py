@@ -24,8 +24,8 @@ LEAST_BYTES = 16
 
 HASH_BITS = 48
 
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_INVERSE = np.uint64(pow(int(_FACTOR), -1, 1 << 64))
+FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(FACTOR), -1, 1 << 64))
 
 _LETTERS = bytes(
     code if code >= 0x80 or chr(code) in "_0123456789abcdefghijklmnopqrstuvwxyz" else 0
@@ -111,7 +111,7 @@ def shingle_hashes(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
     follows = rows[1:] == rows[:-1]
     pairs = np.flatnonzero(follows)
     alone = np.flatnonzero(~(np.append(follows, False) | np.append(False, follows)))
-    shingles = np.concatenate([_mixed(hashes[pairs] * _FACTOR + hashes[pairs + 1]), _mixed(hashes[alone])])
+    shingles = np.concatenate([_mixed(hashes[pairs] * FACTOR + hashes[pairs + 1]), _mixed(hashes[alone])])
     rows = np.concatenate([rows[pairs], rows[alone]]).astype(np.uint64)
     found = np.sort(rows << np.uint64(HASH_BITS) | shingles >> np.uint64(64 - HASH_BITS))
     found = found[np.append(True, found[1:] != found[:-1])]
@@ -121,7 +121,7 @@ def shingle_hashes(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(maxsize=2)
 def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the powers of the factor and of its inverse, 2**bits of each."""
-    factors = np.full((2, 1 << bits), [[_FACTOR], [_INVERSE]], np.uint64)
+    factors = np.full((2, 1 << bits), [[FACTOR], [_INVERSE]], np.uint64)
     return tuple(np.cumprod(factors, axis=1))
 
 
