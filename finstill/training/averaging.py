@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from finstill.training.loop import checkpoint_of
 
 AVERAGE_FILE = "average.safetensors"
 
@@ -39,7 +39,7 @@ class WeightAverage(TrainerCallback):
         self._average = AveragedModel(self._student, use_buffers=False)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        kept = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / AVERAGE_FILE
+        kept = checkpoint_of(args, state) / AVERAGE_FILE
         if kept.is_file():
             self._average.load_state_dict(load_file(kept))
 
@@ -48,5 +48,5 @@ class WeightAverage(TrainerCallback):
             self._average.update_parameters(self._student)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        folder = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        save_file({name: each.contiguous() for name, each in self._average.state_dict().items()}, folder / AVERAGE_FILE)
+        weights = {name: each.contiguous() for name, each in self._average.state_dict().items()}
+        save_file(weights, checkpoint_of(args, state) / AVERAGE_FILE)

@@ -91,6 +91,11 @@ def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
     return history
 
 
+def checkpoint_of(args: Any, state: Any) -> Path:
+    """Return the folder of the trainer's checkpoint at the step where it is, as callbacks are told both."""
+    return Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+
+
 def early_stopping(patience: int) -> EarlyStoppingCallback:
     return EarlyStoppingCallback(early_stopping_patience=patience)
 
@@ -133,7 +138,7 @@ class _WholeCheckpoints(TrainerCallback):
     """Marks a checkpoint when everything is in it: the trainer writes its own files before callbacks write theirs."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}" / WHOLE_FILE).touch()
+        (checkpoint_of(args, state) / WHOLE_FILE).touch()
 
 
 def _epochs(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
