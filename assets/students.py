@@ -64,7 +64,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
         checkpoint,
         workspace.student(name),
         stage=f"student {name}",
-        word_vectors=workspace.word_vectors,
+        starts=workspace.starts,
         champion=workspace.champion / "current",
         report_to=settings.report_to,
         callbacks=[stop_when_cancelled(context)],

@@ -54,7 +54,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         storage=profile.study or f"sqlite:///{workspace.root / 'study.db'}",
         trials=settings.tuning.trials,
         seed=settings.tuning.seed,
-        word_vectors=workspace.word_vectors,
+        starts=workspace.starts,
     )
     plots = {
         "Tuning": search_history(found.trials, found.measure),

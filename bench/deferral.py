@@ -65,7 +65,7 @@ def measure(files: Workspace, sentences: int, settings: FineTuning) -> dict[str,
     texts = draw_rows(read_shared("reuters_sentences"), sentences)["text"].combine_chunks()
     write_corpus_of(files, bank, texts, SENTIMENT)
     rows, student = teach(files, SENTIMENT, settings), files.student("lstm")
-    distil(RECIPE, files, rows, SENTIMENT, student, word_vectors=files.word_vectors)
+    distil(RECIPE, files, rows, SENTIMENT, student, starts=files.starts)
     teacher = TeacherGraph.read(files.teacher_onnx)
 
     def package(share: float) -> Package:

@@ -76,7 +76,7 @@ POOL: dict[str, Any] = {
     "average_last": 0.3,
     "labelled_repeats": 3,
 }
-LSTM = LstmAttentionConfig(checkpoint="embedded", embedding="output", embedding_width=384, **TRIMMED)
+LSTM = LstmAttentionConfig(checkpoint="embedded", embedding="output", embedding_width=384, hint_texts=40_000, **TRIMMED)
 SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, **TRIMMED)
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
@@ -90,16 +90,21 @@ RECIPES = {
     "encoder-6": Recipe(architecture=MEDIUM, **{**ENCODER, "epochs": 3, "learning_rate": 1e-4}),
     "lstm-baseline": Recipe(architecture=LSTM, **LABELS_ALONE),
 }
-"""What the figures are of. The label-only baseline takes as many steps as `lstm`, from the same first vectors."""
+"""What the figures are of. The label-only baseline takes as many steps as `lstm`, from the same start."""
 
 RANDOM_BASELINE = "labels alone, random vectors"
-RANDOM = LSTM.model_copy(update={"embedding": "random"})
+NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
+RANDOM = NO_HINTS.model_copy(update={"embedding": "random"})
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     RANDOM_BASELINE: ({"architecture": RANDOM, **LABELS_ALONE}, frozenset()),
     "the encoder's word embeddings": ({"architecture": LSTM.model_copy(update={"embedding": "input"})}, frozenset()),
-    "the teacher's output vectors": ({"architecture": LSTM.model_copy(update={"checkpoint": "teacher"})}, frozenset()),
+    "the teacher's output vectors and hints": (
+        {"architecture": LSTM.model_copy(update={"checkpoint": "teacher"})},
+        frozenset(),
+    ),
+    "no hints": ({"architecture": NO_HINTS}, frozenset()),
     "labels are heard too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
-    "random word vectors": ({"architecture": RANDOM}, frozenset()),
+    "random word vectors, no hints": ({"architecture": RANDOM}, frozenset()),
     "no average of weights": ({"average_last": 0.0}, frozenset()),
     "half as many distinct texts": ({}, frozenset({"half"})),
     "a quarter as many": ({}, frozenset({"quarter"})),

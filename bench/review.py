@@ -125,7 +125,7 @@ def make_logits(files: Workspace, tuning: FineTuning) -> dict[str, np.ndarray]:
     """Return what teacher and student say of each text, in the corpus's order."""
     rows = teach(files, SENTIMENT, tuning)
     folder = files.student("lstm")
-    distil(RECIPE, files, rows, SENTIMENT, folder, word_vectors=files.word_vectors)
+    distil(RECIPE, files, rows, SENTIMENT, folder, starts=files.starts)
     splits = pq.read_table(files.corpus, columns=["split"])["split"].to_numpy()
     logits = {name: np.empty((len(splits), len(SENTIMENT.labels)), np.float32) for name in ("teacher", "student")}
     for split, of_split in rows.items():

@@ -203,7 +203,7 @@ def train_one(study: Study, most_epochs: int, name: str, recipe: Recipe, less: f
         SENTIMENT.labels,
         files.teacher_checkpoint,
         student,
-        word_vectors=files.word_vectors,
+        starts=files.starts,
         stage=f"{study.name}: {name}, seed {seed}",
     )
     graph = load_student(student).onnx_graph()

@@ -99,7 +99,7 @@ def timed(
     files: Workspace, recipe: Recipe, rows: Mapping[str, TrainingRows], folder: Path, champion: Path | None
 ) -> float:
     started = time.perf_counter()
-    distil(recipe, files, rows, SENTIMENT, folder, word_vectors=files.word_vectors, champion=champion)
+    distil(recipe, files, rows, SENTIMENT, folder, starts=files.starts, champion=champion)
     return time.perf_counter() - started
 
 

@@ -69,10 +69,17 @@ class LstmAttentionConfig(EmbeddingConfig):
 
     Attributes:
         hidden_width: units of one direction of one layer.
+        hint_texts: train texts on which the layers first learn what the checkpoint's last layer says of each token, see
+            `finstill.training.hints`; with 0 they start at random.
     """
 
     hidden_width: int = Field(128, ge=1, le=4096)
     layers: int = Field(3, ge=1, le=12)
+    hint_texts: int = Field(0, ge=0)
+
+    @property
+    def starts_from_checkpoint(self) -> bool:
+        return super().starts_from_checkpoint or self.hint_texts > 0
 
 
 class ConvolutionConfig(EmbeddingConfig):

@@ -113,9 +113,9 @@ class Workspace:
         return Workspace(self.root / "out_of_domain")
 
     @property
-    def word_vectors(self) -> Path:
+    def starts(self) -> Path:
         """Holds what students started from, by the digest of what that was made from."""
-        return self.root / "word-vectors"
+        return self.root / "starts"
 
     @property
     def tuning(self) -> Path:

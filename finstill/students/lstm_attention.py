@@ -129,14 +129,28 @@ class LstmAttention(Student):
             logits: float, (rows, classes).
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        states = self.token_states(input_ids, mask)
+        weights = self.attention(states.transpose(0, 1), mask.T).T
+        pooled = torch.einsum("rt,rtw->rw", weights, states)
+        logits = self.head(self.dropout(pooled))
+        return SequenceClassifierOutput(logits=logits, attentions=(weights,) if output_attentions else None)
+
+    def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the last layer's states.
+
+        Args:
+            input_ids: int64, (rows, tokens).
+            mask: bool, (rows, tokens), false for padding.
+
+        Returns:
+            float, (rows, tokens, 2 * hidden_width).
+        """
         reversal = reversal_order(mask)
+        # An LSTM reads token by token.
         states = self._drop(self.embedding(input_ids.T))
         for layer in self.layers:
             states = self._drop(layer(states, reversal))
-        weights = self.attention(states, mask.T).T
-        pooled = torch.einsum("rt,trw->rw", weights, states)
-        logits = self.head(self.dropout(pooled))
-        return SequenceClassifierOutput(logits=logits, attentions=(weights,) if output_attentions else None)
+        return states.transpose(0, 1)
 
     def _drop(self, states: Tensor) -> Tensor:
         """Leave out the same units at all tokens of a row.

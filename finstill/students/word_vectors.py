@@ -95,7 +95,7 @@ def _mean_states(
     module.to("cuda" if torch.cuda.is_available() else "cpu")
     try:
         with ThreadPoolExecutor(cpu_count(), initializer=partial(torch.set_num_threads, 1)) as pool:
-            for batch, states in zip(batches, pool.map(partial(_states, encoder), batches), strict=True):
+            for batch, states in zip(batches, pool.map(partial(last_states, encoder), batches), strict=True):
                 read = positions[np.concatenate([np.asarray(text) for text in batch])]
                 np.add.at(total, read, states)
                 np.add.at(counts, read, 1)
@@ -116,7 +116,7 @@ def _inputs_digest(start: Start, texts: Sequence[Sequence[int]], vocabulary: Voc
 
 
 @torch.inference_mode()
-def _states(encoder: PreTrainedModel, texts: Sequence[Sequence[int]]) -> np.ndarray:
+def last_states(encoder: PreTrainedModel, texts: Sequence[Sequence[int]] | Sequence[np.ndarray]) -> np.ndarray:
     """Return the last hidden states of the texts' tokens, one text after the other: float32, (tokens, width)."""
     ids, mask = (torch.from_numpy(array).to(encoder.device) for array in pad(texts))
     return encoder(input_ids=ids, attention_mask=mask).last_hidden_state[mask.bool()].cpu().numpy()

@@ -18,7 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
-from finstill.config.architectures import BaseConfig, EmbeddingConfig
+from finstill.config.architectures import BaseConfig, EmbeddingConfig, LstmAttentionConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
 from finstill.errors import InputError
@@ -32,6 +32,7 @@ from finstill.students.word_vectors import output_vectors
 from finstill.teacher.checkpoint import word_embeddings
 from finstill.training.averaging import WeightAverage
 from finstill.training.epochs import Epoch, EpochSampler
+from finstill.training.hints import learn_hints
 from finstill.training.loop import (
     collate,
     early_stopping,
@@ -221,7 +222,7 @@ def train_student(
     folder: Path,
     *,
     stage: str,
-    word_vectors: Path | None = None,
+    starts: Path | None = None,
     champion: Path | None = None,
     report_to: Sequence[str] = (),
     callbacks: Sequence[TrainerCallback] = (),
@@ -236,7 +237,8 @@ def train_student(
         labels: the task's labels, in the order of the logits.
         teacher_checkpoint: the teacher's folder, for a recipe whose student reads by its tokenizer and starts from it.
         stage: how log lines call this training.
-        word_vectors: the folder where output vectors are kept for other students that start from the same.
+        starts: the folder where output vectors, and weights after hints, are kept for other students that start from
+            the same.
         champion: the folder of the package in service, for a recipe that starts from it. What the student is then also
             depends on the students before it, and these are no part of its inputs: where rows and recipe are the same,
             it is kept.
@@ -276,9 +278,11 @@ def train_student(
         learned, epoch = np.union1d(learned, warm.learned), Epoch.of(training, train)
     else:
         if isinstance(recipe.architecture, EmbeddingConfig) and recipe.architecture.embedding == "output":
-            start = replace(start, output_vectors=output_vectors(start, read, vocabulary, word_vectors, stage))
+            start = replace(start, output_vectors=output_vectors(start, read, vocabulary, starts, stage))
         training = recipe
         student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
+        if isinstance(recipe.architecture, LstmAttentionConfig) and recipe.architecture.hint_texts:
+            learn_hints(student, start, read, recipe, starts, stage)
     tokenizer = start.tokenizer
     del start  # A large checkpoint need not stay in memory while its student is trained.
     average = WeightAverage(student, recipe.average_last) if recipe.average_last else None

@@ -64,7 +64,7 @@ def search(
     storage: str,
     trials: int,
     seed: int,
-    word_vectors: Path | None = None,
+    starts: Path | None = None,
 ) -> Search:
     """Try recipes around `base` until `trials` of them are finished, and return what was found.
 
@@ -77,7 +77,7 @@ def search(
         folder: of the trial in progress; emptied after each.
         storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql+psycopg2://...`.
         trials: finished ones in the end, those of earlier runs counted.
-        word_vectors: as `train_student` takes it.
+        starts: as `train_student` takes it.
 
     Raises:
         InputError: the base recipe hears no teacher, the database cannot be opened, or no trial came to its end.
@@ -103,7 +103,7 @@ def search(
                 teacher_checkpoint,
                 folder / "checkpoint",
                 stage=stage,
-                word_vectors=word_vectors,
+                starts=starts,
                 callbacks=[_Pruning(trial, f"eval_{measure}")],
             )
         finally:

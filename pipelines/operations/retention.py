@@ -38,7 +38,9 @@ LEFTOVERS = (
     "students/*/training-*",
     "teacher/checkpoint/fine-tuning-*",
     "trial/training-*",
-    "word-vectors/*.npy",
+    "starts/*.npy",
+    "starts/*.safetensors",
+    "word-vectors/*.npy",  # An older version's place for them.
 )
 """What runs that were cut off leave in a workspace, and what is made again where it is missing. A student may be called
 `training-long`: the place tells."""
