@@ -64,22 +64,30 @@ class EmbeddingConfig(BaseConfig):
         return self.embedding != "random"
 
 
-class LstmAttentionConfig(EmbeddingConfig):
-    """The size of an `lstm_attention` student.
+class HintedConfig(BaseConfig):
+    """The architecture of a student with a state for each token.
 
     Attributes:
-        hidden_width: units of one direction of one layer.
-        hint_texts: train texts on which the layers first learn what the checkpoint's last layer says of each token, see
-            `finstill.training.hints`; with 0 they start at random.
+        hint_texts: train texts on which the student first learns what the checkpoint's last layer says of each token,
+            see `finstill.training.hints`; with 0 it does not.
     """
 
-    hidden_width: int = Field(128, ge=1, le=4096)
-    layers: int = Field(3, ge=1, le=12)
     hint_texts: int = Field(0, ge=0)
 
     @property
     def starts_from_checkpoint(self) -> bool:
         return super().starts_from_checkpoint or self.hint_texts > 0
+
+
+class LstmAttentionConfig(HintedConfig, EmbeddingConfig):
+    """The size of an `lstm_attention` student.
+
+    Attributes:
+        hidden_width: units of one direction of one layer.
+    """
+
+    hidden_width: int = Field(128, ge=1, le=4096)
+    layers: int = Field(3, ge=1, le=12)
 
 
 class ConvolutionConfig(EmbeddingConfig):
@@ -100,7 +108,7 @@ class ConvolutionConfig(EmbeddingConfig):
         return self
 
 
-class EncoderConfig(BaseConfig):
+class EncoderConfig(HintedConfig):
     """The size of an `encoder` student: as wide as its checkpoint, some of its layers.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import onnx
-from torch import nn
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from finstill.config.architectures import BaseConfig, EmbeddingConfig
@@ -104,6 +104,28 @@ class Student(PreTrainedModel):
     def onnx_graph(self) -> onnx.ModelProto:
         """Return this student as a graph; see `finstill.students.graph.exported_graph` for its inputs and outputs."""
         return exported_graph(self)
+
+
+class TokenStateStudent(Student):
+    """A student whose last layer has a state for each token, which hints can teach: see `finstill.training.hints`.
+
+    Its head takes vectors as wide as these states.
+    """
+
+    dropout: nn.Dropout
+    head: nn.Linear
+
+    def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the last layer's states.
+
+        Args:
+            input_ids: int64, (rows, tokens).
+            mask: bool, (rows, tokens), false for padding.
+
+        Returns:
+            float, (rows, tokens, width).
+        """
+        raise NotImplementedError
 
 
 def label_maps(labels: Sequence[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import BaseConfig, EncoderConfig
 from finstill.errors import InputError
-from finstill.students.base import Student, StudentConfig
+from finstill.students.base import StudentConfig, TokenStateStudent
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ class EncoderLayer(nn.TransformerEncoderLayer):
         return self.norm2(states + self.dropout2(self.linear2(inner))), weights
 
 
-class Encoder(Student):
+class Encoder(TokenStateStudent):
     """Word and position embeddings, layers of attention and feed-forward, the first token's state, a linear head.
 
     Devlin et al. 2019, "BERT", started from chosen layers of a larger one as in Sanh et al. 2019, "DistilBERT", and
@@ -176,15 +176,23 @@ class Encoder(Student):
             logits: float, (rows, classes).
         """
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        states, weights = self._read(input_ids, mask)
+        pooled = torch.tanh(self.pooler(states[:, 0]))
+        shares = (weights[:, :, 0].mean(dim=1),) if output_attentions else None
+        return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)), attentions=shares)
+
+    def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
+        return self._read(input_ids, mask)[0]
+
+    def _read(self, input_ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the last layer returns, see `EncoderLayer.forward`."""
         words = self.embedding(input_ids)
         if self.widening is not None:
             words = self.widening(words)
         states = self.dropout(self.norm(words + self.positions[: input_ids.shape[1]]))
         for layer in self.layers:
             states, weights = layer(states, mask)
-        pooled = torch.tanh(self.pooler(states[:, 0]))
-        shares = (weights[:, :, 0].mean(dim=1),) if output_attentions else None
-        return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)), attentions=shares)
+        return states, weights
 
 
 def _factorised(words: np.ndarray, widening: nn.Linear) -> np.ndarray:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.students.base import Student, StudentConfig
+from finstill.students.base import StudentConfig, TokenStateStudent
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 
@@ -93,7 +93,7 @@ class AdditiveAttention(nn.Module):
         return torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=0)
 
 
-class LstmAttention(Student):
+class LstmAttention(TokenStateStudent):
     """Embedding, LSTM layers, additive attention pooling, a linear head."""
 
     config_class = PretrainedLstmAttentionConfig
@@ -136,15 +136,6 @@ class LstmAttention(Student):
         return SequenceClassifierOutput(logits=logits, attentions=(weights,) if output_attentions else None)
 
     def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the last layer's states.
-
-        Args:
-            input_ids: int64, (rows, tokens).
-            mask: bool, (rows, tokens), false for padding.
-
-        Returns:
-            float, (rows, tokens, 2 * hidden_width).
-        """
         reversal = reversal_order(mask)
         # An LSTM reads token by token.
         states = self._drop(self.embedding(input_ids.T))

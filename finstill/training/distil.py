@@ -18,7 +18,7 @@ from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 import finstill
-from finstill.config.architectures import BaseConfig, EmbeddingConfig, LstmAttentionConfig
+from finstill.config.architectures import BaseConfig, EmbeddingConfig, HintedConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
 from finstill.errors import InputError
@@ -281,7 +281,7 @@ def train_student(
             start = replace(start, output_vectors=output_vectors(start, read, vocabulary, starts, stage))
         training = recipe
         student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
-        if isinstance(recipe.architecture, LstmAttentionConfig) and recipe.architecture.hint_texts:
+        if isinstance(recipe.architecture, HintedConfig) and recipe.architecture.hint_texts:
             learn_hints(student, start, read, recipe, starts, stage)
     tokenizer = start.tokenizer
     del start  # A large checkpoint need not stay in memory while its student is trained.

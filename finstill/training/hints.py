@@ -27,15 +27,14 @@ from torch.utils.data import BatchSampler
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 import finstill
-from finstill.config.architectures import LstmAttentionConfig
+from finstill.config.architectures import HintedConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.token_ids import TokenIds
 from finstill.errors import InputError
 from finstill.files import digest, whole_file
 from finstill.inference.batching import pad
 from finstill.progress import progress_logger
-from finstill.students.base import Student
-from finstill.students.lstm_attention import LstmAttention
+from finstill.students.base import Student, TokenStateStudent
 from finstill.students.start import Start
 from finstill.students.word_vectors import last_states
 from finstill.training.epochs import Epoch, EpochSampler
@@ -66,8 +65,8 @@ def learn_hints(
         InputError: the loss is not finite.
     """
     architecture = recipe.architecture
-    assert isinstance(architecture, LstmAttentionConfig)
-    assert isinstance(student, LstmAttention)
+    assert isinstance(architecture, HintedConfig)
+    assert isinstance(student, TokenStateStudent)
     texts = rows[:: max(1, -(-len(rows) // architecture.hint_texts))]
     if folder is None:
         _learn(student, start, texts, recipe, stage)
@@ -84,7 +83,7 @@ def learn_hints(
     student.load_state_dict(load_file(file))
 
 
-def _learn(student: LstmAttention, start: Start, texts: TokenIds, recipe: Recipe, stage: str) -> None:
+def _learn(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Recipe, stage: str) -> None:
     rows = TrainingRows(texts, np.full(len(texts), NO_LABEL))
     order = EpochSampler(rows, Epoch(0, len(rows)), recipe.batch_size, recipe.seed)
     batches = list(BatchSampler(order, recipe.batch_size, drop_last=False))
@@ -143,7 +142,7 @@ def _hints(
             yield ids, torch.from_numpy(states.result())
 
 
-def _inputs_digest(student: LstmAttention, start: Start, texts: TokenIds, recipe: Recipe) -> str:
+def _inputs_digest(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Recipe) -> str:
     versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     settings = f"{recipe.batch_size} {recipe.learning_rate} {recipe.weight_decay} {recipe.seed}"
     weights = (tensor.contiguous().numpy().tobytes() for _, tensor in sorted(student.state_dict().items()))
