@@ -17,7 +17,6 @@ from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-import finstill
 from finstill.config.architectures import BaseConfig, EmbeddingConfig, HintedConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
@@ -36,6 +35,8 @@ from finstill.training.hints import learn_hints
 from finstill.training.loop import (
     collate,
     early_stopping,
+    library_versions,
+    one_thread,
     run_training,
     training_arguments,
     validation_metrics,
@@ -121,17 +122,9 @@ class DistillationTrainer(Trainer):
         return EpochSampler(self._train, self._epoch, self._recipe.batch_size, self._recipe.seed)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train with one thread to a product, as `Trainer.train` does otherwise.
-
-        A student's products are so small that threads mostly wait for each other: shared by two cores, those of an LSTM
-        take more than twice as long as on one. And a student is then the same whatever the number of cores.
-        """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        """Train as `Trainer.train` does, with one thread to a product."""
+        with one_thread():
             return super().train(*args, **kwargs)
-        finally:
-            torch.set_num_threads(threads)
 
     @property
     def student(self) -> Student:
@@ -371,10 +364,9 @@ def _inputs_digest(
     vocabulary: Vocabulary,
     start: Start,
 ) -> str:
-    versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     parts: list[bytes | str | Path] = [
         recipe.digest,
-        versions,
+        library_versions(),
         *labels,
         vocabulary.token_ids.tobytes(),
         tokenizer_identity(start.tokenizer),

@@ -26,7 +26,6 @@ from torch.nn import functional
 from torch.utils.data import BatchSampler
 from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
-import finstill
 from finstill.config.architectures import HintedConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.token_ids import TokenIds
@@ -38,6 +37,7 @@ from finstill.students.base import Student, TokenStateStudent
 from finstill.students.start import Start
 from finstill.students.word_vectors import last_states
 from finstill.training.epochs import Epoch, EpochSampler
+from finstill.training.loop import library_versions, one_thread
 from finstill.training.rows import NO_LABEL, TrainingRows
 
 LARGEST_GRADIENT = 1.0
@@ -89,11 +89,8 @@ def _learn(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Re
     batches = list(BatchSampler(order, recipe.batch_size, drop_last=False))
     device, encoder = torch.device("cuda" if torch.cuda.is_available() else "cpu"), cast(nn.Module, start.encoder)
     advance = progress_logger(logger, f"{stage}: hints", len(texts), "texts")
-    threads = torch.get_num_threads()
-    # As the trainer does: the student is the same whatever the number of cores.
-    torch.set_num_threads(1)
     transformers.set_seed(recipe.seed)
-    with student.embedding.learning(np.flatnonzero(texts.counts(student.config.vocab_size))):
+    with one_thread(), student.embedding.learning(np.flatnonzero(texts.counts(student.config.vocab_size))):
         projection = nn.Linear(student.head.in_features, start.encoder.config.hidden_size)
         trained = nn.ModuleList([student, projection]).train()
         try:
@@ -117,7 +114,6 @@ def _learn(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Re
                 rate.step()
                 advance(len(batch))
         finally:
-            torch.set_num_threads(threads)
             encoder.to("cpu")
             trained.to("cpu")
 
@@ -143,9 +139,10 @@ def _hints(
 
 
 def _inputs_digest(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Recipe) -> str:
-    versions = f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
     settings = f"{recipe.batch_size} {recipe.learning_rate} {recipe.weight_decay} {recipe.seed}"
     weights = (tensor.contiguous().numpy().tobytes() for _, tensor in sorted(student.state_dict().items()))
     ids = (piece.tobytes() for piece in texts.pieces())
     dropout = str(student.dropout.p)
-    return digest(versions, settings, dropout, *start.weights_digests(), *weights, texts.lengths.tobytes(), *ids)
+    return digest(
+        library_versions(), settings, dropout, *start.weights_digests(), *weights, texts.lengths.tobytes(), *ids
+    )

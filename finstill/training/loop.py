@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, get_last_checkpoint
 
+import finstill
 from finstill.inference.batching import pad
 from finstill.metrics import agreement, macro_f1
 from finstill.progress import progress_logger
@@ -63,6 +66,26 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
         log_level="error",
         **settings,
     )
+
+
+def library_versions() -> str:
+    """Return the versions that decide what a training gives, for a digest of its inputs."""
+    return f"finstill {finstill.__version__} torch {torch.__version__} transformers {transformers.__version__}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch take one thread to a product while the block runs.
+
+    A student's products are so small that threads mostly wait for each other: shared by two cores, those of an LSTM
+    take more than twice as long as on one. And a student is then the same whatever the number of cores.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def bfloat16_units() -> bool:
