@@ -139,12 +139,15 @@ class TestTraining:
         return run
 
     def test_a_baseline_starts_where_its_student_does(
-        self, train: Callable[..., TrainedStudent], caplog: pytest.LogCaptureFixture
+        self, train: Callable[..., TrainedStudent], caplog: pytest.LogCaptureFixture, tmp_path: Path
     ) -> None:
-        caplog.set_level("INFO", logger="finstill.training.hints")
+        caplog.set_level("INFO", logger="finstill")
         train(LSTM, "student")
         train(LSTM.model_copy(update={"alpha": 0.0}), "baseline")
-        assert [line.split(",")[0] for line in caplog.messages] == ["student: hints: 160 of 160 texts"]
+        stages = {line.split(":")[0] for line in caplog.messages if ": hints: " in line}
+        assert stages == {"student"}
+        assert any(line.startswith("baseline: epoch 1") for line in caplog.messages)
+        assert len(list((tmp_path / "starts").glob("*.safetensors"))) == 1
 
     def test_a_student_without_them_is_another(self, train: Callable[..., TrainedStudent]) -> None:
         without = LSTM.model_copy(update={"architecture": LSTM.architecture.model_copy(update={"hint_texts": 0})})
