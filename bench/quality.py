@@ -77,7 +77,7 @@ POOL: dict[str, Any] = {
     "labelled_repeats": 3,
 }
 LSTM = LstmAttentionConfig(checkpoint="embedded", embedding="output", embedding_width=384, hint_texts=40_000, **TRIMMED)
-SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, **TRIMMED)
+SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, hint_texts=40_000, **TRIMMED)
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "learning_rate": 5e-4}
@@ -150,7 +150,7 @@ def main() -> None:
     report(figures, GOALS, describe_machine("torch", "onnxruntime"), arguments.json)
 
 
-EMBEDDED_TEACHER = FineTuning(epochs=4, batch_size=32, learning_rate=8e-5, runs=4)
+EMBEDDED_TEACHER = FineTuning(epochs=4, batch_size=32, learning_rate=8e-5)
 BASE_TEACHER = FineTuning(epochs=3, batch_size=16, learning_rate=3e-5)
 
 
@@ -161,16 +161,15 @@ def phrasebank(name: str, size: Size, encoder: Callable[[], Checkpoint], teacher
     texts = [text for each, rows in parts.items() for text in draw_rows(read_shared(each), rows)["text"].to_pylist()]
     texts += tweets.filter(pc.equal(tweets["split"], "train"))["text"].to_pylist()
     measured = tweets.filter(pc.equal(tweets["split"], "test"))
-    quick = size is QUICK
     study = Study(
         name,
         encoder,
-        teacher.model_copy(update={"runs": 1}) if quick else teacher,
+        teacher,
         precision,
         read_shared("financial_phrasebank").select(["text", "label", "split"]),
         texts,
         size.variants,
-        FOLDER / ("quick" if quick else "full"),
+        FOLDER / ("quick" if size is QUICK else "full"),
         measured,
     )
     study.make()
@@ -221,7 +220,7 @@ def of_tweets(size: Size) -> dict[str, float]:
     study = Study(
         "tweets",
         partial(resolve_checkpoint, "embedded"),
-        EMBEDDED_TEACHER.model_copy(update={"runs": 1}),
+        EMBEDDED_TEACHER,
         "float32",
         tweets.set_column(2, "split", split),
         transfer,

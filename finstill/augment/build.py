@@ -22,6 +22,7 @@ from finstill.augment.vocabulary import Vocabulary, read_vocabulary
 from finstill.config.profile import Augmentation
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.provenance import TableProvenance, require_together
+from finstill.corpus.shingles import Shingles
 from finstill.corpus.text import KEY_BYTES, normalise, text_key
 from finstill.corpus.tokens import TOKENS_SCHEMA, text_positions, tokenize
 from finstill.errors import InputError
@@ -114,7 +115,8 @@ def _chunks(
             remedy="Set it to 0 in the profile",
         )
     rows = pq.read_table(corpus, columns=["key", "text", "label", "split"])
-    measured = NearDuplicates(rows["text"].filter(pc.not_equal(rows["split"], "train")).to_pylist())
+    measured_on = rows["text"].filter(pc.not_equal(rows["split"], "train"))
+    measured = NearDuplicates(Shingles.of(measured_on.combine_chunks()))
     read = pq.read_table(tokens, columns=["key", "text_key", "input_ids"])
     ids = read["input_ids"].combine_chunks()
     # Nor is a variant that decodes to nothing a text.
@@ -156,7 +158,7 @@ def _new_texts(
     table = tokenize(pa.array([text_key(text) for text in texts]), texts, tokenizer)
     report.made += len(texts)
     new = []
-    matches = measured.nearest(texts)
+    matches = measured.nearest(Shingles.of(texts))
     for position, (row, match) in enumerate(zip(_rows_of(table["input_ids"].combine_chunks()), matches, strict=True)):
         if (content := _content(row)) in seen:
             report.dropped["its tokens are another row's"] += 1

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from finstill.corpus.near_duplicates import Match, NearDuplicates
+from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.shingles import Shingles
 from finstill.progress import progress_logger
 
 logger = logging.getLogger(__name__)
@@ -60,25 +63,23 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
     measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")]).to_pylist()
     rows_to_compare = pq.read_metadata(corpus).num_rows + pq.read_metadata(augmented).num_rows
     advance = progress_logger(logger, "no_test_text_is_learned_from", rows_to_compare, "texts")
-    index = NearDuplicates([row["text"] for row in measured])
+    index = NearDuplicates(Shingles.of([row["text"] for row in measured]))
 
-    def leaks(rows: str, texts: list[str], matches: list[Match | None]) -> Iterator[Leak]:
-        for text, match in zip(texts, matches, strict=True):
+    def leaks(rows: str, texts: pa.StringArray) -> Iterator[Leak]:
+        for i, match in enumerate(index.nearest(Shingles.of(texts))):
             if match is not None:
                 other = measured[match.position]
-                yield Leak(rows, text, other["split"], other["text"], match.similarity)
+                yield Leak(rows, texts[i].as_py(), other["split"], other["text"], match.similarity)
 
     found: list[Leak] = []
     with pq.ParquetFile(corpus) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "label", "split"]):
-            train = [row for row in batch.to_pylist() if row["split"] == "train"]
-            for rows in ("labelled", "unlabelled"):
-                texts = [row["text"] for row in train if (row["label"] is None) == (rows == "unlabelled")]
-                found += leaks(rows, texts, index.nearest(texts))
+            train = batch.filter(pc.equal(batch["split"], "train"))
+            found += leaks("labelled", train.filter(pc.is_valid(train["label"]))["text"])
+            found += leaks("unlabelled", train.filter(pc.is_null(train["label"]))["text"])
             advance(len(batch))
     with pq.ParquetFile(augmented) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text"]):
-            texts = batch["text"].to_pylist()
-            found += leaks("augmented", texts, index.nearest(texts))
+            found += leaks("augmented", batch["text"])
             advance(len(batch))
     return found

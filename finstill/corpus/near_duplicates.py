@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow as pa
+from joblib import cpu_count
 
-from finstill.corpus.shingle_hashes import FACTOR, hashes_of
-from finstill.corpus.text import words
-
-SHINGLE_WORDS = 2
+from finstill.corpus.shingles import HASH_BITS, Shingles, place_bits
 
 LEAST_SIMILARITY = 0.7
 """Of near-duplicates. One word in the middle of twenty that differs leaves 0.81, two apart 0.65."""
+
+TEXTS_AT_A_TIME = 8192
+
+MEETINGS_AT_A_TIME = 1 << 20
+"""So many pairs of texts with a rare shingle in common are looked at together, or those of one text."""
+
+PAIRS_COMPARED = 1 << 15
+"""A pair's number and a hash have 63 bits."""
 
 _ROUNDING = 1e-9
 
@@ -31,98 +38,123 @@ class Match(NamedTuple):
     similarity: float
 
 
-class NearDuplicates:
-    """An index of texts that finds the near-duplicates of others among them.
+class Pairs(NamedTuple):
+    """Texts and their near-duplicates in an index, sorted by both.
 
-    Texts are compared by the Jaccard index of their runs of two words, case and punctuation left out. A script without
-    spaces has its characters for words; a Thai letter and the marks above and below it are one, since runs of two
-    single signs are too few to tell long texts apart.
+    Attributes:
+        asked, found: positions of the text and of that in the index, int64, (pairs,).
+        similarity: Jaccard index of their shingles, float64, (pairs,).
+    """
+
+    asked: np.ndarray
+    found: np.ndarray
+    similarity: np.ndarray
+
+    @classmethod
+    def joined(cls, parts: Iterable[Pairs]) -> Pairs:
+        nothing = cls(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+        return cls(*map(np.concatenate, zip(nothing, *parts, strict=True)))
+
+
+class NearDuplicates:
+    """An index of texts that finds the near-duplicates of others among them, by the Jaccard index of their shingles.
 
     Candidates come by prefixes, of which none is missed (Bayardo et al. 2007, "Scaling Up All Pairs Similarity
-    Search"): of two texts of Jaccard index t, each has one of its n - ceil(t n) + 1 rarest shingles in common with
-    those of the other. Hashes by arrays find them and count what they share; shingles themselves decide.
+    Search"): of two texts of Jaccard index t, each has one of its n - ceil(t n) + 1 first shingles in common with those
+    of the other, in any order of all shingles. Those that are rarest in the index go first.
 
     Args:
         texts: the texts to find.
     """
 
-    def __init__(self, texts: Sequence[str]):
+    def __init__(self, texts: Shingles):
         self._texts = texts
-        rows, hashes = hashes_of(pa.array(texts, pa.string()))
-        self._sizes = np.bincount(rows, minlength=len(texts))
-        self._hashes, self._counts = np.unique(hashes, return_counts=True)
-        self._members = np.sort(_members(rows, hashes))
-        prefix = self._prefix(rows, hashes, self._sizes)
-        prefix = prefix[np.argsort(hashes[prefix], kind="stable")]
-        self._prefix_rows, self._prefix_hashes = rows[prefix], hashes[prefix]
+        # Counted by a part of the hash: few shingles share a count, and an order by such counts is one as well.
+        bits = place_bits(len(texts.hashes), 24)
+        self._counted = np.uint64((1 << bits) - 1)
+        self._counts = np.bincount((texts.hashes & self._counted).view(np.int64), minlength=1 << bits)
+        rarest = [self._rarest(some) for some in texts.slices(TEXTS_AT_A_TIME)]
+        rows = [number * TEXTS_AT_A_TIME + rows for number, (rows, _) in enumerate(rarest)]
+        hashes = np.concatenate([np.empty(0, np.uint64), *(hashes for _, hashes in rarest)])
+        order = np.argsort(hashes)
+        self._rows, self._hashes = np.concatenate([np.empty(0, np.int64), *rows])[order], hashes[order]
 
-    def nearest(self, texts: Sequence[str]) -> list[Match | None]:
+    def nearest(self, texts: Shingles) -> list[Match | None]:
         """Return for each of `texts` its nearest near-duplicate in the index, or None where there is none."""
-        return [max(found, key=lambda match: match.similarity, default=None) for found in self.matches(texts)]
+        nearest: list[Match | None] = [None] * len(texts)
+        for asked, found, similarity in zip(*(each.tolist() for each in self.pairs(texts)), strict=True):
+            before = nearest[asked]
+            if before is None or similarity > before.similarity:
+                nearest[asked] = Match(found, similarity)
+        return nearest
 
-    def matches(self, texts: Sequence[str]) -> list[list[Match]]:
-        """Return for each of `texts`, some thousands, its near-duplicates in the index."""
-        found: list[list[Match]] = [[] for _ in texts]
-        if not len(self._texts):
-            return found
-        asked, positions = self._candidates(texts)
-        for i, position in zip(asked.tolist(), positions.tolist(), strict=True):
-            similarity = _jaccard(shingles(texts[i]), shingles(self._texts[position]))
-            if similarity >= LEAST_SIMILARITY:
-                found[i].append(Match(position, similarity))
-        return found
+    def pairs(self, texts: Shingles) -> Pairs:
+        """Return all near-duplicates in the index of each of `texts`."""
+        # Arrays leave other threads the interpreter.
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            found = pool.map(self._pairs, texts.slices(TEXTS_AT_A_TIME))
+            return Pairs.joined(
+                pairs._replace(asked=number * TEXTS_AT_A_TIME + pairs.asked) for number, pairs in enumerate(found)
+            )
 
-    def _candidates(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return pairs of texts and texts of the index that are near by their hashes: int64 (pairs,) both, sorted."""
-        rows, hashes = hashes_of(pa.array(texts, pa.string()))
-        sizes = np.bincount(rows, minlength=len(texts))
-        prefix = self._prefix(rows, hashes, sizes)
-        first = np.searchsorted(self._prefix_hashes, hashes[prefix], "left")
-        met = np.searchsorted(self._prefix_hashes, hashes[prefix], "right") - first
-        others = self._prefix_rows[_ranges(first, met)]
-        pairs = np.unique(np.repeat(rows[prefix], met) * len(self._texts) + others)
-        asked, others = np.divmod(pairs, len(self._texts))
+    def _pairs(self, texts: Shingles) -> Pairs:
+        rows, hashes = self._rarest(texts)
+        first = np.searchsorted(self._hashes, hashes, "left")
+        meet = np.searchsorted(self._hashes, hashes, "right") - first
+        rows, first, meet = (each[meet > 0] for each in (rows, first, meet))
+        # The meetings of a text stay together.
+        group = (np.cumsum(meet) // MEETINGS_AT_A_TIME)[np.searchsorted(rows, rows)]
+        bounds = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(rows)]
+        return Pairs.joined(
+            self._near(texts, np.repeat(rows[some], meet[some]), self._rows[_ranges(first[some], meet[some])])
+            for some in (slice(*ends) for ends in pairwise(bounds))
+        )
+
+    def _near(self, texts: Shingles, asked: np.ndarray, found: np.ndarray) -> Pairs:
+        """Return those of the pairs that are near, once each."""
+        asked, found = np.divmod(np.unique(asked * len(self._texts) + found), max(1, len(self._texts)))
+        ours, theirs = texts.sizes[asked], self._texts.sizes[found]
         # The share of the smaller one in the larger is the most that they can have in common.
-        ours, theirs = sizes[asked], self._sizes[others]
         possible = np.minimum(ours, theirs) >= LEAST_SIMILARITY * np.maximum(ours, theirs) - _ROUNDING
-        asked, others, ours, theirs = asked[possible], others[possible], ours[possible], theirs[possible]
-        # Each pair's shingles of the text, with the row of the index.
-        own = _ranges((np.cumsum(sizes) - sizes)[asked], ours)
-        wanted = _members(np.repeat(others, ours), hashes[own])
-        at = np.minimum(np.searchsorted(self._members, wanted), len(self._members) - 1)
-        shared = np.bincount(np.repeat(np.arange(len(asked)), ours), self._members[at] == wanted, len(asked))
-        near = shared >= LEAST_SIMILARITY * (ours + theirs - shared) - _ROUNDING
-        return asked[near], others[near]
+        asked, found, both = asked[possible], found[possible], (ours + theirs)[possible]
+        shared = np.empty(len(asked), np.int64)
+        for start in range(0, len(asked), PAIRS_COMPARED):
+            some = slice(start, start + PAIRS_COMPARED)
+            shared[some] = self._shared(texts, asked[some], found[some])
+        similarity = shared / (both - shared)
+        near = similarity >= LEAST_SIMILARITY
+        return Pairs(asked[near], found[near], similarity[near])
 
-    def _prefix(self, rows: np.ndarray, hashes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Return which shingles are among the rarest of their text, as many as must be looked at: int64."""
-        at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        counts = np.where(self._hashes[at] == hashes, self._counts[at], 0)
-        order = np.lexsort((hashes, counts, rows))
-        place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    def _shared(self, texts: Shingles, asked: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Return how many shingles each pair has in common: int64, (pairs,)."""
+        ours, theirs = _numbered(texts, asked), _numbered(self._texts, found)
+        shared = ours[np.isin(ours, theirs, assume_unique=True)] >> HASH_BITS
+        return np.bincount(shared, minlength=len(asked))
+
+    def _rarest(self, texts: Shingles) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shingles that are among the rarest of their text, as many as must be looked at.
+
+        Returns:
+            The text of each, int64, and its hash, uint64: (shingles,) both, sorted by text.
+        """
+        counts, rows = self._counts[texts.hashes & self._counted], texts.rows
+        # Sorted by text and hash already.
+        order = np.argsort(rows << 32 | counts, kind="stable")
+        place = np.arange(len(order)) - texts.starts[rows]
+        sizes = texts.sizes
         looked_at = sizes - np.ceil(LEAST_SIMILARITY * sizes - _ROUNDING).astype(np.int64) + 1
-        return order[place < np.repeat(looked_at, sizes)]
+        chosen = place < looked_at[rows]
+        return rows[chosen], texts.hashes[order[chosen]]
 
 
-def shingles(text: str) -> frozenset[str]:
-    """Return the runs of `SHINGLE_WORDS` words in `text`, and where it has fewer, the text's words as one."""
-    found = words(text.casefold()) or [text]
-    if len(found) < SHINGLE_WORDS:
-        return frozenset([" ".join(found)])
-    return frozenset(map(" ".join, zip(*(found[i:] for i in range(SHINGLE_WORDS)), strict=False)))
-
-
-def _members(rows: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """Return a number for each pair of row and hash, uint64; two pairs have the same one hardly ever."""
-    return hashes * FACTOR + rows.astype(np.uint64)
+def _numbered(texts: Shingles, positions: np.ndarray) -> np.ndarray:
+    """Return the shingles of the texts at these positions, each under the place of its position: int64, sorted."""
+    sizes = texts.sizes[positions]
+    hashes = texts.hashes[_ranges(texts.starts[positions], sizes)]
+    return np.repeat(np.arange(len(positions)), sizes) << HASH_BITS | hashes.view(np.int64)
 
 
 def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Return the numbers from each start on, so many of each, one after the other: int64."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
-
-
-def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)

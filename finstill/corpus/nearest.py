@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import finstill
-from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates
-from finstill.corpus.shingle_hashes import ShingleSet
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, Pairs
+from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
 
@@ -28,16 +28,11 @@ COMPARED_SCHEMA = pa.schema(
 )
 """The texts of one night: whether each is measured on, and for a train text its nearest measured one."""
 
-TEXTS_INDEXED = 500_000
+TEXTS_INDEXED = 2_000_000
 """Number of texts that an index of near-duplicates holds at once."""
-
-TEXTS_ASKED = 8192
 
 LEAST_GAIN = 0.9
 """Texts are sifted again while no more than this share of them is left each time."""
-
-SHINGLES_OF_A_TEXT = 16
-"""A headline has fewer. The size of a set of shingles follows from it, and no result does."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +73,9 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
     if kept is not None and kept.is_file() and pq.read_schema(kept).metadata == COMPARED_SCHEMA.metadata:
         new = _from_before(pq.read_table(kept), keys, measured, found)
     for index, queries in ((new & measured, ~measured), (new & ~measured, measured & ~new)):
-        for asked, answers, similarities in _pairs(texts, index, queries):
-            train, other = (answers, asked) if measured[asked[0]] else (asked, answers)
-            found.take(train, other, similarities)
+        for pairs in _pairs(texts, index, queries):
+            train, other = np.where(measured[pairs.asked], (pairs.found, pairs.asked), (pairs.asked, pairs.found))
+            found.take(train, other, pairs.similarity)
     if kept is not None:
         nearest = keys.take(pa.array(found.position, mask=found.position < 0))
         with whole_file(kept) as unfinished:
@@ -107,7 +102,7 @@ def _from_before(before: pa.Table, keys: pa.Array, measured: np.ndarray, found: 
     return new
 
 
-def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[Pairs]:
     """Yield the near-duplicates between two kinds of rows: rows of queries, rows of the index, similarities.
 
     Args:
@@ -115,72 +110,53 @@ def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[tupl
     """
     if not index.any() or not queries.any():
         return
-    known = ShingleSet(SHINGLES_OF_A_TEXT * int(index.sum()))
-    for rows in _rows(texts, index):
-        for piece in rows.content.chunks:
-            known.add(piece)
-    asked = _Texts.of(rows.that_may_be_near(known) for rows in _rows(texts, queries))
-    wanted = asked.shingles()
-    held: list[_Texts] = []
-    for rows in _rows(texts, index):
-        held.append(rows.that_may_be_near(wanted))
-        if sum(len(each.rows) for each in held) >= TEXTS_INDEXED:
-            yield from _matches(_Texts.of(held), asked)
-            held = []
-    yield from _matches(_Texts.of(held), asked)
+    indexed = _Texts.joined(_read(texts, index))
+    known = ShingleSet(indexed.shingles)
+    asked = _Texts.joined(some.that_may_be_near(known) for some in _read(texts, queries))
+    indexed = indexed.that_may_be_near(ShingleSet(asked.shingles))
+    for some in indexed.slices(TEXTS_INDEXED):
+        yield _near(some, asked)
 
 
 @dataclass(frozen=True)
 class _Texts:
-    """Some texts of a table: their rows, int64, (texts,), and what they say, in pieces as they were read."""
+    """Some texts of a table: their rows, int64, (texts,), and their shingles."""
 
     rows: np.ndarray
-    content: pa.ChunkedArray
+    shingles: Shingles
 
     @classmethod
-    def of(cls, parts: Iterable[_Texts]) -> _Texts:
+    def joined(cls, parts: Iterable[_Texts]) -> _Texts:
         parts = list(parts)
-        pieces = [piece for part in parts for piece in part.content.chunks]
         rows = np.concatenate([np.empty(0, np.int64), *(part.rows for part in parts)])
-        return cls(rows, pa.chunked_array(pieces, pa.string()))
+        return cls(rows, Shingles.joined(part.shingles for part in parts))
 
-    def shingles(self) -> ShingleSet:
-        found = ShingleSet(SHINGLES_OF_A_TEXT * len(self.rows))
-        for piece in self.content.chunks:
-            found.add(piece)
-        return found
+    def slices(self, size: int) -> Iterator[_Texts]:
+        for number, shingles in enumerate(self.shingles.slices(size)):
+            yield _Texts(self.rows[number * size :][: len(shingles)], shingles)
 
-    def that_may_be_near(self, shingles: ShingleSet) -> _Texts:
+    def that_may_be_near(self, others: ShingleSet) -> _Texts:
         """Return those that may be a near-duplicate of one of the texts that these shingles are of.
 
         Such a text shares so many shingles with that one, and so at least as many with all of them together.
         """
-        shares = np.concatenate([np.empty(0), *(shingles.shares(piece) for piece in self.content.chunks)])
-        possible = shares >= LEAST_SIMILARITY
-        return _Texts(self.rows[possible], self.content.filter(pa.array(possible)))
+        possible = others.shares(self.shingles) >= LEAST_SIMILARITY
+        return _Texts(self.rows[possible], self.shingles.filter(possible))
 
 
-def _matches(indexed: _Texts, asked: _Texts) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    # Fewer texts of one side leave fewer possible ones of the other: hashes tell that sooner than the index does.
+def _near(indexed: _Texts, asked: _Texts) -> Pairs:
+    # Fewer texts of one side leave fewer possible ones of the other: that is told sooner than pairs are.
     count = np.inf
     while (left := len(indexed.rows) + len(asked.rows)) < LEAST_GAIN * count:
         count = left
-        asked = asked.that_may_be_near(indexed.shingles())
-        indexed = indexed.that_may_be_near(asked.shingles())
-    index = NearDuplicates(indexed.content.to_pylist())
-    for start in range(0, len(asked.rows), TEXTS_ASKED):
-        found = [
-            (start + i, match.position, match.similarity)
-            for i, matches in enumerate(index.matches(asked.content[start : start + TEXTS_ASKED].to_pylist()))
-            for match in matches
-        ]
-        if found:
-            at, positions, similarities = map(np.array, zip(*found, strict=True))
-            yield asked.rows[at], indexed.rows[positions], similarities
+        asked = asked.that_may_be_near(ShingleSet(indexed.shingles))
+        indexed = indexed.that_may_be_near(ShingleSet(asked.shingles))
+    pairs = NearDuplicates(indexed.shingles).pairs(asked.shingles)
+    return Pairs(asked.rows[pairs.asked], indexed.rows[pairs.found], pairs.similarity)
 
 
-def _rows(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
-    """Yield the rows that are wanted, a row group at a time."""
+def _read(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
+    """Yield the texts in the rows that are wanted, a row group at a time."""
     start = 0
     with pq.ParquetFile(texts) as file:
         for group in range(file.num_row_groups):
@@ -188,5 +164,5 @@ def _rows(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
             rows = np.flatnonzero(wanted[start : start + count])
             if len(rows):
                 content = file.read_row_group(group, columns=["text"])["text"].combine_chunks()
-                yield _Texts(start + rows, pa.chunked_array([content.take(pa.array(rows))]))
+                yield _Texts(start + rows, Shingles.of(content.take(pa.array(rows))))
             start += count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,6 +16,7 @@ from finstill.corpus.merge import CORPUS_SCHEMA
 from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.report import BadRows, CorpusReport
 from finstill.corpus.rows import Row
+from finstill.corpus.shingles import Shingles
 from finstill.errors import InputError
 
 
@@ -39,15 +41,14 @@ def build_out_of_domain(
     texts, report = distinct_texts(rows, labels, label_names, bad_rows)
     _leave_out(texts.filter(pc.is_null(texts["label"])), "no label", report)
     texts = texts.filter(pc.is_valid(texts["label"]))
-    index = NearDuplicates(texts["text"].to_pylist())
-    near: set[int] = set()
+    index = NearDuplicates(Shingles.of(texts["text"].combine_chunks()))
+    near = np.zeros(len(texts), bool)
     with pq.ParquetFile(corpus) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "split"]):
-            train = batch.filter(pc.equal(batch["split"], "train"))["text"].to_pylist()
-            near |= {match.position for matches in index.matches(train) for match in matches}
-    is_near = pa.array([position in near for position in range(len(texts))], pa.bool_())
-    _leave_out(texts.filter(is_near), "near-duplicate of a train text", report)
-    texts = texts.filter(pc.invert(is_near))
+            train = batch.filter(pc.equal(batch["split"], "train"))
+            near[index.pairs(Shingles.of(train["text"])).found] = True
+    _leave_out(texts.filter(pa.array(near)), "near-duplicate of a train text", report)
+    texts = texts.filter(pa.array(~near))
     if not len(texts):
         raise InputError(
             f"no out-of-domain text is usable ({report.read:,} rows read; {dict(report.reasons)})",

@@ -18,6 +18,7 @@ from finstill.augment.vocabulary import Vocabulary, read_vocabulary
 from finstill.config.profile import Augmentation
 from finstill.corpus.long_texts import Window, read_windows
 from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.shingles import Shingles
 from finstill.corpus.text import normalise, words
 
 SENTENCES = {
@@ -124,14 +125,14 @@ class TestNearDuplicates:
         text = TEXTS[language]
         middle = len(text) // 2
         near = text[:middle] + "7" + text[middle + 1 :]
-        (match,) = NearDuplicates([*SENTENCES[language], text]).nearest([near])
+        (match,) = NearDuplicates(Shingles.of([*SENTENCES[language], text])).nearest(Shingles.of([near]))
         assert match is not None
         assert match.position == len(SENTENCES[language])
 
     @pytest.mark.parametrize("language", SENTENCES)
     def test_sentences_of_a_language_are_none_of_each_other(self, language: str) -> None:
         first, *others = SENTENCES[language]
-        assert NearDuplicates(others).nearest([first]) == [None]
+        assert NearDuplicates(Shingles.of(others)).nearest(Shingles.of([first])) == [None]
 
     def test_two_long_thai_texts_share_little(self) -> None:
         """Consonants, and vowels above and below them: few signs, so that each text has nearly all pairs of them."""
@@ -143,7 +144,7 @@ class TestNearDuplicates:
             pairs = zip(random.choice(consonants, 6000), random.choice(marks, 6000), strict=True)
             return "".join(itertools.chain.from_iterable(pairs))
 
-        assert NearDuplicates([text()]).nearest([text()]) == [None]
+        assert NearDuplicates(Shingles.of([text()])).nearest(Shingles.of([text()])) == [None]
 
 
 def windows_of(text: str, tokenizer: Tokenizer, max_length: int) -> list[Window]:

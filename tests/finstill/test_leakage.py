@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finstill.augment.build import AUGMENTED_SCHEMA
+from finstill.corpus import near_duplicates
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.leakage import find_leaks
-from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, shingles
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, Match, NearDuplicates
 from finstill.corpus.rows import Row
+from finstill.corpus.shingles import Shingles
+from tests.shingles import shingles
 
 TESTED = "Operating profit of the group rose to 13.1 mn euros from 8.7 mn euros a year earlier"
 NEAR = "Operating profit of the group rose to 13.1 mn euros from 8.9 mn euros a year earlier"
@@ -33,37 +37,51 @@ def corpus(*rows: tuple[str, str | None, str]) -> tuple[pa.Table, dict[str, int]
     return table, dict(report.reasons)
 
 
+def nearest(indexed: Sequence[str], asked: Sequence[str]) -> list[Match | None]:
+    return NearDuplicates(Shingles.of(indexed)).nearest(Shingles.of(asked))
+
+
 class TestNearDuplicates:
     def test_similarity_is_the_jaccard_index_of_runs_of_two_words(self) -> None:
         # a-b b-c c-d against a-b b-c c-e: two shared of four.
         assert shingles("A b, c d") == {"a b", "b c", "c d"}
-        (match,) = NearDuplicates([NEAR]).nearest([TESTED])
+        (match,) = nearest([NEAR], [TESTED])
         assert match is not None
         shared, all_ = shingles(NEAR) & shingles(TESTED), shingles(NEAR) | shingles(TESTED)
         assert match.similarity == len(shared) / len(all_)
-        assert NearDuplicates(["a b c e"]).nearest(["a b c d"]) == [None]
+        assert nearest(["a b c e"], ["a b c d"]) == [None]
 
     @pytest.mark.parametrize(("text", "similarity"), [(SAME_WORDS, 1), ("Rises", None), ("", None), ("?!", None)])
     def test_case_and_punctuation_are_left_out_and_short_texts_do_no_harm(
         self, text: str, similarity: float | None
     ) -> None:
-        (match,) = NearDuplicates([OTHER, TESTED, "Falls"]).nearest([text])
+        (match,) = nearest([OTHER, TESTED, "Falls"], [text])
         assert (match and (match.position, match.similarity)) == (similarity and (1, similarity))
 
     @settings(max_examples=20)
-    @given(st.integers(0, 2**32 - 1))
-    def test_none_is_missed_that_a_comparison_of_all_pairs_finds(self, seed: int) -> None:
+    @given(st.integers(0, 2**32 - 1), st.booleans())
+    def test_none_is_missed_that_a_comparison_of_all_pairs_finds(self, seed: int, a_few_at_a_time: bool) -> None:
         random = np.random.default_rng(seed)
         indexed = [random.integers(200, size=random.integers(5, 30)) for _ in range(30)]
         near = [np.where(random.random(len(row)) < 0.08, 7, row) for row in indexed]
-        texts, others = ([" ".join(map(str, row)) for row in rows] for rows in (indexed, near))
-        for other, match in zip(others, NearDuplicates(texts).nearest(others), strict=True):
-            own = shingles(other)
-            best = max(len(own & shingles(text)) / len(own | shingles(text)) for text in texts)
-            assert (match.similarity if match else None) == (best if best >= LEAST_SIMILARITY else None)
+        texts, others = ([" ".join(map(str, row)) for row in rows] for rows in (indexed, [*near, *near]))
+        with pytest.MonkeyPatch.context() as changed:
+            if a_few_at_a_time:
+                changed.setattr(near_duplicates, "TEXTS_AT_A_TIME", 7)
+                changed.setattr(near_duplicates, "MEETINGS_AT_A_TIME", 3)
+                changed.setattr(near_duplicates, "PAIRS_COMPARED", 2)
+            pairs = NearDuplicates(Shingles.of(texts)).pairs(Shingles.of(others))
+        expected = {
+            (i, j): similarity
+            for i, own in enumerate(map(shingles, others))
+            for j, other in enumerate(map(shingles, texts))
+            if (similarity := len(own & other) / len(own | other)) >= LEAST_SIMILARITY
+        }
+        found = zip(pairs.asked.tolist(), pairs.found.tolist(), strict=True)
+        assert list(zip(found, pairs.similarity.tolist(), strict=True)) == sorted(expected.items())
 
     def test_an_empty_index_finds_nothing(self) -> None:
-        assert NearDuplicates([]).nearest([TESTED]) == [None]
+        assert nearest([], [TESTED]) == [None]
 
 
 class TestCorpus:

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from finstill.config.profile import CorpusSource
 from finstill.corpus import merge, nearest, parts
 from finstill.corpus.build import distinct_texts, read_corpus
-from finstill.corpus.near_duplicates import NearDuplicates, shingles
+from finstill.corpus.near_duplicates import NearDuplicates
 from finstill.corpus.rows import Row
-from finstill.corpus.shingle_hashes import ShingleSet, shingle_hashes
+from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.splits import split_of
-from finstill.corpus.text import normalise, text_key, words
+from finstill.corpus.text import normalise, text_key
+from tests.shingles import shingles
 
 LABELS = ("negative", "neutral", "positive")
 SPLITS_THAT_GO_FIRST = ("test", "validation", "train")
@@ -153,11 +154,11 @@ def test_what_is_left_out_as_near_does_not_depend_on_the_nights_before(nights: N
 
 def test_only_new_texts_are_compared(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     nights.make()
-    indexed: list[str] = []
+    indexed: list[int] = []
 
     class Watched(NearDuplicates):
-        def __init__(self, texts: list[str]):
-            indexed.extend(texts)
+        def __init__(self, texts: Shingles):
+            indexed.append(len(texts))
             super().__init__(texts)
 
     monkeypatch.setattr(nearest, "NearDuplicates", Watched)
@@ -165,7 +166,7 @@ def test_only_new_texts_are_compared(nights: Nights, monkeypatch: pytest.MonkeyP
     assert indexed == []
     nights.write("c.csv", "profit of the group rose by 3 mn euros this year again", split="train")
     assert nights.make()[1]["near-duplicate of a validation or test text"] == 1
-    assert indexed == ["profit of the group rose by 3 mn euros this year again"]
+    assert indexed == [1]
 
 
 def test_a_part_that_nothing_has_read_for_a_day_goes(nights: Nights) -> None:
@@ -180,12 +181,11 @@ def test_a_part_that_nothing_has_read_for_a_day_goes(nights: Nights) -> None:
 
 @given(st.lists(st.text("aB_1, .ßéดี中文-É…İ", max_size=12), min_size=1, max_size=8))
 def test_hashes_of_shingles_are_equal_where_shingles_are(texts: list[str]) -> None:
-    rows, hashes = shingle_hashes(pa.array(texts))
-    found = [set(hashes[rows == i].tolist()) for i in range(len(texts))]
-    expected = [shingles(text) if words(text.casefold()) else frozenset() for text in texts]
+    hashed = Shingles.of(texts)
+    found = [set(one.hashes.tolist()) for one in hashed.slices(1)]
+    expected = [shingles(text) for text in texts]
+    assert hashed.sizes.tolist() == [len(own) for own in expected]
     for own, of_own in zip(found, expected, strict=True):
         for other, of_other in zip(found, expected, strict=True):
             assert len(own & other) == len(of_own & of_other)
-    some = ShingleSet(1000)
-    some.add(pa.array(texts))
-    assert some.shares(pa.array(texts)).tolist() == [float(bool(own)) for own in expected]
+    assert ShingleSet(hashed).shares(hashed).tolist() == [1.0] * len(texts)
