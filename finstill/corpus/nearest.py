@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import finstill
+from finstill.corpus.merge import key_halves
 from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, Pairs
 from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.text import KEY_BYTES
@@ -67,7 +68,7 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
         kept: a file that keeps what was found for the next time; None keeps nothing.
     """
     columns = pq.read_table(texts, columns=["key", "split"])
-    keys, measured = columns["key"].combine_chunks(), pc.not_equal(columns["split"], "train").to_numpy()
+    keys, measured = columns["key"], pc.not_equal(columns["split"], "train").to_numpy()
     found = Nearest(np.full(len(keys), -1), np.zeros(len(keys)))
     new = np.ones(len(keys), bool)
     if kept is not None and kept.is_file() and pq.read_schema(kept).metadata == COMPARED_SCHEMA.metadata:
@@ -83,23 +84,31 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
     return found
 
 
-def _from_before(before: pa.Table, keys: pa.Array, measured: np.ndarray, found: Nearest) -> np.ndarray:
+def _from_before(before: pa.Table, keys: pa.ChunkedArray, measured: np.ndarray, found: Nearest) -> np.ndarray:
     """Take over what was found before and return which texts have yet to be compared: bool, (texts,)."""
-    old = pc.index_in(keys, before["key"].combine_chunks())
-    known = old.is_valid().to_numpy(zero_copy_only=False)
-    rows = old.fill_null(0).to_numpy()
+    rows = _positions(keys, before["key"])
+    known = rows >= 0
     new = ~known
     new[known] = before["measured"].to_numpy()[rows[known]] != measured[known]
-    if len(before):
-        similarity = before["similarity"].to_numpy()[rows]
-        near = np.flatnonzero(~new & (similarity > 0))
-        nearest = (
-            pc.index_in(before["nearest"].combine_chunks().take(pa.array(rows[near])), keys).fill_null(-1).to_numpy()
-        )
-        there = (nearest >= 0) & measured[nearest]
-        found.take(near[there], nearest[there], similarity[near[there]])
-        new[near[~there]] = True
+    similarity = np.where(known, before["similarity"].to_numpy()[rows], 0.0) if len(before) else np.zeros(len(keys))
+    near = np.flatnonzero(~new & (similarity > 0))
+    nearest = _positions(before["nearest"].take(pa.array(rows[near])), keys)
+    there = (nearest >= 0) & measured[nearest]
+    found.take(near[there], nearest[there], similarity[near[there]])
+    new[near[~there]] = True
     return new
+
+
+def _positions(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
+    """Return where each key stands among others that are sorted, or -1: int64, (keys,).
+
+    Of two that share their first half, which hardly are, the second one counts as missing.
+    """
+    if not len(among):
+        return np.full(len(keys), -1)
+    wanted, sorted_ones = key_halves(keys), key_halves(among)
+    at = np.minimum(np.searchsorted(sorted_ones[:, 0], wanted[:, 0]), len(sorted_ones) - 1)
+    return np.where((sorted_ones[at] == wanted).all(axis=1), at, -1)
 
 
 def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[Pairs]:
