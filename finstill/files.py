@@ -14,11 +14,13 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+from filelock import FileLock
 
 from finstill.errors import InputError
 
@@ -78,6 +80,19 @@ def whole_folder(path: Path) -> Iterator[Path]:
         _let_stand(unfinished, path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def made_once(path: Path, write: Callable[[Path], None]) -> Path:
+    """Return `path`, after `write` has written it, whole or not at all, where it did not stand.
+
+    Others that want a file of its folder wait meanwhile: what they want is mostly the same.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / "lock"):
+        if not path.is_file():
+            with whole_file(path) as unfinished:
+                write(unfinished)
+    return path
 
 
 def standing_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain
 from typing import Any, overload
 
@@ -74,6 +75,10 @@ class TokenIds(Sequence[Any]):
         """Return the rows at `positions`, int64."""
         return TokenIds(self.values, self.starts[positions], self.lengths[positions])
 
+    def spaced(self, count: int) -> TokenIds:
+        """Return so many rows at most, evenly spaced."""
+        return self if len(self) <= count else self.at(np.arange(count) * len(self) // count)
+
     def tolist(self) -> list[list[int]]:
         return [row.tolist() for row in self]
 
@@ -83,6 +88,13 @@ class TokenIds(Sequence[Any]):
             lengths = self.lengths[start : start + rows].astype(np.int64)
             inside = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
             yield self.values[np.repeat(self.starts[start : start + rows], lengths) + inside]
+
+    def content(self) -> list[bytes]:
+        """Return the bytes that tell these rows from others, for a digest."""
+        tokens = blake2b()
+        for piece in self.pieces():
+            tokens.update(piece.data)
+        return [self.lengths.tobytes(), tokens.digest()]
 
     def counts(self, size: int) -> np.ndarray:
         """Return how often each id below `size` occurs: int64, (size,)."""

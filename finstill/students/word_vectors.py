@@ -11,13 +11,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from filelock import FileLock
 from joblib import cpu_count
 from torch import nn
 from transformers import PreTrainedModel
 
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import frame, tokenizer_identity
-from finstill.files import digest, whole_file
+from finstill.files import digest, made_once
 from finstill.inference.batching import length_sorted_batches, pad
 from finstill.progress import progress_logger
 from finstill.students.start import Start
@@ -31,9 +31,7 @@ TOKEN_BUDGET = 2048
 logger = logging.getLogger(__name__)
 
 
-def output_vectors(
-    start: Start, rows: Sequence[Sequence[int]], vocabulary: Vocabulary, folder: Path | None, stage: str
-) -> np.ndarray:
+def output_vectors(start: Start, rows: TokenIds, vocabulary: Vocabulary, folder: Path | None, stage: str) -> np.ndarray:
     """Return for each token of a student the mean of the encoder's last hidden states over its occurrences.
 
     Bommasani et al. 2020, "Interpreting Pretrained Contextualized Representations via Reductions to Static Embeddings":
@@ -49,25 +47,21 @@ def output_vectors(
     Returns:
         float32, (tokens, width), in the vocabulary's order.
     """
-    texts = list(rows[:: max(1, -(-len(rows) // TEXTS))])
+    texts = rows.spaced(TEXTS)
     if folder is None:
         return _read(start, texts, vocabulary, stage)
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{_inputs_digest(start, texts, vocabulary)}.npy"
-    # Students that begin at once mostly want the same vectors, and every core is needed for them.
-    with FileLock(folder / "lock"):
-        if file.is_file():
-            return np.load(file, allow_pickle=False)
-        vectors = _read(start, texts, vocabulary, stage)
-        with whole_file(file) as unfinished, unfinished.open("wb") as written:
-            np.save(written, vectors)
-    return vectors
+
+    def write(unfinished: Path) -> None:
+        with unfinished.open("wb") as file:
+            np.save(file, _read(start, texts, vocabulary, stage))
+
+    return np.load(made_once(folder / f"{_inputs_digest(start, texts, vocabulary)}.npy", write), allow_pickle=False)
 
 
-def _read(start: Start, texts: Sequence[Sequence[int]], vocabulary: Vocabulary, stage: str) -> np.ndarray:
+def _read(start: Start, texts: TokenIds, vocabulary: Vocabulary, stage: str) -> np.ndarray:
     before, after = frame(start.tokenizer)
     positions = vocabulary.positions()
-    read = np.unique(positions[np.concatenate([np.asarray(text) for text in texts])])
+    read = np.unique(positions[np.flatnonzero(texts.counts(len(positions)))])
     absent = np.delete(vocabulary.token_ids, read).tolist()
     vectors = _mean_states(start.encoder, texts, positions, len(vocabulary.token_ids), f"{stage}: word vectors")
     alone = [[*before, token, *after] for token in absent]
@@ -106,12 +100,12 @@ def _mean_states(
     return (total / np.maximum(counts, 1)[:, None]).astype(np.float32)
 
 
-def _inputs_digest(start: Start, texts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> str:
+def _inputs_digest(start: Start, texts: TokenIds, vocabulary: Vocabulary) -> str:
     return digest(
         *start.weights_digests(),
         tokenizer_identity(start.tokenizer),
         vocabulary.token_ids.tobytes(),
-        *(np.array(text, np.int32).tobytes() for text in texts),
+        *texts.content(),
     )
 
 

@@ -18,7 +18,6 @@ from typing import cast
 import numpy as np
 import torch
 import transformers
-from filelock import FileLock
 from joblib import cpu_count
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from finstill.config.architectures import HintedConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.token_ids import TokenIds
 from finstill.errors import InputError
-from finstill.files import digest, whole_file
+from finstill.files import digest, made_once
 from finstill.inference.batching import pad
 from finstill.progress import progress_logger
 from finstill.students.base import Student, TokenStateStudent
@@ -67,20 +66,17 @@ def learn_hints(
     architecture = recipe.architecture
     assert isinstance(architecture, HintedConfig)
     assert isinstance(student, TokenStateStudent)
-    texts = rows[:: max(1, -(-len(rows) // architecture.hint_texts))]
+    texts = rows.spaced(architecture.hint_texts)
     if folder is None:
         _learn(student, start, texts, recipe, stage)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{_inputs_digest(student, start, texts, recipe)}.safetensors"
-    # Students that begin at once mostly want the same weights, and every core is needed for them.
-    with FileLock(folder / "hints.lock"):
-        if not file.is_file():
-            _learn(student, start, texts, recipe, stage)
-            weights = {name: each.contiguous() for name, each in student.state_dict().items()}
-            with whole_file(file) as unfinished:
-                save_file(weights, unfinished)
-    student.load_state_dict(load_file(file))
+
+    def write(unfinished: Path) -> None:
+        _learn(student, start, texts, recipe, stage)
+        save_file({name: each.contiguous() for name, each in student.state_dict().items()}, unfinished)
+
+    kept = made_once(folder / f"{_inputs_digest(student, start, texts, recipe)}.safetensors", write)
+    student.load_state_dict(load_file(kept))
 
 
 def _learn(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Recipe, stage: str) -> None:
@@ -141,8 +137,5 @@ def _hints(
 def _inputs_digest(student: TokenStateStudent, start: Start, texts: TokenIds, recipe: Recipe) -> str:
     settings = f"{recipe.batch_size} {recipe.learning_rate} {recipe.weight_decay} {recipe.seed}"
     weights = (tensor.contiguous().numpy().tobytes() for _, tensor in sorted(student.state_dict().items()))
-    ids = (piece.tobytes() for piece in texts.pieces())
     dropout = str(student.dropout.p)
-    return digest(
-        library_versions(), settings, dropout, *start.weights_digests(), *weights, texts.lengths.tobytes(), *ids
-    )
+    return digest(library_versions(), settings, dropout, *start.weights_digests(), *weights, *texts.content())

@@ -228,10 +228,13 @@ def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: Start) ->
 
 
 def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teacher: Start, tmp_path: Path) -> None:
-    rows = [[101, 5, 9, 102], [101, 5, 5, 102], [101, 20, 7, 102]]
+    texts = [[101, 5, 9, 102], [101, 5, 5, 102], [101, 20, 7, 102]]
+    rows = TokenIds.of(texts)
     vectors = output_vectors(teacher, rows, TRIMMED, tmp_path / "kept", "student")
     with torch.inference_mode():
-        states = [teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows, [101, 3, 102]]]
+        states = [
+            teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows.tolist(), [101, 3, 102]]
+        ]
     assert vectors.shape == (len(TRIMMED.token_ids), 32)
     # TRIMMED is 3, which no text holds, then 5, which stands in two; 7 is read as the unknown token.
     assert vectors[0] == pytest.approx(states[3][1], abs=1e-5)
@@ -246,7 +249,7 @@ def test_students_that_begin_at_once_read_the_texts_once(
     teacher: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="finstill.students.word_vectors")
-    rows = [[101, *range(1, 3 + i), 102] for i in range(20)]
+    rows = TokenIds.of([[101, *range(1, 3 + i), 102] for i in range(20)])
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: output_vectors(teacher, rows, TRIMMED, tmp_path, "student"), range(4)))
     assert all(np.array_equal(each, found[0]) for each in found)
@@ -254,7 +257,7 @@ def test_students_that_begin_at_once_read_the_texts_once(
 
 
 def test_output_vectors_are_the_same_whatever_the_number_of_threads(teacher: Start) -> None:
-    rows = [[101, *range(1, 3 + i), 102] for i in range(60)]
+    rows = TokenIds.of([[101, *range(1, 3 + i), 102] for i in range(60)])
     usual, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):

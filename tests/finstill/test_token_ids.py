@@ -34,6 +34,14 @@ def test_a_column_of_any_chunks_gives_its_rows(rows: list[list[int]], cut: int) 
     assert TokenIds.of_column(column).tolist() == rows + rows
 
 
+@given(st.integers(0, 50), st.integers(1, 50))
+def test_spaced_rows_are_as_many_as_there_can_be_and_lie_evenly(rows: int, wanted: int) -> None:
+    chosen = [row[0] for row in TokenIds.of([[i] for i in range(rows)]).spaced(wanted).tolist()]
+    assert len(chosen) == min(rows, wanted)
+    assert chosen[:1] == [0][:rows]
+    assert len(set(np.diff([*chosen, rows]).tolist())) <= 2, "gaps differ by one at most"
+
+
 def test_chosen_rows_share_their_tokens() -> None:
     ids = TokenIds.of([[1, 2], [3]])
     assert np.shares_memory(ids.at(np.array([1])).values, ids.values)
