@@ -35,7 +35,7 @@ class Recipe(BaseModel):
         soft_loss: what of the teacher's logits the student is to match; see `finstill.training.soft_losses`.
         class_weights: what a labelled row counts for in the hard loss, by its class: `balanced`, or a weight for each
             class that has not the weight 1; see `finstill.training.loss.class_weights`. None weighs all alike.
-        patience: epochs without a better validation score after which training stops.
+        patience: epochs that are no better on the validation rows after which training stops.
         seed: the same recipe, data and seed give the same student.
         labelled_repeats: how often an epoch reads a labelled row where there are rows without labels, among which the
             labels would drown.

@@ -54,6 +54,9 @@ DIVERGED = 100.0
 
 ROWS_NAMED = 8
 
+MEASURES = {"loss": "validation_loss", "macro_f1": "macro_f1", "agreement": "agreement"}
+"""What a student is validated by, and how the history calls it."""
+
 
 class DistillationTrainer(Trainer):
     """transformers' trainer with the distillation loss in place of the model's own.
@@ -87,7 +90,9 @@ class DistillationTrainer(Trainer):
         steps = recipe.epochs * -(-len(epoch) // recipe.batch_size)
         arguments = training_arguments(
             checkpoints,
-            best_by="macro_f1" if len(validation.labelled()) > 0 else "agreement",
+            # Of a few hundred labels chance decides: an epoch far from the teacher may have most of them right. Labels
+            # alone have nothing better: their loss grows while students become too sure, and no worse.
+            best_by="loss" if recipe.alpha > 0 else "macro_f1",
             seed=recipe.seed,
             num_train_epochs=recipe.epochs,
             per_device_train_batch_size=recipe.batch_size,
@@ -132,10 +137,10 @@ class DistillationTrainer(Trainer):
         return self.model
 
     def validate(self) -> dict[str, float]:
-        """Return the validation figures of the student as it is: macro-F1 and agreement, where they can be measured."""
+        """Return loss, macro-F1 and agreement of the student as it is, those that the validation rows can tell."""
         rows: Any = self.eval_dataset
         metrics = self.predict(rows, metric_key_prefix="eval").metrics or {}
-        return {name: metrics[f"eval_{name}"] for name in ("macro_f1", "agreement") if f"eval_{name}" in metrics}
+        return {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
 
     @property
     def temperature(self) -> float:
@@ -330,9 +335,9 @@ def _settle(
 
     The trainer's student has its best epoch's weights, which were measured when that epoch ended.
     """
-    measure = str(trainer.args.metric_for_best_model)
-    epoch = max(history, key=lambda figures: figures[measure])
-    figures: dict[str, float] = {name: epoch[name] for name in ("macro_f1", "agreement") if name in epoch}
+    measure, better = str(trainer.args.metric_for_best_model), 1 if trainer.args.greater_is_better else -1
+    epochs = [{name: epoch[MEASURES[name]] for name in MEASURES if MEASURES[name] in epoch} for epoch in history]
+    figures = max(epochs, key=lambda epoch: better * epoch[measure])
     weights = average.weights() if average else None
     if weights is None:
         return figures
@@ -342,7 +347,7 @@ def _settle(
     logger.info(
         "%s: %s %.4g of the mean weights, %.4g of the best epoch's", stage, measure, averaged[measure], figures[measure]
     )
-    if averaged[measure] >= figures[measure]:
+    if better * averaged[measure] >= better * figures[measure]:
         return averaged
     trainer.student.load_state_dict(best)
     return figures

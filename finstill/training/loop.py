@@ -44,7 +44,7 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
 
     Args:
         folder: of the checkpoints a cut-off run resumes from.
-        best_by: the evaluation metric, higher being better.
+        best_by: `loss`, the lowest being best, or a metric of the evaluation, the highest being best.
     """
     return TrainingArguments(
         output_dir=str(folder),
@@ -57,7 +57,7 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
         save_total_limit=2,
         load_best_model_at_end=True,
         metric_for_best_model=best_by,
-        greater_is_better=True,
+        greater_is_better=best_by != "loss",
         restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False,
         dataloader_pin_memory=False,

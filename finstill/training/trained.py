@@ -22,7 +22,7 @@ class TrainedStudent:
         recipe: what it was made by.
         inputs: digest of everything that determines it; equal inputs give an equal student.
         history: an entry an epoch: loss, temperature, validation figures.
-        validation: its own validation figures: its best epoch's, or those of its mean weights.
+        validation: its own loss, macro-F1 and agreement on the validation rows, of its best epoch or its mean weights.
         rows: texts it was trained on, each counted once.
         steps: batches it was trained on.
         parameters: number of weights.

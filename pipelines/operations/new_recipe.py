@@ -37,7 +37,8 @@ class NewRecipe(Config):
     )
     epochs: int = Field(default=_default("epochs"), description="Epochs at most.")
     patience: int = Field(
-        default=_default("patience"), description="Epochs without a better validation score that end the training."
+        default=_default("patience"),
+        description="Epochs that are no better on the validation rows, after which training ends.",
     )
     batch_size: int = Field(default=_default("batch_size"), description="Texts in a batch.")
     learning_rate: float = Field(default=_default("learning_rate"), description="AdamW's.")

@@ -19,6 +19,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import kl_div
 from transformers import TrainerState, TrainingArguments
 
 from finstill.config.architectures import ConvolutionConfig, EncoderConfig, LstmAttentionConfig, StaticConfig
@@ -31,6 +32,7 @@ from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
 from finstill.inference.batching import pad
+from finstill.metrics import macro_f1
 from finstill.students.embedding import fit_width
 from finstill.students.registry import load_student
 from finstill.students.start import Start
@@ -66,6 +68,12 @@ OTHER_KINDS = {
 }
 
 Train = Callable[..., TrainedStudent]
+
+
+def logits_of(student: TrainedStudent, rows: TrainingRows) -> np.ndarray:
+    input_ids, mask = pad(rows.input_ids)
+    with torch.inference_mode():
+        return load_student(student.folder)(torch.from_numpy(input_ids), torch.from_numpy(mask)).logits.numpy()
 
 
 @pytest.fixture
@@ -166,18 +174,30 @@ def test_a_student_of_a_version_with_other_settings_is_made_again(train: Train) 
     assert train(RECIPE.model_copy(update={"epochs": 1})).inputs == old.inputs
 
 
-def test_early_stopping_keeps_the_best_epoch(train: Train, learnable_rows: Callable[..., TrainingRows]) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 30, "patience": 2})
-    student = train(recipe)
+def test_a_student_of_labels_alone_is_its_epoch_of_the_highest_macro_f1(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    student = train(RECIPE.model_copy(update={"alpha": 0.0, "epochs": 30, "patience": 2}))
     scores = [epoch["macro_f1"] for epoch in student.history]
     assert len(scores) < 30
     validation = learnable_rows(40, seed=1)
-    input_ids, mask = pad(validation.input_ids)
-    with torch.inference_mode():
-        logits = load_student(student.folder)(torch.from_numpy(input_ids), torch.from_numpy(mask)).logits.numpy()
-    from finstill.metrics import macro_f1
+    assert macro_f1(validation.labels, logits_of(student, validation)) == pytest.approx(max(scores))
 
-    assert macro_f1(validation.labels, logits) == pytest.approx(max(scores))
+
+def test_a_student_that_hears_the_teacher_is_its_epoch_of_the_lowest_loss(
+    train: Train, learnable_rows: Callable[..., TrainingRows]
+) -> None:
+    # So fast that it overshoots: neither the first epoch is the best one nor the last.
+    student = train(RECIPE.model_copy(update={"alpha": 1.0, "epochs": 30, "patience": 2, "learning_rate": 0.1}))
+    losses = [epoch["validation_loss"] for epoch in student.history]
+    assert losses[-3] == min(losses)
+    assert len(losses) < 30
+    assert student.validation["loss"] == min(losses)
+    validation = learnable_rows(40, seed=1)
+    teacher = validation.teacher_logits
+    assert teacher is not None
+    logits = [torch.from_numpy(array).log_softmax(-1) for array in (logits_of(student, validation), teacher)]
+    assert kl_div(*logits, reduction="batchmean", log_target=True).item() == pytest.approx(min(losses), abs=1e-5)
 
 
 CUT_OFF = """
@@ -432,17 +452,19 @@ def test_no_row_without_a_label_comes_again_before_all_were_read(
     assert list(sampler) == list(sampler)
 
 
+@pytest.mark.parametrize(("learning_rate", "mean_is_better"), [(0.2, True), (0.01, False)])
 def test_the_student_is_the_mean_of_its_last_weights_where_that_is_no_worse(
-    train: Train, learnable_rows: Callable[..., TrainingRows]
+    train: Train, learnable_rows: Callable[..., TrainingRows], learning_rate: float, mean_is_better: bool
 ) -> None:
-    rows = learnable_rows(160)
-    averaged = train(RECIPE.model_copy(update={"average_last": 0.5}), name="averaged", rows=rows)
-    plain = train(name="plain", rows=rows)
+    rows, recipe = learnable_rows(160), RECIPE.model_copy(update={"learning_rate": learning_rate})
+    averaged = train(recipe.model_copy(update={"average_last": 0.5}), name="averaged", rows=rows)
+    plain = train(recipe, name="plain", rows=rows)
     # The same steps: what is averaged does not reach them.
     assert averaged.history == plain.history
-    assert averaged.validation["macro_f1"] >= plain.validation["macro_f1"]
+    # Steps that are too long end on either side of the best weights, and short ones are on their way still.
+    assert (averaged.validation["loss"] < plain.validation["loss"]) == mean_is_better
     ours, theirs = weights(averaged), weights(plain)
-    assert not torch.equal(ours["head.weight"], theirs["head.weight"])
+    assert torch.equal(ours["head.weight"], theirs["head.weight"]) != mean_is_better
 
 
 def test_the_mean_of_weights_is_over_the_last_steps_alone() -> None:
