@@ -26,8 +26,8 @@ HASH_BITS = 48
 
 HASHES_AT_A_TIME = 1 << 20
 
-FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_INVERSE = np.uint64(pow(int(FACTOR), -1, 1 << 64))
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+_INVERSE = np.uint64(pow(int(_FACTOR), -1, 1 << 64))
 
 _LETTERS = bytes(
     code if code >= 0x80 or chr(code) in "_0123456789abcdefghijklmnopqrstuvwxyz" else 0
@@ -105,7 +105,7 @@ class ShingleSet:
 
 
 def place_bits(count: int, most: int) -> int:
-    """Return of how many bits to make places for so many hashes, so that half of them or more stay empty."""
+    """Return how many bits of a hash to make places by: so many that half of the places stay empty, or `most`."""
     return max(12, min(most, (2 * count).bit_length()))
 
 
@@ -138,7 +138,7 @@ def _shingles(texts: pa.StringArray) -> Shingles:
     wordless = np.flatnonzero(words_of == 0)
     contents = texts.take(pa.array(wordless)).cast(pa.binary()).to_pylist()
     own = [int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) for content in contents]
-    found = [_mixed(hashes[pairs] * FACTOR + hashes[pairs + 1]), _mixed(hashes[alone]), np.array(own, np.uint64)]
+    found = [_mixed(hashes[pairs] * _FACTOR + hashes[pairs + 1]), _mixed(hashes[alone]), np.array(own, np.uint64)]
     rows = np.concatenate([rows[pairs], rows[alone], wordless]).astype(np.uint64)
     packed = np.sort(rows << np.uint64(HASH_BITS) | np.concatenate(found) >> np.uint64(64 - HASH_BITS))
     packed = packed[np.append(True, packed[1:] != packed[:-1])] if len(packed) else packed
@@ -149,7 +149,7 @@ def _shingles(texts: pa.StringArray) -> Shingles:
 @lru_cache(maxsize=2)
 def _powers(bits: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the powers of the factor and of its inverse, 2**bits of each."""
-    factors = np.full((2, 1 << bits), [[FACTOR], [_INVERSE]], np.uint64)
+    factors = np.full((2, 1 << bits), [[_FACTOR], [_INVERSE]], np.uint64)
     return tuple(np.cumprod(factors, axis=1))
 
 
