@@ -4,7 +4,7 @@ from dagster import AssetExecutionContext, Config, DataVersion, MaterializeResul
 from pydantic import Field
 
 from assets.comparison import comparison, current_students
-from assets.evaluation import read_test
+from assets.evaluation import texts_of
 from assets.faults import explain_faults
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
@@ -35,9 +35,9 @@ def champion(context: AssetExecutionContext, config: ChampionConfig, profile: Pr
     if config.roll_back:
         decision = roll_back(workspace.champion)
     else:
-        students, _ = current_students(profile)
+        students, _, test = current_students(profile)
         packages = {name: Package.read(workspace.package(name)) for name in students}
-        decision = choose_champion(students, packages, *read_test(profile), settings.budgets, workspace.champion)
+        decision = choose_champion(students, packages, test, texts_of(test), settings.budgets, workspace.champion)
     context.log.info(decision.reason)
     return MaterializeResult(
         metadata={

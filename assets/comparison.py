@@ -1,7 +1,7 @@
 """All students side by side, and the checks of what distilling is worth and of how well that is known."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dagster import (
     AssetCheckResult,
@@ -14,7 +14,7 @@ from dagster import (
 )
 
 from assets.corpus import corpus
-from assets.evaluation import advice_for, dates_of, evaluation, read_test, rows_to_measure_on
+from assets.evaluation import advice_for, dates_of, evaluation, rows_to_measure_on, texts_of
 from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
 from assets.resources import ProfileResource
@@ -23,6 +23,7 @@ from assets.students import student_package
 if TYPE_CHECKING:
     from finstill.evaluation.compare import Verdict
     from finstill.evaluation.evaluate import StudentEvaluation
+    from finstill.training.rows import TrainingRows
 
 
 @asset(
@@ -57,19 +58,18 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     from finstill.training.trained import TrainedStudent
 
     settings, workspace = profile.profile(), profile.workspace
-    students, left_out = current_students(profile)
+    students, left_out, test = current_students(profile)
     for name, why in left_out.items():
         context.log.warning(f"{name} is left out: {why}")
     trained = {name: TrainedStudent.read(workspace.student(name)) for name in students}
-    texts = pq.read_table(workspace.corpus, columns=["label", "split"])
-    _, test = read_test(profile)
+    texts, test_texts = pq.read_table(workspace.corpus, columns=["label", "split"]), texts_of(test)
     unheard = read_left_out(pq.read_schema(workspace.teacher_logits))
     steps = {name: each.steps for name, each in trained.items()}
-    result = compare(students, profile.recipes(), steps, dates_of(profile, test))
+    result = compare(students, profile.recipes(), steps, dates_of(profile, test_texts))
     plots = draw(result, {name: each.history for name, each in trained.items()}, settings.task.labels)
     plots |= {png.stem: png.read_bytes() for png in sorted(workspace.tuning.glob("*.png"))}
     packages = {name: Package.read(workspace.package(name)) for name in students}
-    mistakes = worst_mistakes(students, packages, profile.recipes(), test)
+    mistakes = worst_mistakes(students, packages, profile.recipes(), test_texts)
     figures = {
         "texts": f"{texts.num_rows:,}",
         "with a label": f"{texts.num_rows - texts['label'].null_count:,}",
@@ -92,8 +92,16 @@ def comparison(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     )
 
 
-def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvaluation], dict[str, str]]":
-    """Return the evaluations that compare, and the recipes that are left out, each with the reason.
+class CurrentStudents(NamedTuple):
+    """The evaluations that compare, by name, the recipes that are left out, each with the reason, and the test rows."""
+
+    students: "dict[str, StudentEvaluation]"
+    left_out: dict[str, str]
+    test: "TrainingRows"
+
+
+def current_students(profile: ProfileResource) -> CurrentStudents:
+    """Return the students of today.
 
     An evaluation counts for the package that it names and no other, and only on today's texts and teacher.
 
@@ -108,9 +116,9 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
 
     workspace = profile.workspace
     teacher = ensemble_fingerprint(read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble))
-    inputs = evaluation_inputs(
-        teacher, *rows_to_measure_on(profile), digest_of_decisions(profile.profile().task.decide)
-    )
+    validation, test, further = rows_to_measure_on(profile)
+    decide = digest_of_decisions(profile.profile().task.decide)
+    inputs = evaluation_inputs(teacher, validation, test, further, decide)
     current, left_out = {}, {}
     for name in profile.recipes():
         folder = workspace.evaluation(name)
@@ -133,7 +141,7 @@ def current_students(profile: ProfileResource) -> "tuple[dict[str, StudentEvalua
             "no student can be compared (" + "; ".join(f"{name}: {why}" for name, why in left_out.items()) + ")",
             remedy="Run the job distil for one",
         )
-    return current, left_out
+    return CurrentStudents(current, left_out, test)
 
 
 def _distilling_pays(verdicts: "Sequence[Verdict]") -> AssetCheckResult:

@@ -60,7 +60,7 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
     name, settings, workspace = context.partition_key, profile.profile(), profile.workspace
     teacher, *further = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     validation, test, out_of_domain_rows = rows_to_measure_on(profile)
-    texts = _texts_of(test)
+    texts = texts_of(test)
 
     def rows_of(reader: AnyTeacher) -> list[list[int]]:
         if not isinstance(reader, TeacherGraph):
@@ -206,7 +206,8 @@ def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: Pro
     champion = Package.read(folder)
     if champion.labels != tuple(profile.profile().task.labels):
         return AssetCheckResult(passed=True, description=f"The champion answers another task, {champion.task}.")
-    difference = difference_from_champion(measured, champion, *read_test(profile), level=0.95)
+    test = _rows_of(profile, profile.workspace)["test"]
+    difference = difference_from_champion(measured, champion, test, texts_of(test), level=0.95)
     return AssetCheckResult(
         passed=not difference.shown or difference.better,
         severity=AssetCheckSeverity.WARN,
@@ -245,12 +246,6 @@ def _rows_of(profile: ProfileResource, tables: "Workspace") -> "dict[str, Traini
     return training_rows(tables.corpus, tables.tokens, profile.profile().task, tables.teacher_logits)
 
 
-def read_test(profile: ProfileResource) -> "tuple[TrainingRows, list[str]]":
-    """Return the rows of the test split, with the teacher's logits, and their texts."""
-    test = _rows_of(profile, profile.workspace)["test"]
-    return test, _texts_of(test)
-
-
 def dates_of(profile: ProfileResource, texts: list[str]) -> "list[str | None]":
     """Return the date of each of some test texts, None where it has none."""
     import pyarrow as pa
@@ -261,6 +256,7 @@ def dates_of(profile: ProfileResource, texts: list[str]) -> "list[str | None]":
     return test["date"].take(pc.index_in(pa.array(texts, pa.string()), test["text"].combine_chunks())).to_pylist()
 
 
-def _texts_of(rows: "TrainingRows") -> list[str]:
+def texts_of(rows: "TrainingRows") -> list[str]:
+    """Return the texts of rows that are measured on."""
     assert rows.texts is not None
     return rows.texts.to_pylist()
