@@ -20,8 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from filelock import FileLock
-
 from finstill.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,6 +85,8 @@ def made_once(path: Path, write: Callable[[Path], None]) -> Path:
 
     Others that want a file of its folder wait meanwhile: what they want is mostly the same.
     """
+    from filelock import FileLock  # No part of the installation that students in service need.
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / "lock"):
         if not path.is_file():
