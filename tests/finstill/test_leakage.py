@@ -70,7 +70,8 @@ class TestNearDuplicates:
                 changed.setattr(near_duplicates, "TEXTS_AT_A_TIME", 7)
                 changed.setattr(near_duplicates, "MEETINGS_AT_A_TIME", 3)
                 changed.setattr(near_duplicates, "PAIRS_COMPARED", 2)
-            pairs = NearDuplicates(Shingles.of(texts)).pairs(Shingles.of(others))
+            index = NearDuplicates(Shingles.of(texts))
+            pairs, best = index.pairs(Shingles.of(others)), index.nearest(Shingles.of(others))
         expected = {
             (i, j): similarity
             for i, own in enumerate(map(shingles, others))
@@ -79,6 +80,9 @@ class TestNearDuplicates:
         }
         found = zip(pairs.asked.tolist(), pairs.found.tolist(), strict=True)
         assert list(zip(found, pairs.similarity.tolist(), strict=True)) == sorted(expected.items())
+        for i, match in enumerate(best):
+            own = [similarity for (asked, _), similarity in expected.items() if asked == i]
+            assert (match.similarity if match else None) == max(own, default=None)
 
     def test_an_empty_index_finds_nothing(self) -> None:
         assert nearest([], [TESTED]) == [None]

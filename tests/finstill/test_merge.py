@@ -154,19 +154,20 @@ def test_what_is_left_out_as_near_does_not_depend_on_the_nights_before(nights: N
 
 def test_only_new_texts_are_compared(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     nights.make()
-    indexed: list[int] = []
+    indexed: list[list[int]] = []
 
     class Watched(NearDuplicates):
         def __init__(self, texts: Shingles):
-            indexed.append(len(texts))
+            indexed.append(texts.hashes.tolist())
             super().__init__(texts)
 
     monkeypatch.setattr(nearest, "NearDuplicates", Watched)
     nights.make()
     assert indexed == []
-    nights.write("c.csv", "profit of the group rose by 3 mn euros this year again", split="train")
+    new = "profit of the group rose by 3 mn euros this year again"
+    nights.write("c.csv", new, split="train")
     assert nights.make()[1]["near-duplicate of a validation or test text"] == 1
-    assert indexed == [1]
+    assert indexed == [Shingles.of([new]).hashes.tolist()]
 
 
 def test_a_part_that_nothing_has_read_for_a_day_goes(nights: Nights) -> None:

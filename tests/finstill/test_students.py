@@ -232,9 +232,7 @@ def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teache
     rows = TokenIds.of(texts)
     vectors = output_vectors(teacher, rows, TRIMMED, tmp_path / "kept", "student")
     with torch.inference_mode():
-        states = [
-            teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*rows.tolist(), [101, 3, 102]]
-        ]
+        states = [teacher.encoder(torch.tensor([row])).last_hidden_state[0].numpy() for row in [*texts, [101, 3, 102]]]
     assert vectors.shape == (len(TRIMMED.token_ids), 32)
     # TRIMMED is 3, which no text holds, then 5, which stands in two; 7 is read as the unknown token.
     assert vectors[0] == pytest.approx(states[3][1], abs=1e-5)
