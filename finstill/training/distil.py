@@ -33,6 +33,7 @@ from finstill.training.averaging import WeightAverage
 from finstill.training.epochs import Epoch, EpochSampler
 from finstill.training.hints import learn_hints
 from finstill.training.loop import (
+    MEASURES,
     collate,
     early_stopping,
     library_versions,
@@ -53,9 +54,6 @@ DIVERGED = 100.0
 """A loss so many times that of a student that says nothing is not on its way down."""
 
 ROWS_NAMED = 8
-
-MEASURES = {"loss": "validation_loss", "macro_f1": "macro_f1", "agreement": "agreement"}
-"""What a student is validated by, and how the history calls it."""
 
 
 class DistillationTrainer(Trainer):

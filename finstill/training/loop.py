@@ -29,6 +29,10 @@ WHOLE_FILE = "whole"
 """Stands in a checkpoint that all callbacks have written to."""
 
 
+MEASURES = {"loss": "validation_loss", "macro_f1": "macro_f1", "agreement": "agreement"}
+"""What validation rows tell, and how the history calls it."""
+
+
 def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """Return the items of `TrainingRows` as one padded batch of tensors."""
     input_ids, attention_mask = pad([item["input_ids"] for item in items])
@@ -166,13 +170,7 @@ class _WholeCheckpoints(TrainerCallback):
 
 def _epochs(log_history: list[dict[str, float]]) -> list[dict[str, float]]:
     """Return the trainer's log as one entry an epoch: training loss, temperature and the evaluation's figures."""
-    names = {
-        "loss": "loss",
-        "temperature": "temperature",
-        "eval_loss": "validation_loss",
-        "eval_macro_f1": "macro_f1",
-        "eval_agreement": "agreement",
-    }
+    names = {"loss": "loss", "temperature": "temperature"} | {f"eval_{name}": MEASURES[name] for name in MEASURES}
     epochs: dict[float, dict[str, float]] = {}
     for entry in log_history:
         figures = {ours: entry[theirs] for theirs, ours in names.items() if theirs in entry}
