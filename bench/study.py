@@ -5,7 +5,7 @@ It is a module, and no part of the script, because those processes import what t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -18,34 +18,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from machine import show_progress
+from taught import MAX_LENGTH, TOKEN_BUDGET, self_agreement, source_of, write_corpus_of
 
 from finstill.augment.build import augment_corpus
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_logits
-from finstill.config.profile import GPU_TOKEN_BUDGET, Augmentation, CorpusSource, FineTuning
+from finstill.config.profile import GPU_TOKEN_BUDGET, Augmentation, FineTuning
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.config.workspace import Workspace
-from finstill.corpus.build import build_corpus
+from finstill.corpus.build import write_corpus
 from finstill.corpus.out_of_domain import build_out_of_domain
 from finstill.corpus.sources import read_rows
 from finstill.corpus.tokenizer import load_tokenizer, read_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.inference.parity import PARITY_TEXTS
 from finstill.inference.session import CPU_PROVIDER, CUDA_PROVIDER, GRAPH_FILES, OnnxClassifier
-from finstill.metrics import agreement
 from finstill.packaging.int8 import quantize_student
 from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
 from finstill.teacher.checkpoint import Checkpoint, load_classifier, word_embeddings
-from finstill.teacher.export import TeacherGraph, export_teacher
+from finstill.teacher.export import export_teacher
 from finstill.training.distil import train_student
 from finstill.training.fine_tune import fine_tune
 from finstill.training.rows import NO_LABEL, TrainingRows, training_rows, with_augmented
 
-MAX_LENGTH = 128
 PROVIDER = CUDA_PROVIDER if CUDA_PROVIDER in onnxruntime.get_available_providers() else CPU_PROVIDER
-TEACHER_TOKEN_BUDGET = 512 if PROVIDER == CPU_PROVIDER else GPU_TOKEN_BUDGET
+TEACHER_TOKEN_BUDGET = TOKEN_BUDGET if PROVIDER == CPU_PROVIDER else GPU_TOKEN_BUDGET
 
 
 @dataclass(frozen=True)
@@ -86,16 +85,14 @@ class Study:
     def make(self) -> None:
         """Write the tables, the teacher and its logits; what stands there is kept."""
         files, checkpoint = self.files, self.files.teacher_checkpoint
-        files.root.mkdir(parents=True, exist_ok=True)
         encoder = self.encoder()
         tokenizer = load_tokenizer(encoder.folder, MAX_LENGTH)
         if not files.tokens.exists():
-            corpus, _ = build_corpus(self._rows(self.corpus, self.transfer), SENTIMENT.labels, {})
-            pq.write_table(corpus, files.corpus)
+            write_corpus_of(files, self.corpus, pa.array(self.transfer, pa.string()), SENTIMENT)
             tokenize_corpus(files.corpus, tokenizer, files.tokens)
         rows = training_rows(files.corpus, files.tokens, SENTIMENT)
         fine_tune(encoder, self.teacher, rows["train"], rows["validation"], SENTIMENT.labels, checkpoint, seed=0)
-        teacher = self._export(checkpoint, files.teacher_onnx)
+        teacher = export_teacher(checkpoint, files.teacher_onnx, source=self.name, **self._export_settings())
         tables = [files.tokens, files.augmented]
         if not files.augmented.exists():
             words = word_embeddings(load_classifier(checkpoint))
@@ -105,12 +102,10 @@ class Study:
         cache = SoftLabelCache(files.root / "cache", teacher.fingerprint, teacher.labels)
         other = files.out_of_domain
         if self.out_of_domain is not None:
-            other.root.mkdir(exist_ok=True)
             if not other.tokens.exists():
-                measured, _ = build_out_of_domain(
-                    self._rows(self.out_of_domain, []), SENTIMENT.labels, {}, files.corpus
-                )
-                pq.write_table(measured, other.corpus)
+                labelled = read_rows(source_of(other, self.out_of_domain, pa.array([], pa.string())))
+                measured, _ = build_out_of_domain(labelled, SENTIMENT.labels, {}, files.corpus)
+                write_corpus(measured, other.corpus)
                 tokenize_corpus(other.corpus, tokenizer, other.tokens)
             tables.append(other.tokens)
         for texts in tables:
@@ -121,41 +116,26 @@ class Study:
             write_logits([other.tokens], cache, other.teacher_logits)
 
     def self_agreement(self) -> float:
-        """Return the share of test rows of which the teacher fine-tuned from another seed says the same."""
-        rows, again = self.rows, self.files.root / "again"
-        fine_tune(
+        """Return the share of test texts to which the teacher gives the same class when another seed makes it."""
+        return self_agreement(
+            self.files.root / "again",
             self.encoder(),
             self.teacher,
-            rows["train"],
-            rows["validation"],
+            self.rows,
             SENTIMENT.labels,
-            again / "checkpoint",
             seed=1,
+            **self._export_settings(),
         )
-        graph = self._export(again / "checkpoint", again / "onnx")
-        logits = OnnxClassifier(graph.graph, provider=PROVIDER).logits(rows["test"].input_ids, TEACHER_TOKEN_BUDGET)
-        order = [graph.labels.index(label) for label in SENTIMENT.labels]
-        return agreement(logits[:, order], teacher_logits(self))
 
-    def _export(self, checkpoint: Path, folder: Path) -> TeacherGraph:
+    def _export_settings(self) -> dict[str, Any]:
         tokens = pq.read_table(self.files.tokens, columns=["input_ids"])[:PARITY_TEXTS]
-        return export_teacher(
-            checkpoint,
-            folder,
-            max_length=MAX_LENGTH,
-            source=self.name,
-            precision=self.precision,
-            provider=PROVIDER,
-            sample=tokens["input_ids"].to_pylist(),
-            token_budget=TEACHER_TOKEN_BUDGET,
-        )
-
-    def _rows(self, labelled: pa.Table, unlabelled: Sequence[str]) -> Iterable[Any]:
-        columns = [pa.array(unlabelled, pa.string()), pa.nulls(len(unlabelled)), pa.repeat("train", len(unlabelled))]
-        rest = pa.table(columns, names=labelled.column_names).cast(labelled.schema)
-        source = self.files.root / "source.parquet"
-        pq.write_table(pa.concat_tables([labelled, rest]), source)
-        return list(read_rows(CorpusSource(path=str(source), label="label", split="split")))
+        return {
+            "max_length": MAX_LENGTH,
+            "precision": self.precision,
+            "provider": PROVIDER,
+            "sample": tokens["input_ids"].to_pylist(),
+            "token_budget": TEACHER_TOKEN_BUDGET,
+        }
 
 
 # Not kept in a study: that goes to other processes with each training.

@@ -1,4 +1,4 @@
-"""The embedded encoder as teacher of a corpus, for benchmarks that ask what comes of its logits."""
+"""A teacher of a corpus and its students, for benchmarks that ask what comes of its logits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
-from finstill.inference.session import GRAPH_FILES, OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, GRAPH_FILES, OnnxClassifier
+from finstill.metrics import agreement
 from finstill.serving.package import STUDENT_TOKEN_BUDGET
 from finstill.students.registry import load_student
-from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.teacher.checkpoint import Checkpoint, resolve_checkpoint
 from finstill.teacher.export import export_teacher
 from finstill.training.distil import train_student
 from finstill.training.fine_tune import fine_tune
@@ -57,13 +58,47 @@ def write_corpus_of(
     Args:
         labelled: text, label and split.
     """
+    read_corpus(source_of(files, labelled, unlabelled, label_names), task.labels, files.corpus)
+
+
+def source_of(
+    files: Workspace, labelled: pa.Table, unlabelled: pa.Array, label_names: Mapping[str, str | None] = {}
+) -> CorpusSource:
+    """Write the rows that `write_corpus_of` takes to a file of the workspace, and return it as a source."""
     columns = [unlabelled, pa.nulls(len(unlabelled)), pa.repeat("train", len(unlabelled))]
     rest = pa.table(columns, names=labelled.column_names).cast(labelled.schema)
     files.root.mkdir(parents=True, exist_ok=True)
     path = files.root / "source.parquet"
     pq.write_table(pa.concat_tables([labelled, rest]), path)
-    source = CorpusSource(path=str(path), label="label", split="split", label_names=dict(label_names))
-    read_corpus(source, task.labels, files.corpus)
+    return CorpusSource(path=str(path), label="label", split="split", label_names=dict(label_names))
+
+
+def self_agreement(
+    folder: Path,
+    encoder: Checkpoint,
+    settings: FineTuning,
+    rows: Mapping[str, TrainingRows],
+    labels: tuple[str, ...],
+    *,
+    seed: int,
+    token_budget: int = TOKEN_BUDGET,
+    **export: Any,
+) -> float:
+    """Return the share of test texts to which the teacher gives the same class when another seed makes it.
+
+    Args:
+        folder: of the other teacher.
+        rows: of each split, with the teacher's logits.
+        export: as `export_teacher` takes it.
+    """
+    checkpoint = folder / "checkpoint"
+    fine_tune(encoder, settings, rows["train"], rows["validation"], labels, checkpoint, seed=seed)
+    teacher = export_teacher(checkpoint, folder / "onnx", source="another seed", token_budget=token_budget, **export)
+    test = rows["test"].labelled()
+    assert test.teacher_logits is not None
+    graph = OnnxClassifier(teacher.graph, provider=export.get("provider", CPU_PROVIDER))
+    logits = graph.logits(test.input_ids, token_budget)
+    return agreement(logits[:, [teacher.labels.index(label) for label in labels]], test.teacher_logits)
 
 
 def distil(
