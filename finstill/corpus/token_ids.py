@@ -35,8 +35,9 @@ class TokenIds(Sequence[Any]):
     @classmethod
     def of_column(cls, column: pa.ChunkedArray) -> TokenIds:
         """Return the rows of a column of lists of int32."""
-        parts = [cls._in_order(c.flatten().to_numpy(), c.value_lengths().to_numpy()) for c in column.chunks]
-        return cls.joined(parts)
+        values = [np.empty(0, np.int32), *(chunk.flatten().to_numpy() for chunk in column.chunks)]
+        lengths = [np.empty(0, np.int32), *(chunk.value_lengths().to_numpy() for chunk in column.chunks)]
+        return cls._in_order(np.concatenate(values), np.concatenate(lengths))
 
     @classmethod
     def joined(cls, parts: Sequence[TokenIds]) -> TokenIds:

@@ -191,8 +191,8 @@ def training_rows(
     rows = TrainingRows(
         TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, _texts(columns)
     )
-    splits = columns["split"].to_numpy()[texts]
-    return {split: rows.at(np.flatnonzero((splits == split) & heard)) for split in SPLITS}
+    splits = pc.index_in(columns["split"], pa.array(SPLITS)).to_numpy()[texts]
+    return {split: rows.at(np.flatnonzero((splits == number) & heard)) for number, split in enumerate(SPLITS)}
 
 
 def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, task: Task) -> TrainingRows:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tokenizers import Tokenizer
 
@@ -21,7 +22,7 @@ from finstill.corpus.provenance import TableProvenance, made_by, require_tokens_
 from finstill.corpus.rows import Row
 from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
-from finstill.corpus.tokens import tokenize_corpus
+from finstill.corpus.tokens import text_positions, tokenize_corpus
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
 from finstill.teacher.checkpoint import resolve_checkpoint
@@ -233,3 +234,15 @@ def test_a_student_of_an_older_version_is_read_and_not_packaged(tables: Tables, 
     with pytest.raises(InputError, match=r"training\.json: it does not say .*Materialize student again"):
         old.require_taught_by(tables.logits)
     train().require_taught_by(tables.logits)
+
+
+@pytest.mark.parametrize(
+    "windows",
+    ["", "aabb", "bcc", "abbca", "aacbbc", "abcd", "xabc"],
+    ids=["none", "last", "first", "again", "order", "more", "foreign"],
+)
+def test_windows_belong_to_each_text_of_the_corpus_in_its_order(windows: str) -> None:
+    corpus = pa.chunked_array([list("abc")])
+    assert text_positions(corpus, pa.chunked_array([list("aabccc")]), Path("tokens")).tolist() == [0, 0, 1, 2, 2, 2]
+    with pytest.raises(InputError, match="it is not of these texts"):
+        text_positions(corpus, pa.chunked_array([list(windows)], pa.string()), Path("tokens"))
