@@ -19,7 +19,7 @@ from finstill.corpus.ahead import ahead
 from finstill.corpus.corrections import Correction, apply_corrections, read_corrections
 from finstill.corpus.leakage import is_forbidden
 from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows
-from finstill.corpus.nearest import nearest_measured
+from finstill.corpus.nearest import nearest_measured, read_batches_of
 from finstill.corpus.parts import REPEATED_COLUMNS, read_part, remove_unused, write_part
 from finstill.corpus.report import BadRows, CorpusReport
 from finstill.corpus.rows import Row, batches_of
@@ -78,7 +78,7 @@ def read_corpus(
         BadRows.of(source).finish(report)
         paths = [source.path] if isinstance(source.path, str) else source.path or ()
         where = source.hub or ", ".join(Path(path).name for path in paths)
-        compared = None if parts is None else parts / "compared.parquet"
+        compared = None if parts is None else parts / "compared.arrow"
         _build(read, path, scratch, report, where, compared, by_date, corrected)
     if parts is not None:
         remove_unused(parts)
@@ -178,9 +178,11 @@ def _build(
     corrections: Mapping[bytes, Correction] = MappingProxyType({}),
 ) -> None:
     """Merge what was read and write the corpus to `path`; `compared` as `nearest_measured` takes it."""
-    texts = scratch / "texts.parquet"
+    texts = scratch / "texts.arrow"
     logger.info("corpus: sorts and merges %s rows", f"{report.read:,}")
-    _write(merge(sorted_rows(parts, scratch), report, by_date, corrections), texts, "none")
+    with pa.ipc.new_file(texts, CORPUS_SCHEMA) as writer:
+        for table in ahead(merge(sorted_rows(parts, scratch), report, by_date, corrections)):
+            writer.write_table(table)
     logger.info("corpus: looks for train texts that nearly are validation or test texts")
     nearest = nearest_measured(texts, compared)
     classes: set[str | None] = set()
@@ -188,7 +190,7 @@ def _build(
 
     def kept() -> Iterator[pa.Table]:
         start = 0
-        for table in _tables(texts):
+        for table in map(pa.table, read_batches_of(texts)):
             similarity = nearest.similarity[start : start + len(table)]
             start += len(table)
             near = is_forbidden(table["label"].is_valid().to_numpy(), similarity)
@@ -208,15 +210,9 @@ def _build(
     logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
 
 
-def _tables(texts: Path) -> Iterator[pa.Table]:
-    with pq.ParquetFile(texts) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
-
-
-def _write(tables: Iterable[pa.Table], path: Path, compression: str = "snappy") -> None:
+def _write(tables: Iterable[pa.Table], path: Path) -> None:
     with pq.ParquetWriter(
-        path, CORPUS_SCHEMA, compression=compression, use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
+        path, CORPUS_SCHEMA, use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
     ) as writer:
         for table in ahead(iter(tables)):
             writer.write_table(table)

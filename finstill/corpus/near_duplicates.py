@@ -141,10 +141,19 @@ class NearDuplicates:
         # Sorted by text and hash already.
         order = np.argsort(rows << 32 | counts, kind="stable")
         place = np.arange(len(order)) - texts.starts[rows]
-        sizes = texts.sizes
-        looked_at = sizes - np.ceil(LEAST_SIMILARITY * sizes - _ROUNDING).astype(np.int64) + 1
-        chosen = place < looked_at[rows]
+        chosen = place < _looked_at(texts.sizes)[rows]
         return rows[chosen], texts.hashes[order[chosen]]
+
+
+def first_shingles(texts: Shingles) -> Shingles:
+    """Return those shingles of each text that come first by their hashes: two near-duplicates share one of theirs."""
+    sizes = _looked_at(texts.sizes)
+    return Shingles(sizes, texts.hashes[_ranges(texts.starts, sizes)])
+
+
+def _looked_at(sizes: np.ndarray) -> np.ndarray:
+    """Return how many shingles of a text tell whether it may be near another, see `NearDuplicates`: int64, (texts,)."""
+    return sizes - np.ceil(LEAST_SIMILARITY * sizes - _ROUNDING).astype(np.int64) + 1
 
 
 def _numbered(texts: Shingles, positions: np.ndarray) -> np.ndarray:

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import finstill
-from finstill.corpus.merge import key_halves
-from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, Pairs
+from finstill.corpus.merge import CORPUS_SCHEMA, ROWS_PER_BATCH, key_halves
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, Pairs, first_shingles
 from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
@@ -24,10 +23,12 @@ COMPARED_SCHEMA = pa.schema(
         pa.field("measured", pa.bool_(), nullable=False),
         pa.field("nearest", pa.binary(KEY_BYTES)),
         pa.field("similarity", pa.float64(), nullable=False),
+        pa.field("first", pa.list_(pa.uint32())),
     ],
     {"version": finstill.__version__},
 )
-"""The texts of one night: whether each is measured on, and for a train text its nearest measured one."""
+"""The texts of one night: whether each is measured on, for a train text its nearest measured one, and the first
+shingles of those that were read, shortened."""
 
 TEXTS_INDEXED = 2_000_000
 """Number of texts that an index of near-duplicates holds at once."""
@@ -64,29 +65,52 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
     compared with all.
 
     Args:
-        texts: Parquet file with the columns `key`, `text` and `split`, sorted by key.
+        texts: Arrow file with the columns `key`, `text` and `split`, sorted by key.
         kept: a file that keeps what was found for the next time; None keeps nothing.
     """
-    columns = pq.read_table(texts, columns=["key", "split"])
+    fields = [CORPUS_SCHEMA.field(name) for name in ("key", "split")]
+    columns = pa.Table.from_batches(read_batches_of(texts, "key", "split"), pa.schema(fields))
     keys, measured = columns["key"], pc.not_equal(columns["split"], "train").to_numpy()
     found = Nearest(np.full(len(keys), -1), np.zeros(len(keys)))
-    new = np.ones(len(keys), bool)
-    if kept is not None and kept.is_file() and pq.read_schema(kept).metadata == COMPARED_SCHEMA.metadata:
-        new = _from_before(pq.read_table(kept), keys, measured, found)
+    new, first = np.ones(len(keys), bool), _First(len(keys))
+    if kept is not None and (before := _read_kept(kept)) is not None:
+        rows = _positions(keys, before["key"])
+        new = _from_before(before, rows, keys, measured, found)
+        first = _First(len(keys), before["first"], rows)
     for index, queries in ((new & measured, ~measured), (new & ~measured, measured & ~new)):
-        for pairs in _pairs(texts, index, queries):
+        for pairs in _pairs(texts, index, queries, first):
             train, other = np.where(measured[pairs.asked], (pairs.found, pairs.asked), (pairs.asked, pairs.found))
             found.take(train, other, pairs.similarity)
     if kept is not None:
         nearest = keys.take(pa.array(found.position, mask=found.position < 0))
-        with whole_file(kept) as unfinished:
-            pq.write_table(pa.table([keys, measured, nearest, found.similarity], schema=COMPARED_SCHEMA), unfinished)
+        columns = [keys, measured, nearest, found.similarity, first.column()]
+        compressed = pa.ipc.IpcWriteOptions(compression="lz4")
+        with (
+            whole_file(kept) as unfinished,
+            pa.ipc.new_file(unfinished, COMPARED_SCHEMA, options=compressed) as writer,
+        ):
+            writer.write_table(pa.table(columns, schema=COMPARED_SCHEMA), ROWS_PER_BATCH)
     return found
 
 
-def _from_before(before: pa.Table, keys: pa.ChunkedArray, measured: np.ndarray, found: Nearest) -> np.ndarray:
-    """Take over what was found before and return which texts have yet to be compared: bool, (texts,)."""
-    rows = _positions(keys, before["key"])
+def _read_kept(path: Path) -> pa.Table | None:
+    """Return what another night has kept; None where there is none, or of another version."""
+    try:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
+            return file.read_all() if file.schema.equals(COMPARED_SCHEMA, check_metadata=True) else None
+    except (OSError, pa.ArrowInvalid):
+        # There is none, or it is damaged: all texts are compared anew.
+        return None
+
+
+def _from_before(
+    before: pa.Table, rows: np.ndarray, keys: pa.ChunkedArray, measured: np.ndarray, found: Nearest
+) -> np.ndarray:
+    """Take over what was found before and return which texts have yet to be compared: bool, (texts,).
+
+    Args:
+        rows: where each text stands in the table, -1 for one that does not.
+    """
     known = rows >= 0
     new = ~known
     new[known] = before["measured"].to_numpy()[rows[known]] != measured[known]
@@ -111,17 +135,20 @@ def _positions(keys: pa.ChunkedArray, among: pa.ChunkedArray) -> np.ndarray:
     return np.where((sorted_ones[at] == wanted).all(axis=1), at, -1)
 
 
-def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray) -> Iterator[Pairs]:
+def _pairs(texts: Path, index: np.ndarray, queries: np.ndarray, first: _First) -> Iterator[Pairs]:
     """Yield the near-duplicates between two kinds of rows: rows of queries, rows of the index, similarities.
 
     Args:
         index, queries: which rows are of the kind: bool, (texts,). Fewer stand in the index than are asked for.
+        first: is told of the texts that are read.
     """
     if not index.any() or not queries.any():
         return
-    indexed = _Texts.joined(_read(texts, index))
+    indexed = _Texts.joined(map(first.of, _read(texts, index)))
     known = ShingleSet(indexed.shingles)
-    asked = _Texts.joined(some.that_may_be_near(known) for some in _read(texts, queries))
+    asked = _Texts.joined(
+        first.of(some).that_may_be_near(known) for some in _read(texts, queries & first.may_be_near(indexed.shingles))
+    )
     indexed = indexed.that_may_be_near(ShingleSet(asked.shingles))
     for some in indexed.slices(TEXTS_INDEXED):
         yield _near(some, asked)
@@ -153,6 +180,44 @@ class _Texts:
         return _Texts(self.rows[possible], self.shingles.filter(possible))
 
 
+class _First:
+    """The first shingles of texts, kept from one night to the next: by them most known texts need not be read again.
+
+    Args:
+        count: number of texts.
+        before: those of another night's texts.
+        rows: where each text stood in that night, -1 for one that did not: int64, (texts,).
+    """
+
+    def __init__(self, count: int, before: pa.ChunkedArray | None = None, rows: np.ndarray | None = None):
+        self._lists = [] if before is None else before.chunks
+        self._kept = sum(map(len, self._lists))
+        self._at = np.full(count, -1) if rows is None else rows.copy()
+
+    def of(self, texts: _Texts) -> _Texts:
+        """Keep the first shingles of these texts, and return the texts."""
+        first = first_shingles(texts.shingles)
+        ends = np.concatenate([[0], np.cumsum(first.sizes)])
+        self._lists.append(pa.ListArray.from_arrays(ends.astype(np.int32), first.hashes.astype(np.uint32)))
+        self._at[texts.rows] = self._kept + np.arange(len(texts.rows))
+        self._kept += len(texts.rows)
+        return texts
+
+    def may_be_near(self, others: Shingles) -> np.ndarray:
+        """Return which texts may be near one of the others, bool, (texts,): all whose shingles are not known may."""
+        lists = self.column()
+        possible = lists.is_null().to_numpy()
+        sizes, hashes = pc.list_value_length(lists).drop_null(), pc.list_flatten(lists)
+        shares = ShingleSet(first_shingles(others)).shares(Shingles(sizes.to_numpy(), hashes.to_numpy()))
+        possible[~possible] = shares > 0
+        return possible
+
+    def column(self) -> pa.ChunkedArray:
+        """Return the first shingles of each text, null where they are not known: lists of uint32."""
+        lists = pa.chunked_array(self._lists, COMPARED_SCHEMA.field("first").type)
+        return lists.take(pa.array(self._at, mask=self._at < 0))
+
+
 def _near(indexed: _Texts, asked: _Texts) -> Pairs:
     # Fewer texts of one side leave fewer possible ones of the other: that is told sooner than pairs are.
     count = np.inf
@@ -165,13 +230,20 @@ def _near(indexed: _Texts, asked: _Texts) -> Pairs:
 
 
 def _read(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
-    """Yield the texts in the rows that are wanted, a row group at a time."""
+    """Yield the texts in the rows that are wanted, a batch at a time."""
     start = 0
-    with pq.ParquetFile(texts) as file:
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            rows = np.flatnonzero(wanted[start : start + count])
-            if len(rows):
-                content = file.read_row_group(group, columns=["text"])["text"].combine_chunks()
-                yield _Texts(start + rows, Shingles.of(content.take(pa.array(rows))))
-            start += count
+    for batch in read_batches_of(texts, "text"):
+        rows = np.flatnonzero(wanted[start : start + len(batch)])
+        if len(rows):
+            yield _Texts(start + rows, Shingles.of(batch["text"].take(pa.array(rows))))
+        start += len(batch)
+
+
+def read_batches_of(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow file, of these columns or of all."""
+    with pa.OSFile(str(path)) as source:
+        fields = pa.ipc.open_file(source).schema
+        wanted = [fields.get_field_index(name) for name in columns] or None
+        file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+        for number in range(file.num_record_batches):
+            yield file.get_batch(number)

@@ -16,7 +16,7 @@ from finstill.augment.build import AUGMENTED_SCHEMA
 from finstill.corpus import near_duplicates
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.leakage import find_leaks
-from finstill.corpus.near_duplicates import LEAST_SIMILARITY, Match, NearDuplicates
+from finstill.corpus.near_duplicates import LEAST_SIMILARITY, Match, NearDuplicates, first_shingles
 from finstill.corpus.rows import Row
 from finstill.corpus.shingles import Shingles
 from tests.shingles import shingles
@@ -80,6 +80,11 @@ class TestNearDuplicates:
         }
         found = zip(pairs.asked.tolist(), pairs.found.tolist(), strict=True)
         assert list(zip(found, pairs.similarity.tolist(), strict=True)) == sorted(expected.items())
+        first = [
+            [set(text.hashes.tolist()) for text in first_shingles(Shingles.of(each)).slices(1)]
+            for each in (others, texts)
+        ]
+        assert all(first[0][i] & first[1][j] for i, j in expected)
         for i, match in enumerate(best):
             own = [similarity for (asked, _), similarity in expected.items() if asked == i]
             assert (match.similarity if match else None) == max(own, default=None)

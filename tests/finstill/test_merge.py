@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -168,6 +169,35 @@ def test_only_new_texts_are_compared(nights: Nights, monkeypatch: pytest.MonkeyP
     nights.write("c.csv", new, split="train")
     assert nights.make()[1]["near-duplicate of a validation or test text"] == 1
     assert indexed == [Shingles.of([new]).hashes.tolist()]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_known_texts_are_read_again_only_where_a_new_one_may_be_near(
+    nights: Nights, monkeypatch: pytest.MonkeyPatch, split: str
+) -> None:
+    nights.make()
+    read: set[str] = set()
+
+    class Watched(Shingles):
+        @classmethod
+        def of(cls, texts: Sequence[str] | pa.StringArray) -> Shingles:
+            read.update(pa.array(texts).to_pylist())
+            return super().of(texts)
+
+    monkeypatch.setattr(nearest, "Shingles", Watched)
+    new = "nothing that was ever said"
+    nights.write("c.csv", new, split=split)
+    nights.make()
+    assert read == {new}
+
+
+def test_what_a_night_kept_and_cannot_be_read_is_made_anew(nights: Nights) -> None:
+    before = nights.make()
+    kept = nights.root / "parts" / "compared.arrow"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole[: len(whole) // 2])
+    assert nights.make() == before
+    assert kept.read_bytes() == whole
 
 
 def test_a_part_that_nothing_has_read_for_a_day_goes(nights: Nights) -> None:
