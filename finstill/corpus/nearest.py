@@ -33,6 +33,9 @@ shingles of those that were read, shortened."""
 TEXTS_INDEXED = 2_000_000
 """Number of texts that an index of near-duplicates holds at once."""
 
+MOST_KEPT = 32
+"""First shingles of a text that has them kept: some 100 words. Longer texts are few, and are read again each night."""
+
 LEAST_GAIN = 0.9
 """Texts are sifted again while no more than this share of them is left each time."""
 
@@ -181,7 +184,10 @@ class _Texts:
 
 
 class _First:
-    """The first shingles of texts, kept from one night to the next: by them most known texts need not be read again.
+    """The first shingles of texts, kept from one night to the next.
+
+    By them, known texts that are near none of a few new ones need not be read again. Many new ones have some shingle
+    in common with most known ones, and leave out few.
 
     Args:
         count: number of texts.
@@ -197,10 +203,12 @@ class _First:
     def of(self, texts: _Texts) -> _Texts:
         """Keep the first shingles of these texts, and return the texts."""
         first = first_shingles(texts.shingles)
+        short = first.sizes <= MOST_KEPT
+        first, rows = first.filter(short), texts.rows[short]
         ends = np.concatenate([[0], np.cumsum(first.sizes)])
         self._lists.append(pa.ListArray.from_arrays(ends.astype(np.int32), first.hashes.astype(np.uint32)))
-        self._at[texts.rows] = self._kept + np.arange(len(texts.rows))
-        self._kept += len(texts.rows)
+        self._at[rows] = self._kept + np.arange(len(rows))
+        self._kept += len(rows)
         return texts
 
     def may_be_near(self, others: Shingles) -> np.ndarray:
