@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import finstill
-from finstill.corpus.merge import CORPUS_SCHEMA, ROWS_PER_BATCH, key_halves
+from finstill.corpus.merge import ROWS_PER_BATCH, key_halves
 from finstill.corpus.near_duplicates import LEAST_SIMILARITY, NearDuplicates, Pairs, first_shingles
 from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.text import KEY_BYTES
@@ -71,9 +71,7 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
         texts: Arrow file with the columns `key`, `text` and `split`, sorted by key.
         kept: a file that keeps what was found for the next time; None keeps nothing.
     """
-    fields = [CORPUS_SCHEMA.field(name) for name in ("key", "split")]
-    columns = pa.Table.from_batches(read_batches_of(texts, "key", "split"), pa.schema(fields))
-    keys, measured = columns["key"], pc.not_equal(columns["split"], "train").to_numpy()
+    keys, measured = _keys_of(texts)
     found = Nearest(np.full(len(keys), -1), np.zeros(len(keys)))
     new, first = np.ones(len(keys), bool), _First(len(keys))
     if kept is not None and (before := _read_kept(kept)) is not None:
@@ -94,6 +92,16 @@ def nearest_measured(texts: Path, kept: Path | None) -> Nearest:
         ):
             writer.write_table(pa.table(columns, schema=COMPARED_SCHEMA), ROWS_PER_BATCH)
     return found
+
+
+def _keys_of(texts: Path) -> tuple[pa.ChunkedArray, np.ndarray]:
+    """Return the keys of a table's texts, and which of them are measured: bool, (texts,)."""
+    keys, measured = [], [np.empty(0, bool)]
+    for batch in read_batches_of(texts):
+        # A copy: the batch's own array would keep its texts in memory.
+        keys.append(batch["key"].take(pa.array(np.arange(len(batch)))))
+        measured.append(pc.not_equal(batch["split"], "train").to_numpy(zero_copy_only=False))
+    return pa.chunked_array(keys, COMPARED_SCHEMA.field("key").type), np.concatenate(measured)
 
 
 def _read_kept(path: Path) -> pa.Table | None:
@@ -240,18 +248,15 @@ def _near(indexed: _Texts, asked: _Texts) -> Pairs:
 def _read(texts: Path, wanted: np.ndarray) -> Iterator[_Texts]:
     """Yield the texts in the rows that are wanted, a batch at a time."""
     start = 0
-    for batch in read_batches_of(texts, "text"):
+    for batch in read_batches_of(texts):
         rows = np.flatnonzero(wanted[start : start + len(batch)])
         if len(rows):
             yield _Texts(start + rows, Shingles.of(batch["text"].take(pa.array(rows))))
         start += len(batch)
 
 
-def read_batches_of(path: Path, *columns: str) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of an Arrow file, of these columns or of all."""
-    with pa.OSFile(str(path)) as source:
-        fields = pa.ipc.open_file(source).schema
-        wanted = [fields.get_field_index(name) for name in columns] or None
-        file = pa.ipc.open_file(source, options=pa.ipc.IpcReadOptions(included_fields=wanted))
+def read_batches_of(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow file."""
+    with pa.OSFile(str(path)) as source, pa.ipc.open_file(source) as file:
         for number in range(file.num_record_batches):
             yield file.get_batch(number)
