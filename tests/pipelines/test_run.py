@@ -166,7 +166,7 @@ def test_control_c_ends_the_trainings_and_says_how_to_go_on(folder: Path) -> Non
     with training(folder) as process:
         os.killpg(process.pid, signal.SIGINT)
         stdout, stderr = process.communicate(timeout=200)
-    assert process.returncode == 130
+    assert process.returncode == 130, stdout + stderr
     assert "Stopped. Run it again: it goes on from here." in stdout
     assert "Traceback" not in stdout
     assert "distil longest" not in stdout + stderr
