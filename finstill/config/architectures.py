@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -34,6 +34,11 @@ class BaseConfig(BaseModel):
         if self.vocabulary == "full" and self.vocabulary_size is not None:
             raise ValueError("vocabulary_size limits a trimmed vocabulary: say vocabulary: corpus too")
         return self
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Self:
+        """Return the settings that this or an older version stored as JSON."""
+        return cls.model_validate(values)
 
     @property
     def starts_from_checkpoint(self) -> bool:
@@ -127,11 +132,18 @@ class StaticConfig(EmbeddingConfig):
     """The size of a `static` student.
 
     Attributes:
+        pair_width: of the products of neighbouring words; 0 leaves them out, and with them the order of words.
         hidden_width: units of the layer between the pooled vector and the logits; 0 leaves it out.
     """
 
     embedding_width: int = Field(256, ge=1, le=4096)
+    pair_width: int = Field(64, ge=0, le=4096)
     hidden_width: int = Field(256, ge=0, le=4096)
+
+    @classmethod
+    def from_stored(cls, values: dict[str, Any]) -> Self:
+        # Students had no pairs before there was a width of them.
+        return super().from_stored({"pair_width": 0, **values})
 
 
 ArchitectureConfig = LstmAttentionConfig | ConvolutionConfig | EncoderConfig | StaticConfig

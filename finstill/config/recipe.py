@@ -122,6 +122,7 @@ class Recipe(BaseModel):
         """Return the recipe that this or an older version stored as JSON."""
         values = dict(values)
         rename_old_keys(values, cls.__name__)
+        values["architecture"] = _architecture_class(values).from_stored(values["architecture"])
         return cls.model_validate(values)
 
     @property

@@ -154,6 +154,9 @@ def test_an_architecture_is_its_students_own() -> None:
     assert isinstance(Recipe(student="static").architecture, StaticConfig)
     read = Recipe.model_validate_json(Recipe(student="static", architecture={"hidden_width": 0}).model_dump_json())
     assert read.architecture == StaticConfig(hidden_width=0)
+    stored = Recipe(student="static").model_dump(mode="json")
+    del stored["architecture"]["pair_width"]
+    assert Recipe.from_stored(stored).architecture == StaticConfig(pair_width=0)
     with pytest.raises(ValueError, match="LstmAttentionConfig is not of this student's architecture"):
         Recipe(student="static", architecture=LstmAttentionConfig())
 

@@ -46,7 +46,7 @@ SMALL: dict[str, BaseConfig] = {
     "lstm_attention": LstmAttentionConfig(embedding="random", embedding_width=12, hidden_width=8, layers=3),
     "convolution": ConvolutionConfig(embedding="input", embedding_width=12, filters=6, widths=(2, 3, 5)),
     "encoder": EncoderConfig(layers=(1,)),
-    "static": StaticConfig(embedding="input", embedding_width=40, hidden_width=8),
+    "static": StaticConfig(embedding="input", embedding_width=40, pair_width=6, hidden_width=8),
 }
 TRIMMED = Vocabulary(np.array([3, 5, 9, 20, 50, UNKNOWN]), VOCABULARY, UNKNOWN)
 VOCABULARIES = {"full": Vocabulary.full(VOCABULARY), "trimmed": TRIMMED}
@@ -225,6 +225,25 @@ def test_an_untrained_static_student_is_the_mean_of_its_words(teacher: Start) ->
     student = STUDENTS["static"].from_architecture(SMALL["static"], LABELS, VOCABULARIES["full"], teacher).eval()
     row = torch.tensor([[5, 6, 7, 8]])
     assert student(row, output_attentions=True).attentions[0].tolist() == [[0.25] * 4]
+
+
+def test_a_static_student_tells_who_stands_beside_whom_by_its_pairs_alone(teacher: Start) -> None:
+    rows = torch.tensor([[5, 6, 7, 8, 9], [7, 6, 5, 8, 9], [5, 6, 7, 9, 8]])
+    for pair_width, orders in ((0, 1), (6, 3)):
+        architecture = SMALL["static"].model_copy(update={"pair_width": pair_width})
+        student = STUDENTS["static"].from_architecture(architecture, LABELS, VOCABULARIES["full"], teacher).eval()
+        with torch.inference_mode():
+            logits = student(rows).logits
+        assert len(np.unique(logits.numpy().round(5), axis=0)) == orders
+
+
+def test_a_static_student_of_before_there_were_pairs_is_loaded(teacher: Start, tmp_path: Path) -> None:
+    architecture = SMALL["static"].model_copy(update={"pair_width": 0})
+    student = STUDENTS["static"].from_architecture(architecture, LABELS, VOCABULARIES["full"], teacher).eval()
+    del student.config.architecture["pair_width"]
+    student.save_pretrained(tmp_path)
+    row = torch.tensor([[5, 6, 7]])
+    assert torch.allclose(load_student(tmp_path)(row).logits, student(row).logits, atol=1e-6)
 
 
 def test_an_output_vector_is_the_mean_of_what_the_encoder_says_of_a_token(teacher: Start, tmp_path: Path) -> None:
