@@ -76,6 +76,7 @@ class Static(Student):
         nn.init.zeros_(self.scores.weight)
         width = architecture.embedding_width + architecture.pair_width
         self.pairs = Pairs(architecture.embedding_width, architecture.pair_width) if architecture.pair_width else None
+        # In a graph alone: each known word's projections, float, (known, 2 * pair_width).
         self.projected: Tensor | None
         self.register_buffer("projected", None, persistent=False)
         self.dropout = nn.Dropout(architecture.dropout)
