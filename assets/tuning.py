@@ -57,8 +57,8 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         starts=workspace.starts,
     )
     plots = {
-        "Tuning": search_history(found.trials, found.measure),
-        "Settings tried in tuning": search_slices(found.trials, found.measure),
+        "Tuning": search_history(found.trials),
+        "Settings tried in tuning": search_slices(found.trials),
     }
     recipe = found.recipe.model_dump(mode="json")
     with whole_folder(workspace.tuning) as unfinished:
@@ -70,7 +70,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
     return MaterializeResult(
         metadata={
             "trials": len(found.trials),
-            f"validation_{found.measure}": found.value,
+            "validation_kl_to_teacher": found.divergence,
             "recipe": table([{"setting": key, "value": str(value)} for key, value in recipe.items()]),
             "importances": table([{"setting": name, "share": share} for name, share in found.importances.items()]),
             **{title: picture(title, png) for title, png in plots.items()},

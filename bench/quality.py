@@ -116,8 +116,12 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "standardised logits": ({"soft_loss": "standardised_kl"}, frozenset()),
     "decoupled KD": ({"soft_loss": "dkd"}, frozenset()),
     "DIST": ({"soft_loss": "dist"}, frozenset()),
+    "static, no pairs of words": (
+        {**dict(RECIPES["static"]), "architecture": STATIC.model_copy(update={"pair_width": 0})},
+        frozenset(),
+    ),
 }
-"""Changes to the recipe `lstm`, and what of the transfer text is left out, at equal steps."""
+"""Changes to the recipe `lstm`, or another one in its place, and what of the transfer text is left out."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, ge
 
 import finstill
 from finstill.inference.batching import pad
-from finstill.metrics import agreement, macro_f1
+from finstill.metrics import agreement, kl_to_teacher, macro_f1
 from finstill.progress import progress_logger
 from finstill.quiet import quiet_transformers
 from finstill.training.rows import NO_LABEL
@@ -29,7 +29,12 @@ WHOLE_FILE = "whole"
 """Stands in a checkpoint that all callbacks have written to."""
 
 
-MEASURES = {"loss": "validation_loss", "macro_f1": "macro_f1", "agreement": "agreement"}
+MEASURES = {
+    "loss": "validation_loss",
+    "macro_f1": "macro_f1",
+    "agreement": "agreement",
+    "kl_to_teacher": "kl_to_teacher",
+}
 """What validation rows tell, and how the history calls it."""
 
 
@@ -128,7 +133,7 @@ def early_stopping(patience: int) -> EarlyStoppingCallback:
 
 
 def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Return macro-F1 over the labelled rows and, where the teacher is heard, the agreement with it."""
+    """Return macro-F1 over the labelled rows and, where the teacher is heard, how near the rows' logits are to it."""
     logits = np.asarray(prediction.predictions)
     given = prediction.label_ids
     labels, teacher_logits = given if isinstance(given, tuple) else (given, None)  # type: ignore[misc]
@@ -138,6 +143,7 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
         metrics["macro_f1"] = macro_f1(labels[labelled], logits[labelled])
     if teacher_logits is not None:
         metrics["agreement"] = agreement(logits, np.asarray(teacher_logits))
+        metrics["kl_to_teacher"] = kl_to_teacher(logits, np.asarray(teacher_logits))
     return metrics
 
 

@@ -10,11 +10,13 @@ from matplotlib.figure import Figure
 
 from finstill.evaluation.plots import COLOURS, png
 
+DIVERGENCE = "KL to teacher, nats"
+
 _NOT_SETTINGS = ("number", "state", "value")
 
 
-def search_history(trials: Sequence[Mapping[str, Any]], measure: str) -> bytes:
-    """Plot each trial's value over their order, pruned ones apart, and the best so far."""
+def search_history(trials: Sequence[Mapping[str, Any]]) -> bytes:
+    """Plot each trial's divergence from the teacher over their order, pruned ones apart, and the least so far."""
     figure = Figure(figsize=(7, 3.6), layout="constrained")
     axes = figure.subplots()
     for colour, state in zip(COLOURS, ("complete", "pruned"), strict=False):
@@ -22,15 +24,15 @@ def search_history(trials: Sequence[Mapping[str, Any]], measure: str) -> bytes:
         numbers, values = [trial["number"] for trial in these], [trial["value"] for trial in these]
         axes.scatter(numbers, values, s=22, color=colour, label=state)
     complete = [trial for trial in trials if trial["state"] == "complete"]
-    best = np.maximum.accumulate([trial["value"] for trial in complete])
-    axes.step([trial["number"] for trial in complete], best, where="post", color=COLOURS[2], label="best so far")
-    axes.set(title="Tuning", xlabel="trial", ylabel=f"{measure}, validation")
-    axes.legend(frameon=False, loc="lower right")
+    best = np.minimum.accumulate([trial["value"] for trial in complete])
+    axes.step([trial["number"] for trial in complete], best, where="post", color=COLOURS[2], label="least so far")
+    axes.set(title="Tuning", xlabel="trial", ylabel=f"{DIVERGENCE}, validation")
+    axes.legend(frameon=False, loc="upper right")
     return png(figure)
 
 
-def search_slices(trials: Sequence[Mapping[str, Any]], measure: str) -> bytes:
-    """Plot the complete trials' values over each setting that the search changed."""
+def search_slices(trials: Sequence[Mapping[str, Any]]) -> bytes:
+    """Plot the complete trials' divergences over each setting that the search changed."""
     complete = [trial for trial in trials if trial["state"] == "complete"]
     names = [name for name in complete[0] if name not in _NOT_SETTINGS]
     rows = -(-len(names) // 4)
@@ -48,5 +50,5 @@ def search_slices(trials: Sequence[Mapping[str, Any]], measure: str) -> bytes:
     for axes in panels[len(names) :]:
         axes.set_axis_off()
     for axes in panels[::4]:
-        axes.set_ylabel(measure)
+        axes.set_ylabel(DIVERGENCE)
     return png(figure)
