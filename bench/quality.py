@@ -86,7 +86,7 @@ ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "learning_rate": 5e-4}
 LABELS_ALONE: dict[str, Any] = {**LONG, "alpha": 0.0, "average_last": 0.0}
 RECIPES = {
     "lstm": Recipe(architecture=LSTM, alpha=1.0, **LONG),
-    "static": Recipe(student="static", architecture=STATIC, **{**POOL, "learning_rate": 0.005}),
+    "static": Recipe(student="static", architecture=STATIC, alpha=1.0, **{**POOL, "learning_rate": 0.003}),
     "encoder-2": Recipe(architecture=SMALL, **ENCODER),
     "encoder-6": Recipe(architecture=MEDIUM, **{**ENCODER, "epochs": 3, "learning_rate": 1e-4}),
     "lstm-baseline": Recipe(architecture=LSTM, **LABELS_ALONE),
