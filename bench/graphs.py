@@ -144,8 +144,18 @@ def convolution_by_hand(student: Convolution) -> onnx.ModelProto:
 
 
 def static_by_hand(student: Static) -> onnx.ModelProto:
+    assert student.hidden is not None
+    assert student.pairs is not None
+    with torch.inference_mode():
+        first, second = student.pairs.projection(student.embedding.vectors.weight).chunk(2, dim=1)
     weights = {
         "token_scores": as_array(student.scores.weight)[:, 0],
+        "first_words": as_array(first),
+        "second_words": as_array(second),
+        "pair_scores": as_array(student.pairs.score.weight).T,
+        "pair_bias": as_array(student.pairs.score.bias),
+        "hidden": as_array(student.hidden.weight),
+        "hidden_bias": as_array(student.hidden.bias),
         "head": as_array(student.head.weight),
         "head_bias": as_array(student.head.bias),
     }
@@ -153,19 +163,31 @@ def static_by_hand(student: Static) -> onnx.ModelProto:
         scores = Gather (token_scores, known)
         {MASKED_SOFTMAX}
         token_axis = Constant <value_ints = [1]> ()
+        last_axis = Constant <value_ints = [-1]> ()
         line = Unsqueeze (attention, token_axis)
-        product = MatMul (line, embedded)
-        pooled = Squeeze (product, token_axis)
+        mean_word = MatMul (line, embedded)
+        words = Squeeze (mean_word, token_axis)
+        present = Cast <to = 1> (attention_mask)
+        column = Unsqueeze (present, last_axis)
+        all_second = Gather (second_words, known)
+        second = Mul (all_second, column)
+        shifted_by_one = Constant <value_ints = [0, -1, 0, 0, 1, 0]> ()
+        following = Pad (second, shifted_by_one)
+        first = Gather (first_words, known)
+        products = Mul (first, following)
+        weighed = MatMul (products, pair_scores)
+        with_bias = Add (weighed, pair_bias)
+        of_pairs = Squeeze (with_bias, last_axis)
+        present_pairs = Where (mask, of_pairs, excluded)
+        shares = Softmax <axis = -1> (present_pairs)
+        pair_line = Unsqueeze (shares, token_axis)
+        mean_pair = MatMul (pair_line, products)
+        pairs = Squeeze (mean_pair, token_axis)
+        pooled = Concat <axis = 1> (words, pairs)
+        bent = Gemm <transB = 1> (pooled, hidden, hidden_bias)
+        inner = Relu (bent)
+        logits = Gemm <transB = 1> (inner, head, head_bias)
     """
-    if student.hidden is None:
-        nodes += "logits = Gemm <transB = 1> (pooled, head, head_bias)"
-    else:
-        weights |= {"hidden": as_array(student.hidden.weight), "hidden_bias": as_array(student.hidden.bias)}
-        nodes += """
-            bent = Gemm <transB = 1> (pooled, hidden, hidden_bias)
-            inner = Relu (bent)
-            logits = Gemm <transB = 1> (inner, head, head_bias)
-        """
     return build_graph("static", student.embedding.graph_part(), GraphPart(nodes, weights))
 
 
