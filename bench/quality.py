@@ -130,17 +130,20 @@ out."""
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything a run takes: `variants` augmented rows for each labelled train row."""
+    """How much of everything a run takes: `variants` augmented rows for each labelled train row.
+
+    `epochs` are by the names of recipes; one that is not named takes all of its own.
+    """
 
     seeds: int
     sentences: int
     headlines: int
     variants: int
-    epochs: int
+    epochs: Mapping[str, int]
 
 
-FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16, epochs=100)
-QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8, epochs=2)
+FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16, epochs={})
+QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8, epochs={"lstm": 4, "lstm-baseline": 4, "encoder-2": 2})
 
 
 def main() -> None:
@@ -289,10 +292,11 @@ def train(
 ) -> dict[str, Trained]:
     """Train each recipe and each change to `lstm` from every seed, and return them by name."""
     ablated = RECIPES["lstm"].model_copy(update={"epochs": POOL["epochs"], "patience": POOL["patience"]})
-    jobs = [(name, RECIPES[name], frozenset[str]()) for name in recipes]
+    shortened = {name: RECIPES[name].model_copy(update={"epochs": epochs}) for name, epochs in size.epochs.items()}
+    jobs = [(name, shortened.get(name, RECIPES[name]), frozenset[str]()) for name in recipes]
     jobs += [(name, ablated.model_copy(update=dict(changes)), less) for name, (changes, less) in ablations.items()]
     runs = Parallel(n_jobs=cpu_count())(
-        delayed(train_one)(study, size.epochs, *job, seed) for seed in range(size.seeds) for job in jobs
+        delayed(train_one)(study, *job, seed) for seed in range(size.seeds) for job in jobs
     )
     folders: dict[str, list[Path]] = {}
     for path in runs:

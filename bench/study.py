@@ -162,7 +162,7 @@ class Trained:
     megabytes: float
 
 
-def train_one(study: Study, most_epochs: int, name: str, recipe: Recipe, less: frozenset[str], seed: int) -> Path:
+def train_one(study: Study, name: str, recipe: Recipe, less: frozenset[str], seed: int) -> Path:
     """Train one student with `less` of the transfer text, write its graphs and return its folder."""
     show_progress()
     torch.set_num_threads(1)
@@ -177,7 +177,7 @@ def train_one(study: Study, most_epochs: int, name: str, recipe: Recipe, less: f
     # A folder of its own for each: its trainer keeps checkpoints beside it.
     student = files.root / "students" / folder_name(name) / str(seed) / "student"
     trained = train_student(
-        recipe.model_copy(update={"seed": seed, "epochs": min(recipe.epochs, most_epochs)}),
+        recipe.model_copy(update={"seed": seed}),
         train,
         rows["validation"],
         SENTIMENT.labels,
