@@ -17,7 +17,7 @@ from assets.teacher_logits import teacher_logits
     group_name="students",
     kinds={"pytorch", "optuna"},
     owners=OWNERS,
-    code_version="1",
+    code_version="2",
     pool="training",
 )
 @explain_faults
