@@ -35,11 +35,6 @@ class BaseConfig(BaseModel):
             raise ValueError("vocabulary_size limits a trimmed vocabulary: say vocabulary: corpus too")
         return self
 
-    @classmethod
-    def from_stored(cls, values: dict[str, Any]) -> Self:
-        """Return the settings that this or an older version stored as JSON."""
-        return cls.model_validate(values)
-
     @property
     def starts_from_checkpoint(self) -> bool:
         """Whether any of the student's first weights come from its checkpoint."""
@@ -142,8 +137,9 @@ class StaticConfig(EmbeddingConfig):
 
     @classmethod
     def from_stored(cls, values: dict[str, Any]) -> Self:
+        """Return the settings that this or an older version stored as JSON."""
         # Students had no pairs before there was a width of them.
-        return super().from_stored({"pair_width": 0, **values})
+        return cls.model_validate({"pair_width": 0, **values})
 
 
 ArchitectureConfig = LstmAttentionConfig | ConvolutionConfig | EncoderConfig | StaticConfig

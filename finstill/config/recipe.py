@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, RootModel, ValidationInfo, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from finstill.config.architectures import ARCHITECTURES, TEACHER, ArchitectureConfig, StudentName
+from finstill.config.architectures import ARCHITECTURES, TEACHER, ArchitectureConfig, StaticConfig, StudentName
 from finstill.config.settings import read_settings, rename_old_keys
 from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
@@ -122,7 +122,8 @@ class Recipe(BaseModel):
         """Return the recipe that this or an older version stored as JSON."""
         values = dict(values)
         rename_old_keys(values, cls.__name__)
-        values["architecture"] = _architecture_class(values).from_stored(values["architecture"])
+        if values.get("student") == "static":
+            values["architecture"] = StaticConfig.from_stored(values["architecture"])
         return cls.model_validate(values)
 
     @property

@@ -157,6 +157,8 @@ def test_an_architecture_is_its_students_own() -> None:
     stored = Recipe(student="static").model_dump(mode="json")
     del stored["architecture"]["pair_width"]
     assert Recipe.from_stored(stored).architecture == StaticConfig(pair_width=0)
+    older = Recipe(student="encoder").model_dump(mode="json") | {"student": "transformer", "architecture": {}}
+    assert Recipe.from_stored(older).student == "encoder"
     with pytest.raises(ValueError, match="LstmAttentionConfig is not of this student's architecture"):
         Recipe(student="static", architecture=LstmAttentionConfig())
 
