@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import onnx
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -126,6 +127,11 @@ class TokenStateStudent(Student):
             float, (rows, tokens, width).
         """
         raise NotImplementedError
+
+
+def masked_softmax(scores: Tensor, mask: Tensor, dim: int = -1) -> Tensor:
+    """Return the softmax of scores over the tokens of a row, which `dim` counts; 0 where `mask` is false."""
+    return torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=dim)
 
 
 def label_maps(labels: Sequence[str]) -> dict[str, Any]:

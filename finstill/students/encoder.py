@@ -15,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import BaseConfig, EncoderConfig
 from finstill.errors import InputError
-from finstill.students.base import StudentConfig, TokenStateStudent
+from finstill.students.base import StudentConfig, TokenStateStudent, masked_softmax
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
@@ -70,7 +70,7 @@ class EncoderLayer(nn.TransformerEncoderLayer):
             part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in projected.chunk(3, dim=-1)
         )
         scores = (queries @ keys.mT) * attention.head_dim**-0.5
-        weights = torch.softmax(scores.masked_fill(~mask[:, None, None], float("-inf")), dim=-1)
+        weights = masked_softmax(scores, mask[:, None, None])
         attended = F.dropout(weights, attention.dropout, self.training) @ values
         states = self.norm1(states + self.dropout1(attention.out_proj(attended.transpose(1, 2).flatten(2))))
         inner = self.dropout(F.gelu(self.linear1(states)))

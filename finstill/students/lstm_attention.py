@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.students.base import StudentConfig, TokenStateStudent
+from finstill.students.base import StudentConfig, TokenStateStudent, masked_softmax
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
 
@@ -90,7 +90,7 @@ class AdditiveAttention(nn.Module):
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Return the weights of `states` (tokens, rows, width) where `mask` (tokens, rows) is true: (tokens, rows)."""
         scores = self.query(torch.tanh(self.projection(states))).squeeze(-1)
-        return torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=0)
+        return masked_softmax(scores, mask, dim=0)
 
 
 class LstmAttention(TokenStateStudent):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import StaticConfig
-from finstill.students.base import Student, StudentConfig
+from finstill.students.base import Student, StudentConfig, masked_softmax
 from finstill.students.embedding import TokenEmbedding
 from finstill.students.graph import exported_graph
 
@@ -119,8 +119,3 @@ class Static(Student):
         if student.pairs is not None:
             student.projected = student.pairs.projection(student.embedding.vectors.weight).detach()
         return exported_graph(student)
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Return the softmax over the tokens of each row, 0 for padding: float, (rows, tokens)."""
-    return torch.softmax(scores.masked_fill(~mask, float("-inf")), dim=-1)

@@ -142,8 +142,9 @@ def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     if labelled.any():
         metrics["macro_f1"] = macro_f1(labels[labelled], logits[labelled])
     if teacher_logits is not None:
-        metrics["agreement"] = agreement(logits, np.asarray(teacher_logits))
-        metrics["kl_to_teacher"] = kl_to_teacher(logits, np.asarray(teacher_logits))
+        teacher_logits = np.asarray(teacher_logits)
+        metrics["agreement"] = agreement(logits, teacher_logits)
+        metrics["kl_to_teacher"] = kl_to_teacher(logits, teacher_logits)
     return metrics
 
 
