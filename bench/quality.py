@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -83,86 +83,90 @@ MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "learning_rate": 5e-4}
 # As many steps as a student that hears the teacher; the best epoch by validation is kept.
-LABELS_ALONE: dict[str, Any] = {**LONG, "alpha": 0.0, "average_last": 0.0}
+LABELS_ALONE: dict[str, Any] = {"alpha": 0.0, "average_last": 0.0}
+NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
+INPUT = NO_HINTS.model_copy(update={"embedding": "input"})
+RANDOM = NO_HINTS.model_copy(update={"embedding": "random"})
 RECIPES = {
     "lstm": Recipe(architecture=LSTM, alpha=1.0, **LONG),
     "static": Recipe(student="static", architecture=STATIC, alpha=1.0, **{**POOL, "learning_rate": 0.003}),
     "encoder-2": Recipe(architecture=SMALL, **ENCODER),
     "encoder-6": Recipe(architecture=MEDIUM, **{**ENCODER, "epochs": 3, "learning_rate": 1e-4}),
-    "lstm-baseline": Recipe(architecture=LSTM, **LABELS_ALONE),
+    "lstm-baseline": Recipe(architecture=LSTM, **{**LONG, **LABELS_ALONE}),
 }
 """What the figures are of. The label-only baseline takes as many steps as `lstm`, from the same start."""
+RANDOM_BASELINE = Recipe(architecture=RANDOM, **{**LONG, **LABELS_ALONE})
 
-ABLATED = "lstm, half the epochs"
-RANDOM_BASELINE = "labels alone, random vectors"
-NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
-RANDOM = NO_HINTS.model_copy(update={"embedding": "random"})
+ABLATED = "lstm, 3 short epochs"
+SHORT: dict[str, Any] = {"epochs": 3, "patience": 3, "rows_per_epoch": 20_000}
+"""An epoch of the ablations reads no more than the smallest of their transfer sets holds: all take as many steps."""
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     ABLATED: ({}, frozenset()),
-    RANDOM_BASELINE: ({"architecture": RANDOM, **LABELS_ALONE}, frozenset()),
-    "the encoder's word embeddings": ({"architecture": LSTM.model_copy(update={"embedding": "input"})}, frozenset()),
-    "the teacher's output vectors and hints": (
+    "no hints": ({"architecture": NO_HINTS}, frozenset()),
+    "no hints, the encoder's word embeddings": ({"architecture": INPUT}, frozenset()),
+    "no hints, the teacher's word embeddings": (
+        {"architecture": INPUT.model_copy(update={"checkpoint": "teacher"})},
+        frozenset(),
+    ),
+    "no hints, random word vectors": ({"architecture": RANDOM}, frozenset()),
+    "the teacher's hints and output vectors": (
         {"architecture": LSTM.model_copy(update={"checkpoint": "teacher"})},
         frozenset(),
     ),
-    "no hints": ({"architecture": NO_HINTS}, frozenset()),
-    "labels are heard too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
-    "random word vectors, no hints": ({"architecture": RANDOM}, frozenset()),
-    "no average of weights": ({"average_last": 0.0}, frozenset()),
-    "half as many distinct texts": ({}, frozenset({"half"})),
+    "half as many unlabelled texts": ({}, frozenset({"half"})),
     "a quarter as many": ({}, frozenset({"quarter"})),
-    "labelled rows alone": ({"epochs": 100, "patience": 100}, frozenset({"unlabelled", "augmented"})),
+    "no unlabelled texts": ({}, frozenset({"unlabelled"})),
     "no augmented rows": ({}, frozenset({"augmented"})),
+    "no average of weights": ({"average_last": 0.0}, frozenset()),
+    "labels are heard too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
+    "labels alone": (LABELS_ALONE, frozenset()),
     "constant temperature 3": ({"temperature": TemperatureSchedule(schedule="constant")}, frozenset()),
     "1/T^2 in place of T^2": ({"soft_loss": "kl_inverse_square"}, frozenset()),
     "mean squared error on logits": ({"soft_loss": "mse"}, frozenset()),
     "standardised logits": ({"soft_loss": "standardised_kl"}, frozenset()),
     "decoupled KD": ({"soft_loss": "dkd"}, frozenset()),
     "DIST": ({"soft_loss": "dist"}, frozenset()),
-    "static, no pairs of words": (
-        {**dict(RECIPES["static"]), "architecture": STATIC.model_copy(update={"pair_width": 0})},
-        frozenset(),
-    ),
 }
-"""Changes to the recipe `lstm` at half its epochs, or another one in its place, and what of the transfer text is left
-out."""
+"""Changes to `lstm` with short epochs, and what is left out of the transfer text of a quick run."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything a run takes: `variants` augmented rows for each labelled train row.
-
-    `epochs` are by the names of recipes; one that is not named takes all of its own.
-    """
+    """How much of everything a run takes: `variants` augmented rows for each labelled train row."""
 
     seeds: int
     sentences: int
     headlines: int
     variants: int
-    epochs: Mapping[str, int]
 
 
-FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16, epochs={})
-QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8, epochs={"lstm": 4, "lstm-baseline": 4, "encoder-2": 2})
+FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16)
+QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8)
+QUICK_EPOCHS = {"encoder-2": 2, "lstm": 4, "lstm-baseline": 4, "static": 6}
+"""The longest training first, since they run side by side."""
+QUICK_RECIPES = {name: RECIPES[name].model_copy(update={"epochs": epochs}) for name, epochs in QUICK_EPOCHS.items()}
 
 
 def main() -> None:
     arguments = read_arguments(__doc__)
     show_progress()
-    size = QUICK if arguments.quick else FULL
-    embedded = phrasebank("embedded", size, partial(resolve_checkpoint, "embedded"), EMBEDDED_TEACHER, "float32")
     if arguments.quick:
-        # The longest first, since they run side by side.
-        students = train(embedded, size, ["encoder-2", "lstm", "lstm-baseline", "static"], {})
-        print_table("embedded teacher", embedded, students)
-        figures = first_lines(embedded, students)
+        study = embedded_study(QUICK)
+        students = train(study, whole(QUICK_RECIPES), QUICK.seeds)
+        print_table("embedded teacher", study, students, "lstm")
+        figures = first_lines(study, students)
     else:
-        figures = of_embedded(embedded, size) | of_tweets(size) | of_base(size)
+        figures = of_embedded(FULL) | of_tweets(FULL) | of_base(FULL)
+        print_ablations(FULL.seeds)
     report(figures, GOALS, describe_machine("torch", "onnxruntime"), arguments.json)
 
 
 EMBEDDED_TEACHER = FineTuning(epochs=4, batch_size=32, learning_rate=8e-5)
 BASE_TEACHER = FineTuning(epochs=3, batch_size=16, learning_rate=3e-5)
+
+
+def embedded_study(size: Size) -> Study:
+    return phrasebank("embedded", size, partial(resolve_checkpoint, "embedded"), EMBEDDED_TEACHER, "float32")
 
 
 def phrasebank(name: str, size: Size, encoder: Callable[[], Checkpoint], teacher: FineTuning, precision: str) -> Study:
@@ -193,15 +197,26 @@ def tweets_table() -> pa.Table:
     return tweets.set_column(1, "label", labels)
 
 
-def of_embedded(study: Study, size: Size) -> dict[str, float]:
-    students = train(study, size, list(RECIPES), ABLATIONS)
-    print_table("embedded teacher", study, students)
-    random = scores(study, students[RANDOM_BASELINE])
+def of_embedded(size: Size) -> dict[str, float]:
+    study = embedded_study(size)
+    random = "lstm-baseline, random vectors"
+    students = train(study, {**whole(RECIPES), random: (RANDOM_BASELINE, frozenset())}, size.seeds)
+    print_table("embedded teacher", study, students, "lstm")
     return {
         **first_lines(study, students),
         "teacher_self_agreement": study.self_agreement(),
-        "lstm_over_random_direct": 100 * (scores(study, students["lstm"]) - random),
+        "lstm_over_random_direct": 100 * (scores(study, students["lstm"]) - scores(study, students[random])),
     }
+
+
+def print_ablations(seeds: int) -> None:
+    """Print what each piece of the recipe `lstm` is worth, on the texts of a quick run."""
+    study = embedded_study(QUICK)
+    jobs = {
+        name: (RECIPES["lstm"].model_copy(update={**SHORT, **changes}), less)
+        for name, (changes, less) in ABLATIONS.items()
+    }
+    print_table("embedded teacher, ablations", study, train(study, jobs, seeds), ABLATED)
 
 
 def first_lines(study: Study, students: Mapping[str, Trained]) -> dict[str, float]:
@@ -239,16 +254,16 @@ def of_tweets(size: Size) -> dict[str, float]:
         FOLDER / "full",
     )
     study.make()
-    students = train(study, size, ["lstm"], {})
-    print_table("embedded teacher of tweets", study, students)
+    students = train(study, whole({"lstm": RECIPES["lstm"]}), size.seeds)
+    print_table("embedded teacher of tweets", study, students, "lstm")
     return {"tweets_teacher_share": scores(study, students["lstm"]) / teacher_score(study)}
 
 
 def of_base(size: Size) -> dict[str, float]:
     # On a CPU, float32 would take three times as long.
     study = phrasebank("base", size, base_encoder, BASE_TEACHER, "int8" if PROVIDER == CPU_PROVIDER else "float32")
-    students = train(study, size, list(RECIPES), {})
-    print_table("base teacher", study, students)
+    students = train(study, whole(RECIPES), size.seeds)
+    print_table("base teacher", study, students, "lstm")
     teacher, other = teacher_score(study), teacher_score(study, "out_of_domain")
     lstm, ceiling = students["lstm"], study.self_agreement()
     test = teacher_logits(study)
@@ -287,21 +302,20 @@ def base_encoder() -> Checkpoint:
     return Checkpoint(configuration.parent, BASE_ENCODER, None)
 
 
-def train(
-    study: Study, size: Size, recipes: Sequence[str], ablations: Mapping[str, tuple[dict[str, Any], frozenset[str]]]
-) -> dict[str, Trained]:
-    """Train each recipe and each change to `lstm` from every seed, and return them by name."""
-    ablated = RECIPES["lstm"].model_copy(update={"epochs": POOL["epochs"], "patience": POOL["patience"]})
-    shortened = {name: RECIPES[name].model_copy(update={"epochs": epochs}) for name, epochs in size.epochs.items()}
-    jobs = [(name, shortened.get(name, RECIPES[name]), frozenset[str]()) for name in recipes]
-    jobs += [(name, ablated.model_copy(update=dict(changes)), less) for name, (changes, less) in ablations.items()]
+def whole(recipes: Mapping[str, Recipe]) -> dict[str, tuple[Recipe, frozenset[str]]]:
+    """Return the recipes as jobs that leave out nothing of the transfer text."""
+    return {name: (recipe, frozenset()) for name, recipe in recipes.items()}
+
+
+def train(study: Study, jobs: Mapping[str, tuple[Recipe, frozenset[str]]], seeds: int) -> dict[str, Trained]:
+    """Train each recipe from every seed, without what it leaves out of the transfer text; return them by name."""
     runs = Parallel(n_jobs=cpu_count())(
-        delayed(train_one)(study, *job, seed) for seed in range(size.seeds) for job in jobs
+        delayed(train_one)(study, name, *job, seed) for seed in range(seeds) for name, job in jobs.items()
     )
     folders: dict[str, list[Path]] = {}
     for path in runs:
         folders.setdefault(path.parents[1].name, []).append(path)
-    return {name: predict(study, folders[folder_name(name)]) for name, *_ in jobs}
+    return {name: predict(study, folders[folder_name(name)]) for name in jobs}
 
 
 def scores(study: Study, students: Trained, split: str = "test", precision: str = "float32") -> float:
@@ -333,13 +347,13 @@ def gap_closed(study: Study, student: float, baseline: float) -> float:
     return (student - baseline) / (teacher_score(study) - baseline)
 
 
-def print_table(title: str, study: Study, students: Mapping[str, Trained]) -> None:
+def print_table(title: str, study: Study, students: Mapping[str, Trained], beside: str) -> None:
     """Print what each student is worth: means over its seeds, on `test` with their standard deviation.
 
-    The difference is to `lstm`, and that of an ablation to `lstm` at half its epochs.
+    The differences are to the student `beside`.
     """
     truth, teacher = study.rows["test"].labels, teacher_logits(study)
-    form = "{:<31} {:>10} {:>15} {:>9} {:>6} {:>9} {:>7}  {}"
+    form = "{:<50} {:>10} {:>15} {:>9} {:>6} {:>9} {:>7}  {}"
     print()
     print(form.format(title, "validation", "test macro-F1", "agreement", "ECE", "elsewhere", "int8 MB", "difference"))
 
@@ -352,7 +366,6 @@ def print_table(title: str, study: Study, students: Mapping[str, Trained]) -> No
     for name, each in students.items():
         runs = each.logits["float32", "test"]
         found = [macro_f1(truth, run) for run in runs]
-        beside = ABLATED if name in ABLATIONS else "lstm"
         print(
             form.format(
                 name,
