@@ -95,9 +95,9 @@ RECIPES = {
     "lstm-baseline": Recipe(architecture=LSTM, **{**LONG, **LABELS_ALONE}),
 }
 """What the figures are of. The label-only baseline takes as many steps as `lstm`, from the same start."""
-RANDOM_BASELINE = Recipe(architecture=RANDOM, **{**LONG, **LABELS_ALONE})
 
 ABLATED = "lstm, 3 short epochs"
+RANDOM_BASELINE = "labels alone, no hints, random word vectors"
 SHORT: dict[str, Any] = {"epochs": 3, "patience": 3, "rows_per_epoch": 20_000}
 """An epoch of the ablations reads no more than the smallest of their transfer sets holds: all take as many steps."""
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
@@ -120,6 +120,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "no average of weights": ({"average_last": 0.0}, frozenset()),
     "labels are heard too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
     "labels alone": (LABELS_ALONE, frozenset()),
+    RANDOM_BASELINE: ({"architecture": RANDOM, **LABELS_ALONE}, frozenset()),
     "constant temperature 3": ({"temperature": TemperatureSchedule(schedule="constant")}, frozenset()),
     "1/T^2 in place of T^2": ({"soft_loss": "kl_inverse_square"}, frozenset()),
     "mean squared error on logits": ({"soft_loss": "mse"}, frozenset()),
@@ -156,8 +157,7 @@ def main() -> None:
         print_table("embedded teacher", study, students, "lstm")
         figures = first_lines(study, students)
     else:
-        figures = of_embedded(FULL) | of_tweets(FULL) | of_base(FULL)
-        print_ablations(FULL.seeds)
+        figures = of_embedded(FULL) | of_ablations(FULL.seeds) | of_tweets(FULL) | of_base(FULL)
     report(figures, GOALS, describe_machine("torch", "onnxruntime"), arguments.json)
 
 
@@ -199,24 +199,22 @@ def tweets_table() -> pa.Table:
 
 def of_embedded(size: Size) -> dict[str, float]:
     study = embedded_study(size)
-    random = "lstm-baseline, random vectors"
-    students = train(study, {**whole(RECIPES), random: (RANDOM_BASELINE, frozenset())}, size.seeds)
+    students = train(study, whole(RECIPES), size.seeds)
     print_table("embedded teacher", study, students, "lstm")
-    return {
-        **first_lines(study, students),
-        "teacher_self_agreement": study.self_agreement(),
-        "lstm_over_random_direct": 100 * (scores(study, students["lstm"]) - scores(study, students[random])),
-    }
+    return {**first_lines(study, students), "teacher_self_agreement": study.self_agreement()}
 
 
-def print_ablations(seeds: int) -> None:
+def of_ablations(seeds: int) -> dict[str, float]:
     """Print what each piece of the recipe `lstm` is worth, on the texts of a quick run."""
     study = embedded_study(QUICK)
     jobs = {
         name: (RECIPES["lstm"].model_copy(update={**SHORT, **changes}), less)
         for name, (changes, less) in ABLATIONS.items()
     }
-    print_table("embedded teacher, ablations", study, train(study, jobs, seeds), ABLATED)
+    students = train(study, jobs, seeds)
+    print_table("embedded teacher, ablations", study, students, ABLATED)
+    lstm, baseline = (scores(study, students[name]) for name in (ABLATED, RANDOM_BASELINE))
+    return {"lstm_over_random_direct": 100 * (lstm - baseline)}
 
 
 def first_lines(study: Study, students: Mapping[str, Trained]) -> dict[str, float]:
@@ -330,11 +328,7 @@ def teacher_score(study: Study, split: str = "test") -> float:
 
 def best_under(study: Study, students: Mapping[str, Trained], megabytes: float) -> float:
     """Return the test macro-F1 in int8 of the distilled student under this size that is best on validation."""
-    small = [
-        each
-        for name, each in students.items()
-        if each.megabytes < megabytes and name in RECIPES and RECIPES[name].alpha > 0
-    ]
+    small = [students[name] for name in distilled(students) if students[name].megabytes < megabytes]
     return scores(study, max(small, key=lambda each: scores(study, each, "validation", "int8")), "test", "int8")
 
 
