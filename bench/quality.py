@@ -38,7 +38,7 @@ from finstill.config.temperature import TemperatureSchedule
 from finstill.evaluation.significance import Difference
 from finstill.files import whole_folder
 from finstill.inference.session import CPU_PROVIDER
-from finstill.metrics import agreement, calibration_error, macro_f1
+from finstill.metrics import agreement, calibration_error, kl_to_teacher, macro_f1
 from finstill.teacher.checkpoint import Checkpoint, resolve_checkpoint
 
 GOALS = {
@@ -347,16 +347,20 @@ def print_table(title: str, study: Study, students: Mapping[str, Trained], besid
     The differences are to the student `beside`.
     """
     truth, teacher = study.rows["test"].labels, teacher_logits(study)
-    form = "{:<50} {:>10} {:>15} {:>9} {:>6} {:>9} {:>7}  {}"
+    form = "{:<50} {:>10} {:>15} {:>9} {:>6} {:>6} {:>9} {:>7}  {}"
     print()
-    print(form.format(title, "validation", "test macro-F1", "agreement", "ECE", "elsewhere", "int8 MB", "difference"))
+    print(
+        form.format(
+            title, "validation", "test macro-F1", "agreement", "KL", "ECE", "elsewhere", "int8 MB", "difference"
+        )
+    )
 
     def there(score: Callable[[str], float]) -> str:
         return f"{score('out_of_domain'):.3f}" if "out_of_domain" in study.rows else ""
 
     validation, own = (f"{teacher_score(study, split):.3f}" for split in ("validation", "test"))
     error = f"{calibration_error(truth, teacher):.3f}"
-    print(form.format("teacher", validation, own, "", error, there(partial(teacher_score, study)), "", ""))
+    print(form.format("teacher", validation, own, "", "", error, there(partial(teacher_score, study)), "", ""))
     for name, each in students.items():
         runs = each.logits["float32", "test"]
         found = [macro_f1(truth, run) for run in runs]
@@ -366,6 +370,7 @@ def print_table(title: str, study: Study, students: Mapping[str, Trained], besid
                 f"{scores(study, each, 'validation'):.3f}",
                 f"{np.mean(found):.3f} +- {np.std(found):.3f}",
                 f"{np.mean([agreement(run, teacher) for run in runs]):.3f}",
+                f"{np.mean([kl_to_teacher(run, teacher) for run in runs]):.3f}",
                 f"{np.mean([calibration_error(truth, run) for run in runs]):.3f}",
                 there(partial(scores, study, each)),
                 f"{each.megabytes:.1f}",
