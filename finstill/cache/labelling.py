@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.joins import first_positions
+from finstill.cache.positions import chunks_at
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.text import KEY_BYTES
 from finstill.files import whole_file
@@ -65,8 +66,9 @@ def label_texts(
     if len(unseen):
         teacher = open_teacher()
         advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
-        for chunk in _chunks(tokens, unseen, chunk_rows(teacher.provider)):
-            cache.append(label_chunk(chunk, teacher, token_budget, advance))
+        with pq.ParquetFile(tokens) as file:
+            for chunk in chunks_at(file, unseen, chunk_rows(teacher.provider)):
+                cache.append(label_chunk(chunk, teacher, token_budget, advance))
     return LabellingReport(len(keys), len(unseen))
 
 
@@ -140,25 +142,3 @@ def write_logits(tokens: Sequence[Path], cache: SoftLabelCache, path: Path, left
 def _logits_column(logits: np.ndarray) -> pa.FixedSizeListArray:
     """Return float32 logits, (rows, classes), as a column of lists."""
     return pa.FixedSizeListArray.from_arrays(pa.array(logits.astype(np.float32, copy=False).ravel()), logits.shape[1])
-
-
-def _chunks(tokens: Path, positions: np.ndarray, rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of `tokens` at the ascending `positions` in tables of `rows`; each row is read once."""
-    pending: list[pa.Table] = []
-    pending_rows = start = 0
-    with pq.ParquetFile(tokens) as file:
-        for batch in file.iter_batches(batch_size=8 * rows):
-            inside = positions[np.searchsorted(positions, start) : np.searchsorted(positions, start + len(batch))]
-            start += len(batch)
-            if not len(inside):
-                continue
-            pending.append(pa.table(batch.take(pa.array(inside - (start - len(batch))))))
-            pending_rows += len(inside)
-            if pending_rows >= rows:
-                joined = pa.concat_tables(pending)
-                full = joined.num_rows - joined.num_rows % rows
-                for offset in range(0, full, rows):
-                    yield joined.slice(offset, rows)
-                pending, pending_rows = [joined.slice(full)], joined.num_rows - full
-    if pending_rows:
-        yield pa.concat_tables(pending)

@@ -19,6 +19,7 @@ import ray.data
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, chunk_rows, label_chunk, open_pass
+from finstill.cache.positions import rows_at
 from finstill.errors import InputError
 from finstill.inference.arithmetic import arithmetic
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
@@ -190,16 +191,6 @@ class Labeller:
         self._tokens = pq.ParquetFile(work.tokens)
         self._cache = SoftLabelCache.open(work.cache, work.fingerprint)
         self._teacher = OnnxClassifier(work.graph, threads=1, provider=work.provider)
-
-
-def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:
-    """Return the rows at ascending `positions`, reading the row groups that hold one."""
-    sizes = np.array([file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)])
-    starts = np.cumsum(sizes) - sizes
-    groups, group = np.unique(np.searchsorted(starts, positions, side="right") - 1, return_inverse=True)
-    # The groups that are not read leave no gap.
-    moved = np.cumsum(sizes[groups]) - sizes[groups] - starts[groups]
-    return file.read_row_groups(groups.tolist()).take(positions + moved[group])
 
 
 @contextmanager

@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from finstill.cache.joins import absent_positions
+from finstill.cache.positions import chunks_at
+from finstill.corpus.text import KEY_BYTES
 from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.progress import progress_logger
@@ -21,6 +25,8 @@ from finstill.serving.tables import ROWS_PER_CHUNK
 
 CARRIED = ["key", "text", "date", "id"]
 """Columns of the corpus that a scored row has too."""
+
+KEY_SCHEMA = pa.schema([pa.field("key", pa.binary(KEY_BYTES))])
 
 logger = logging.getLogger(__name__)
 
@@ -59,21 +65,17 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
     own = folder / student.package.digest
     own.mkdir(parents=True, exist_ok=True)
     parts = sorted(own.glob("*.parquet"))
-    known = {key for part in parts for key in pq.read_table(part, columns=["key"])["key"].to_pylist()}
     counts = dict.fromkeys(labels, 0)
     decided = None if student.package.decision is None else 0
     with pq.ParquetFile(corpus) as source:
-        new = source.metadata.num_rows - len(known)
-        advance = progress_logger(logger, "scores", max(new, 0), "texts")
-        for batch in source.iter_batches(ROWS_PER_CHUNK, columns=CARRIED):
-            fresh = batch.filter(pa.array([key not in known for key in batch["key"].to_pylist()]))
-            if not fresh.num_rows:
-                continue
+        known = ds.dataset(parts, schema=KEY_SCHEMA)
+        new = absent_positions(source.read(columns=["key"])["key"], known)
+        advance = progress_logger(logger, "scores", len(new), "texts")
+        for fresh in chunks_at(source, new, ROWS_PER_CHUNK, CARRIED):
             scored = _scored(fresh, student)
             parts.append(own / f"{len(parts):06}.parquet")
             with whole_file(parts[-1]) as unfinished:
                 pq.write_table(scored, unfinished)
-            known.update(fresh["key"].to_pylist())
             for each in pc.value_counts(scored["label"]).to_pylist():
                 counts[each["values"]] += each["counts"]
             if decided is not None:
@@ -82,7 +84,8 @@ def grow_scores(corpus: Path, package: Path, folder: Path, *, threads: int = 1) 
     for other in folder.iterdir():
         if other != own:
             shutil.rmtree(other)
-    return GrowthReport(own, len(known), sum(counts.values()), counts, decided)
+    rows = sum(pq.read_metadata(part).num_rows for part in parts)
+    return GrowthReport(own, rows, sum(counts.values()), counts, decided)
 
 
 def read_scores(
@@ -114,9 +117,9 @@ def read_scores(
     return np.stack([said[column].to_numpy() for column in columns], axis=1), said.select(list(further))
 
 
-def _scored(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:
-    scores = list(student.score(batch["text"].to_pylist()))
-    table = pa.Table.from_batches([batch]).append_column("label", pa.array([score.label for score in scores]))
+def _scored(table: pa.Table, student: StudentClassifier) -> pa.Table:
+    scores = list(student.score(table["text"].to_pylist()))
+    table = table.append_column("label", pa.array([score.label for score in scores]))
     if student.package.decision is not None:
         table = table.append_column("decision", pa.array([score.decision for score in scores], pa.bool_()))
     if student.package.deferral is not None:

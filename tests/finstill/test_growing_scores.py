@@ -61,7 +61,7 @@ def test_a_run_cut_off_is_made_up_for(package: Package, tmp_path: Path, monkeypa
     write_corpus(corpus, range(20))
     scored, calls = growing_table._scored, []
 
-    def failing(batch: pa.RecordBatch, student: StudentClassifier) -> pa.Table:
+    def failing(batch: pa.Table, student: StudentClassifier) -> pa.Table:
         calls.append(batch.num_rows)
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -217,9 +216,3 @@ def test_an_address_of_ray_client_is_refused_with_the_way_to_do_it() -> None:
         on_ray.connected("ray://head:10001"),
     ):
         pass
-
-
-def test_rows_are_those_at_the_positions(tokens: Path) -> None:
-    positions = np.array([0, 1, 49, 50, 499, 999])
-    with pq.ParquetFile(tokens) as file:
-        assert on_ray.rows_at(file, positions).equals(pq.read_table(tokens).take(positions))
