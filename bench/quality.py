@@ -81,7 +81,7 @@ LSTM = LstmAttentionConfig(checkpoint="embedded", embedding="output", embedding_
 SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, hint_texts=40_000, **TRIMMED)
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
-ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "learning_rate": 5e-4}
+ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "alpha": 1.0}
 # As many steps as a student that hears the teacher; the best epoch by validation is kept.
 LABELS_ALONE: dict[str, Any] = {"alpha": 0.0, "average_last": 0.0}
 NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
@@ -90,8 +90,8 @@ RANDOM = NO_HINTS.model_copy(update={"embedding": "random"})
 RECIPES = {
     "lstm": Recipe(architecture=LSTM, alpha=1.0, **LONG),
     "static": Recipe(student="static", architecture=STATIC, alpha=1.0, **{**POOL, "learning_rate": 0.003}),
-    "encoder-2": Recipe(architecture=SMALL, **ENCODER),
-    "encoder-6": Recipe(architecture=MEDIUM, **{**ENCODER, "epochs": 3, "learning_rate": 1e-4}),
+    "encoder-2": Recipe(architecture=SMALL, **{**ENCODER, "epochs": 4, "learning_rate": 5e-4}),
+    "encoder-6": Recipe(architecture=MEDIUM, **{**ENCODER, "epochs": 2, "learning_rate": 1e-4}),
     "lstm-baseline": Recipe(architecture=LSTM, **{**LONG, **LABELS_ALONE}),
 }
 """What the figures are of. The label-only baseline takes as many steps as `lstm`, from the same start."""
