@@ -11,9 +11,9 @@ from finstill.corpus.readers import Form
 from finstill.errors import InputError
 from finstill.files import whole_file
 from finstill.serving import StudentClassifier
+from finstill.serving.formats import OUTPUTS, open_table, table_kind
 from finstill.serving.package import SERVED
 from finstill.serving.score import ScoringReport, TableScorer
-from finstill.serving.tables import OUTPUTS, open_table, table_kind
 
 STREAM = "-"
 

@@ -20,8 +20,8 @@ from finstill.corpus.report import BadRows, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
 from finstill.serving import StudentClassifier
+from finstill.serving.formats import open_table
 from finstill.serving.package import Package
-from finstill.serving.tables import open_table
 
 LABELS = ("negative", "neutral", "positive")
 

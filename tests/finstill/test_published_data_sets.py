@@ -28,7 +28,7 @@ from finstill.corpus.sources import SourceReport, read_rows
 from finstill.corpus.state import source_state
 from finstill.corpus.text import normalise
 from finstill.errors import InputError
-from finstill.serving.tables import open_table
+from finstill.serving.formats import open_table
 from tests.published_data_sets import LATIN, PROFILES, PUBLISHED, UNLABELLED, lake, phrasebank_file, rows
 
 LABELS = SENTIMENT.labels

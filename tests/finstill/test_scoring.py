@@ -17,9 +17,9 @@ import pytest
 from finstill.cli import main
 from finstill.corpus.readers import Form
 from finstill.serving import StudentClassifier, score, tables
+from finstill.serving.formats import COMMAND_LINE, open_table
 from finstill.serving.package import Package
 from finstill.serving.score import TableScorer
-from finstill.serving.tables import COMMAND_LINE, open_table
 
 ROOT = Path(__file__).parents[2]
 LONG = "profit rose " * 40
