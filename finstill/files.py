@@ -83,12 +83,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
 def made_once(path: Path, write: Callable[[Path], None]) -> Path:
     """Return `path`, after `write` has written it, whole or not at all, where it did not stand.
 
-    Others that want a file of its folder wait meanwhile: what they want is mostly the same.
+    Others that want the same file wait meanwhile, by a lock that stays beside it.
     """
     from filelock import FileLock  # No part of the installation that students in service need.
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.parent / "lock"):
+    with FileLock(path.with_name(f"{path.name}.lock")):
         if not path.is_file():
             with whole_file(path) as unfinished:
                 write(unfinished)

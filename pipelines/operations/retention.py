@@ -38,8 +38,7 @@ LEFTOVERS = (
     "students/*/training-*",
     "teacher/checkpoint/fine-tuning-*",
     "trial/training-*",
-    "starts/*.npy",
-    "starts/*.safetensors",
+    "starts/*",
     "word-vectors/*.npy",  # An older version's place for them.
 )
 """What runs that were cut off leave in a workspace, and what is made again where it is missing. A student may be called

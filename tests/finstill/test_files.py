@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finstill import files
-from finstill.files import read_json, remove_folder, replaced_folders, standing_folder, whole_folder, write_json
+from finstill.files import (
+    made_once,
+    read_json,
+    remove_folder,
+    replaced_folders,
+    standing_folder,
+    whole_folder,
+    write_json,
+)
 from finstill.packaging import champion
 from finstill.packaging.champion import roll_back
 from finstill.serving.package import Package
@@ -326,3 +335,19 @@ class TestChampion:
                 assert self.in_service(folder) in ("first", "second", "third")
             assert self.in_service(folder) in ("second", "third")
             assert self.in_service(folder, "previous") in ("first", "second", "third")
+
+
+def test_who_wants_the_same_file_waits_and_others_do_not(tmp_path: Path) -> None:
+    both_write, written = threading.Barrier(2, timeout=20), []
+
+    def make(name: str) -> str:
+        def write(unfinished: Path) -> None:
+            both_write.wait()
+            written.append(name)
+            unfinished.write_text(name)
+
+        return made_once(tmp_path / "made" / name, write).read_text()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(make, ["a", "b", "a", "b"])) == ["a", "b", "a", "b"]
+    assert sorted(written) == ["a", "b"]
