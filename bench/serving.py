@@ -130,9 +130,7 @@ def students() -> dict[str, Settings]:
 
     def of_recipe(name: str, **changed: object) -> Settings:
         architecture = built_in[name].architecture.model_dump(mode="json")
-        # What the word vectors start from changes no speed, and to make output vectors takes minutes.
-        changed |= {"embedding": "input", **known}
-        return {"student": built_in[name].student, "architecture": {**architecture, **changed}}
+        return {"student": built_in[name].student, "architecture": {**architecture, **known, **changed}}
 
     built: dict[str, Settings] = {
         "lstm": of_recipe("lstm"),
