@@ -102,6 +102,7 @@ SHORT: dict[str, Any] = {"epochs": 3, "patience": 3, "rows_per_epoch": 20_000}
 """An epoch of the ablations reads no more than the smallest of their transfer sets holds: all take as many steps."""
 ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     ABLATED: ({}, frozenset()),
+    "the encoder's word embeddings": ({"architecture": LSTM.model_copy(update={"embedding": "input"})}, frozenset()),
     "no hints": ({"architecture": NO_HINTS}, frozenset()),
     "no hints, the encoder's word embeddings": ({"architecture": INPUT}, frozenset()),
     "no hints, the teacher's word embeddings": (
