@@ -19,6 +19,7 @@ from sklearn.metrics import precision_recall_curve
 from finstill.cli import main
 from finstill.config.profile import read_profile
 from finstill.config.task import RISK, OperatingPoint, Task
+from finstill.corpus.text import KEY_BYTES, text_key
 from finstill.errors import InputError
 from finstill.evaluation.decisions import (
     decision_quality,
@@ -201,7 +202,7 @@ def test_finstill_score_and_the_scores_table_have_the_decision(deciding_package:
     assert main([*command, "--threshold", "0"]) == 0
     with (tmp_path / "out.csv").open(newline="") as file:
         assert {row["decision"] for row in csv.DictReader(file)} == {"true"}
-    keys = [f"{i:032x}" for i in range(len(TEXTS))]
+    keys = pa.array([text_key(text) for text in TEXTS], pa.binary(KEY_BYTES))
     nothing = pa.nulls(len(TEXTS), pa.string())
     pq.write_table(pa.table({"key": keys, "text": TEXTS, "date": nothing, "id": nothing}), tmp_path / "corpus.parquet")
     report = grow_scores(tmp_path / "corpus.parquet", deciding_package.folder, tmp_path / "scores")
