@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from dagster import (
@@ -33,6 +34,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from pipelines.failures import cause_of, step_failure
@@ -129,7 +131,7 @@ def execute(
 
     definition = defs.resolve_job_def(job).with_executor_def(in_process_executor)
     run = create_run(job, instance, tags, partition)
-    instance.add_event_listener(run.run_id, _say_what_it_waits_for)
+    instance.add_event_listener(run.run_id, partial(_see_to_what_waits, instance))
     result = execute_run(InMemoryJob(definition), run, instance)
     if result.dagster_run.status == DagsterRunStatus.CANCELED:
         raise DagsterExecutionInterruptedError
@@ -138,13 +140,18 @@ def execute(
     return result
 
 
-def _say_what_it_waits_for(entry: EventLogEntry) -> None:
+def _see_to_what_waits(instance: DagsterInstance, entry: EventLogEntry) -> None:
     """Log why a step stands still: another run holds its pool, or the network did not answer."""
     event = entry.dagster_event
     if event is None:
         return
     if event.is_engine_event and (pool := event.engine_event_data.metadata.get("pool")) is not None:
         logger.info("%s: waits until another run leaves the pool '%s'", event.step_key, pool.value)
+        # Dagster 1.13 looks for a free slot and then queues the step. A slot that was freed in between is given to no
+        # step, and this one would wait for ever. A step that is next too early does no harm: slots are claimed singly.
+        storage = instance.event_log_storage
+        assert isinstance(storage, SqlEventLogStorage)
+        storage.assign_pending_steps([str(pool.value)])
     if event.is_step_up_for_retry:
         retry = event.step_retry_data
         logger.info("%s: starts again in %s s. %s", event.step_key, retry.seconds_to_wait, cause_of(retry.error))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from assets.resources import ProfileResource
@@ -97,3 +98,20 @@ def test_what_a_run_waits_for_is_said(
         "tuning: waits until another run leaves the pool 'training'",
         "tuning: starts again in 0 s. s3://texts: the hub does not answer",
     ]
+
+
+@pytest.mark.timeout(120)
+def test_a_slot_that_is_freed_while_a_step_queues_is_not_lost(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, storage = create_run_for_test(house.instance).run_id, house.instance.event_log_storage
+    storage.initialize_concurrency_limit_to_default(POOL)
+    assert storage.claim_concurrency_slot(POOL, other, STEP).is_claimed
+    assert isinstance(storage, SqlEventLogStorage)
+    look = storage.has_unassigned_slots
+
+    def freed_after_the_look(pool: str) -> bool:
+        found = look(pool)
+        storage.free_concurrency_slots_for_run(other)
+        return found
+
+    monkeypatch.setattr(storage, "has_unassigned_slots", freed_after_the_look)
+    execute("tune", house.instance, {})
