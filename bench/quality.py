@@ -82,7 +82,7 @@ SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, hint_texts=40_000, **TR
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "alpha": 1.0}
-# As many steps as a student that hears the teacher; the best epoch by validation is kept.
+# With the epochs of a student that hears the teacher it takes as many steps; the best epoch by validation is kept.
 LABELS_ALONE: dict[str, Any] = {"alpha": 0.0, "average_last": 0.0}
 NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
 INPUT = NO_HINTS.model_copy(update={"embedding": "input"})

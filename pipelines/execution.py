@@ -141,7 +141,10 @@ def execute(
 
 
 def _see_to_what_waits(instance: DagsterInstance, entry: EventLogEntry) -> None:
-    """Log why a step stands still: another run holds its pool, or the network did not answer."""
+    """Log why a step stands still, because another run holds its pool or the network did not answer.
+
+    A step that waits for a pool is also given the next free slot, in case Dagster lost it.
+    """
     event = entry.dagster_event
     if event is None:
         return
