@@ -26,7 +26,7 @@ demo: $(READY)
 	@$(VENV)/bin/python -m pipelines.run
 
 check: $(READY)
-	@$(VENV)/bin/finstill check $(if $(wildcard $(PROFILE)),$(PROFILE),pipelines/profiles/$(PROFILE).yaml) $(if $(JSON),--json $(JSON))
+	@$(VENV)/bin/finstill check $(or $(wildcard $(PROFILE)),$(wildcard pipelines/profiles/$(PROFILE).yaml),$(PROFILE)) $(if $(JSON),--json $(JSON))
 
 dev: $(READY)
 	@$(VENV)/bin/python -m pipelines.dev

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     group_name="evaluation",
     kinds={"scikitlearn"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
     # One at a time, since it measures speed.
     pool="evaluation",
 )

@@ -1,17 +1,15 @@
 """Out-of-domain texts: what a student is worth where it never learned."""
 
-from __future__ import annotations
-
 import shutil
 from collections import Counter
 
-from dagster import DataVersion, MaterializeResult, MetadataValue, asset
+from dagster import AssetExecutionContext, DataVersion, MaterializeResult, MetadataValue, asset
 
 from assets.corpus import corpus
 from assets.faults import explain_faults
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
-from assets.teacher import teacher_ensemble, teacher_onnx
+from assets.teacher import require_proved, teacher_ensemble, teacher_onnx
 from assets.teacher_logits import label_tables
 
 
@@ -24,7 +22,7 @@ from assets.teacher_logits import label_tables
     pool="teacher",
 )
 @explain_faults
-def out_of_domain(profile: ProfileResource) -> MaterializeResult:
+def out_of_domain(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A second labelled corpus, with what the teacher says of it: students are measured on it, and none learns from it.
 
     Near-duplicates of train texts are left out. Where the profile names no such corpus, there is nothing to make.
@@ -38,6 +36,7 @@ def out_of_domain(profile: ProfileResource) -> MaterializeResult:
     from finstill.files import digest
     from finstill.teacher.export import read_teachers
 
+    require_proved(context.instance)
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.out_of_domain, workspace.out_of_domain
     if source is None:

@@ -40,7 +40,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     from finstill.corpus.provenance import require_tokens_of
     from finstill.errors import InputError
     from finstill.evaluation.plots import training_curves
-    from finstill.files import digest
+    from finstill.files import digest, one_at_a_time
     from finstill.teacher.checkpoint import Checkpoint
     from finstill.training.distil import train_student
     from finstill.training.rows import training_rows, with_augmented
@@ -56,19 +56,21 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint).folder
     require_tokens_of(workspace.tokens, checkpoint, None, "Materialize tokens again")
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
-    trained = train_student(
-        recipes[name],
-        with_augmented(rows["train"], workspace.augmented, workspace.teacher_logits, settings.task),
-        rows["validation"],
-        settings.task.labels,
-        checkpoint,
-        workspace.student(name),
-        stage=f"student {name}",
-        starts=workspace.starts,
-        champion=workspace.champion / "current",
-        report_to=settings.report_to,
-        callbacks=[stop_when_cancelled(context)],
-    )
+    # Two runs of one student would remove each other's checkpoints. The second finds it made.
+    with one_at_a_time(workspace.student(name)):
+        trained = train_student(
+            recipes[name],
+            with_augmented(rows["train"], workspace.augmented, workspace.teacher_logits, settings.task),
+            rows["validation"],
+            settings.task.labels,
+            checkpoint,
+            workspace.student(name),
+            stage=f"student {name}",
+            starts=workspace.starts,
+            champion=workspace.champion / "current",
+            report_to=settings.report_to,
+            callbacks=[stop_when_cancelled(context)],
+        )
     return MaterializeResult(
         metadata={
             "recipe": table(
@@ -94,7 +96,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     group_name="students",
     kinds={"onnx"},
     owners=OWNERS,
-    code_version="3",
+    code_version="4",
 )
 @explain_faults
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:

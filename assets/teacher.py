@@ -1,13 +1,13 @@
 """The teacher: where it comes from, what it reads, its checkpoint, its graph, and the checks that prove the graph."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetCheckSpec,
+    AssetExecutionContext,
+    DagsterInstance,
     DataVersion,
     MaterializeResult,
     TableColumn,
@@ -17,7 +17,12 @@ from dagster import (
     asset,
     asset_check,
 )
+from dagster._core.storage.asset_check_execution_record import (
+    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
+    AssetCheckExecutionRecordStatus,
+)
 
+from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus
 from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, picture, table
@@ -162,14 +167,14 @@ def tokens(profile: ProfileResource) -> MaterializeResult:
     code_version="1",
 )
 @explain_faults
-def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
+def teacher_checkpoint(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """The classifier to distil: from the hub or a folder, or fine-tuned here on the corpus's labelled train rows.
 
     Of an imported teacher, the encoder that students start from.
     """
     from finstill.corpus.provenance import require_tokens_of
     from finstill.evaluation.plots import training_curves
-    from finstill.files import digest
+    from finstill.files import digest, one_at_a_time
     from finstill.teacher.checkpoint import (
         Checkpoint,
         class_names,
@@ -188,15 +193,18 @@ def teacher_checkpoint(profile: ProfileResource) -> MaterializeResult:
         require_tokens_of(workspace.tokens, checkpoint.folder, settings.teacher.max_length, "Materialize tokens again")
         rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
         folder = workspace.teacher_checkpoint / "fine_tuned"
-        tuned = fine_tune(
-            checkpoint,
-            settings.teacher.fine_tune,
-            rows["train"],
-            rows["validation"],
-            settings.task.labels,
-            folder,
-            seed=settings.seed,
-        )
+        # Two runs would remove each other's checkpoints. The second finds the teacher made.
+        with one_at_a_time(folder):
+            tuned = fine_tune(
+                checkpoint,
+                settings.teacher.fine_tune,
+                rows["train"],
+                rows["validation"],
+                settings.task.labels,
+                folder,
+                seed=settings.seed,
+                callbacks=[stop_when_cancelled(context)],
+            )
         checkpoint = Checkpoint(folder, checkpoint.source, checkpoint.revision)
         metadata |= {
             "rows_learned_from": len(rows["train"].labelled()),
@@ -276,8 +284,8 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
 
 
 def _imported_teacher(
-    profile: ProfileResource, name: str, folder: Path, tokenizer: Tokenizer | None = None
-) -> ImportedTeacher:
+    profile: ProfileResource, name: str, folder: "Path", tokenizer: "Tokenizer | None" = None
+) -> "ImportedTeacher":
     """Write down which imported teacher the profile names, its classes matched to the task's labels."""
     from finstill.cache.imported import find_imported
     from finstill.config.task import class_groups
@@ -289,14 +297,14 @@ def _imported_teacher(
     return describe_imported(cache, name, folder, max_length=length, trained_on=trained_on, tokenizer=tokenizer)
 
 
-def _some_rows(workspace: Workspace, count: int) -> list[list[int]]:
+def _some_rows(workspace: "Workspace", count: int) -> list[list[int]]:
     """Return the token ids of some texts of the corpus; keys are hashes, so the first ones are a random sample."""
     import pyarrow.parquet as pq
 
     return pq.read_table(workspace.tokens, columns=["input_ids"])[:count]["input_ids"].to_pylist()
 
 
-def _labelled_answers(profile: ProfileResource, teacher: TeacherGraph) -> tuple[np.ndarray, np.ndarray]:
+def _labelled_answers(profile: ProfileResource, teacher: "TeacherGraph") -> "tuple[np.ndarray, np.ndarray]":
     """Return the labels of some labelled texts, validation first, and what the teacher's float32 graph says of them."""
     import numpy as np
 
@@ -441,3 +449,25 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
             "largest_batch_dependence": LARGEST_BATCH_DEPENDENCE,
         },
     )
+
+
+def require_proved(instance: DagsterInstance) -> None:
+    """Refuse a graph that a check found wrong: what it says would stay in the cache.
+
+    The checks stop the run that they are part of, and no later one that begins with the labelling.
+
+    Raises:
+        InputError: one of them failed when it was last asked.
+    """
+    from finstill.errors import InputError
+
+    for key in graph_equals_checkpoint.check_keys | labels_as_float32.check_keys:
+        last = instance.event_log_storage.get_asset_check_execution_history(
+            key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
+        )
+        if last and last[0].status == AssetCheckExecutionRecordStatus.FAILED:
+            raise InputError(
+                f"the check {key.name} found its graph wrong",
+                where="teacher_onnx",
+                remedy="Mend what it says, and materialize teacher_onnx with its checks",
+            )

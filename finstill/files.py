@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -24,6 +25,8 @@ from finstill.errors import InputError
 
 if TYPE_CHECKING:
     import pyarrow.fs
+
+logger = logging.getLogger(__name__)
 
 TEMPORARY_PREFIX = ".unfinished-"
 
@@ -80,15 +83,30 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process at a time make what stands at `path`: others wait, by a lock that stays beside it."""
+    from filelock import FileLock, Timeout  # No part of the installation that students in service need.
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        logger.info("%s: waits until another process has made it", path.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def made_once(path: Path, write: Callable[[Path], None]) -> Path:
     """Return `path`, after `write` has written it, whole or not at all, where it did not stand.
 
-    Others that want the same file wait meanwhile, by a lock that stays beside it.
+    Others that want the same file wait meanwhile.
     """
-    from filelock import FileLock  # No part of the installation that students in service need.
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f"{path.name}.lock")):
+    with one_at_a_time(path):
         if not path.is_file():
             with whole_file(path) as unfinished:
                 write(unfinished)

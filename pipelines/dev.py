@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+
+from dagster import DagsterInstance
 
 from finstill.errors import InputError
 from pipelines.deployment import prepare_instance, profile_path
+from pipelines.execution import end_runs_of_a_gone_server
 
 
 def main() -> None:
-    """Become `dg dev`."""
+    """Become `dg dev`, after ending the runs that another left when it was killed."""
     try:
         profile = profile_path()
         os.environ["FINSTILL_PROFILE"] = str(profile)
-        prepare_instance(profile)
+        lock = (prepare_instance(profile) / "serving.lock").open("w")
     except InputError as error:
         sys.exit(f"Stopped. {error}")
+    # It stays open in what this process becomes: the system gives the lock up when that has ended.
+    os.set_inheritable(lock.fileno(), True)
+    with suppress(BlockingIOError), DagsterInstance.get() as instance:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        end_runs_of_a_gone_server(instance)
     dg = Path(sys.executable).parent / "dg"
     os.execv(dg, [str(dg), "dev", *sys.argv[1:]])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,10 +34,11 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
-from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from pipelines.failures import cause_of, step_failure
+from pipelines.pools import give_free_slots
 
 # Below the library's logger: progress lines go where a caller looks, and so do these.
 logger = logging.getLogger("finstill.execution")
@@ -88,12 +89,27 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
             # Another call is at work: its runs are alive, and those before it were ended when it began.
             pass
         else:
-            for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
-                # One that was executed again from the UI has the tag too, and a process of its own.
-                if CALL_TAG in run.tags and run.parent_run_id is None:
-                    instance.report_run_failed(run, "The process that executed this run is gone: it was killed.")
-                    instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            # One that was executed again from the UI has the tag too, and a process of its own.
+            _end_lost(instance, lambda run: CALL_TAG in run.tags and run.parent_run_id is None)
+        # Held to the end by each of several calls, so that the next one sees any of them.
+        fcntl.flock(lock, fcntl.LOCK_SH)
         yield
+
+
+def end_runs_of_a_gone_server(instance: DagsterInstance) -> None:
+    """End the runs that a code server before this one had started, which ended with it.
+
+    Dagster's monitoring does not look whether such a process is alive: after a restart of the machine its run would
+    stay as it was, and so would its slot in a pool.
+    """
+    _end_lost(instance, lambda run: GRPC_INFO_TAG in run.tags)
+
+
+def _end_lost(instance: DagsterInstance, lost: Callable[[DagsterRun], bool]) -> None:
+    for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
+        if lost(run):
+            instance.report_run_failed(run, "The process that executed this run is gone: it was killed.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def create_run(
@@ -143,18 +159,15 @@ def execute(
 def _see_to_what_waits(instance: DagsterInstance, entry: EventLogEntry) -> None:
     """Log why a step stands still, because another run holds its pool or the network did not answer.
 
-    A step that waits for a pool is also given the next free slot, in case Dagster lost it.
+    A step that waits for a pool is also given a free slot, in case Dagster lost one.
     """
     event = entry.dagster_event
     if event is None:
         return
     if event.is_engine_event and (pool := event.engine_event_data.metadata.get("pool")) is not None:
         logger.info("%s: waits until another run leaves the pool '%s'", event.step_key, pool.value)
-        # Dagster 1.13 looks for a free slot and then queues the step. A slot that was freed in between is given to no
-        # step, and this one would wait for ever. A step that is next too early does no harm: slots are claimed singly.
-        storage = instance.event_log_storage
-        assert isinstance(storage, SqlEventLogStorage)
-        storage.assign_pending_steps([str(pool.value)])
+        # The sensor `free_slots` does it for the runs of a daemon, and there need be none.
+        give_free_slots(instance)
     if event.is_step_up_for_retry:
         retry = event.step_retry_data
         logger.info("%s: starts again in %s s. %s", event.step_key, retry.seconds_to_wait, cause_of(retry.error))

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Mapping
 
 from dagster import DagsterEvent, RunFailureSensorContext
+from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._utils.error import SerializableErrorInfo
 
 from finstill.errors import UnreachableError
@@ -31,6 +32,8 @@ def cause_of(error: SerializableErrorInfo | None) -> str:
     """Return why a step failed: what Finstill's own error says, else the first cause."""
     while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
         error = error.cause
+    if error is not None and error.cls_name == ChildProcessCrashException.__name__:
+        return "its process was killed, most often for want of memory"
     return OWN_ERROR.sub("", error.message.strip()) if error else ""
 
 

@@ -17,12 +17,17 @@ from assets.students import student
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 
+MAX_RUNTIME_TAG = "dagster/max_runtime"
+A_WEEK = {MAX_RUNTIME_TAG: str(7 * 86_400)}
+"""The first labelling of a large corpus may take longer than `dagster.yaml` lets another run last."""
+
 LABELLED = AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus)
 
 label = define_asset_job(
     "label",
     LABELLED,
     description="From the corpus to the teacher's logits: only texts the cache has not seen reach the teacher.",
+    tags=A_WEEK,
 )
 
 nightly_redistillation = define_asset_job(
@@ -30,6 +35,7 @@ nightly_redistillation = define_asset_job(
     LABELLED,
     description="Begins a night: does what label does. When it has ended, the sensor continue_night starts a run of "
     "distil for each student whose inputs changed, then decide, and writes the asset night.",
+    tags=A_WEEK,
 )
 
 tune = define_asset_job(

@@ -14,6 +14,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,11 @@ def distil_side_by_side(recipes: Sequence[str], instance: DagsterInstance, tags:
                     running.add(processes.submit(_distil, waiting.pop(), tags))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for distilled in done:
-                    distilled.result()
+                    try:
+                        distilled.result()
+                    except BrokenProcessPool as error:
+                        cause = "a training's process was killed, most often for want of memory. Run it again: it goes "
+                        raise RunFailedError("distil", None, "student", f"{cause}on from here") from error
         except (DagsterExecutionInterruptedError, KeyboardInterrupt):
             # An interrupt may be lost where a library is imported; a training asks what its run's status is.
             if wait(running, timeout=SECONDS_TO_HEAR).not_done:

@@ -6,6 +6,7 @@ from dagster import DefaultScheduleStatus, RunRequest, ScheduleEvaluationContext
 from dagster import schedule as schedule_by_cron
 
 from assets.resources import ProfileResource
+from finstill.errors import InputError
 from pipelines.deployment import nightly_cron, time_zone
 from pipelines.jobs import nightly_redistillation
 from pipelines.nights.conductor import Night, why_a_night
@@ -22,11 +23,15 @@ from pipelines.operations.retention import retention
     "nothing is new. It is on by default where FINSTILL_NIGHTLY is set.",
 )
 def nightly(context: ScheduleEvaluationContext, profile: ProfileResource) -> RunRequest | SkipReason:
-    """Begin a night, or say why there is none."""
+    """Begin a night, or say why there is none; where it cannot be told whether there is need for one, begin it."""
     night = Night.latest(context.instance)
     if night is not None and night.outcome(context.instance) is None:
         return SkipReason(f"{night} is still going on")
-    why = why_a_night(context.instance, context.repository_def.asset_graph, profile)
+    try:
+        why = why_a_night(context.instance, context.repository_def.asset_graph, profile)
+    except InputError as error:
+        # Of a tick that fails nobody hears; of a run that does, the webhook tells.
+        why = f"what changed cannot be told: {error}"
     return RunRequest(tags={WHY_TAG: why}) if why else SkipReason("nothing is new: no input of any student changed")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 
 from dagster import (
     DefaultSensorStatus,
@@ -16,14 +17,17 @@ from dagster import (
     run_failure_sensor,
     sensor,
 )
+from dagster._utils.backoff import backoff, exponential_delay_generator
 
 from assets.corpus import CorpusConfig, corpus
 from assets.resources import ProfileResource
 from assets.students import students
+from finstill.errors import UnreachableError
 from pipelines.deployment import webhook
 from pipelines.failures import describe_failure, post
 from pipelines.jobs import decide, distil, nightly_redistillation
 from pipelines.nights.conductor import Night, next_step
+from pipelines.pools import give_free_slots
 
 PAUSES = (0, 3600, 4 * 3600, 24 * 3600)
 """Seconds until a dropped file is asked for again that a night failed to take: at the next look, and then seldom, so
@@ -55,6 +59,17 @@ def new_recipes(context: SensorEvaluationContext, profile: ProfileResource) -> S
     if not new:
         return SkipReason(f"each recipe of {profile.profile().recipes} is a partition")
     return SensorResult(dynamic_partitions_requests=[students.build_add_request(new)])
+
+
+@sensor(
+    description="Gives a free slot of a pool to a step that waits for one, where Dagster lost it.",
+    minimum_interval_seconds=30,
+    default_status=DefaultSensorStatus.RUNNING,
+)
+def free_slots(context: SensorEvaluationContext) -> SkipReason:
+    """Look at each pool."""
+    lost = give_free_slots(context.instance)
+    return SkipReason(f"a step got a slot that was lost: {', '.join(lost)}" if lost else "no slot was lost")
 
 
 @sensor(
@@ -109,9 +124,11 @@ def _key(file: tuple[str, str]) -> str:
     default_status=DefaultSensorStatus.RUNNING,
 )
 def failure_webhook(context: RunFailureSensorContext, profile: ProfileResource) -> SkipReason | None:
-    """Post one failure."""
+    """Post one failure, three times at most until it is taken."""
     url = webhook()
     if url is None:
         return SkipReason("FINSTILL_WEBHOOK names no URL to post failures to")
-    post(url, {"profile": profile.profile().name, **describe_failure(context)})
+    # By its file: a profile that cannot be read is a reason of failures. And Dagster asks once for each failure.
+    message = {"profile": Path(profile.path).stem, **describe_failure(context)}
+    backoff(post, (UnreachableError,), [url, message], max_retries=2, delay_generator=exponential_delay_generator(1.0))
     return None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dagster import (
+    AssetCheckSeverity,
     AssetMaterialization,
     AssetRecordsFilter,
     AssetSpec,
@@ -33,13 +34,13 @@ class StageRun:
 
     Attributes:
         metadata: of each asset that it materialized, by the asset's name.
-        warnings: what checks that did not pass said.
+        warnings: by check, what it said where it did not pass, else nothing.
         stage, cause: where it failed, and why; empty where it did not.
     """
 
     run: DagsterRun
     metadata: dict[str, dict[str, Any]]
-    warnings: list[str]
+    warnings: dict[str, str]
     stage: str
     cause: str
 
@@ -53,6 +54,16 @@ class StageRun:
         if not self.stage:
             return ""
         return "cancelled" if self.run.status == DagsterRunStatus.CANCELED else "failed"
+
+    def after(self, earlier: StageRun | None) -> StageRun:
+        """Return what both did together: a run that was started again makes only what the first one did not."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            metadata={**earlier.metadata, **self.metadata},
+            warnings={**earlier.warnings, **self.warnings},
+        )
 
 
 @dataclass(frozen=True)
@@ -91,20 +102,20 @@ NIGHT = AssetSpec(
 
 
 def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str]) -> Summary:
-    """Return what the runs of a night did; where a stage was run twice, what the last one did."""
-    runs = [_stage_run(instance, run) for run in instance.get_runs(RunsFilter(tags={NIGHT_TAG: night}))]
-    # Newest first: the first of each kind counts.
+    """Return what the runs of a night did; where a stage was run twice, how the last one ended."""
     latest: dict[tuple[str, str | None], StageRun] = {}
-    for each in runs:
-        latest.setdefault((each.run.job_name, each.partition), each)
+    for run in reversed(instance.get_runs(RunsFilter(tags={NIGHT_TAG: night}))):
+        each = _stage_run(instance, run)
+        of = each.run.job_name, each.partition
+        latest[of] = each.after(latest.get(of))
     failures = [run for run in latest.values() if run.stage]
     distilled = {str(partition): run for (job, partition), run in latest.items() if job == distil.name}
     lines: list[str] = []
     figures: dict[str, float | int] = {}
 
     first = latest[nightly_redistillation.name, None]
-    if logits := first.metadata.get("teacher_logits"):
-        rows, reached = logits["dagster/row_count"], logits["rows_reached_by_the_teacher"]
+    if (texts := first.metadata.get("corpus")) and (logits := first.metadata.get("teacher_logits")):
+        rows, reached = texts["dagster/row_count"], logits["rows_reached_by_the_teacher"]
         before = _rows_before(instance)
         grown = "" if before is None else f", {rows - before:+,}" if rows != before else ", as many as before"
         hit = "" if reached else ": all were in the cache"
@@ -128,7 +139,7 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
         if verdicts := decided.metadata.get("comparison", {}).get("verdicts"):
             lines.append(f"**Students and their label-only baselines.**\n{verdicts}")
     figures["promoted"] = int(promoted)
-    if warnings := [warning for run in latest.values() for warning in run.warnings]:
+    if warnings := [warning for run in latest.values() for warning in run.warnings.values() if warning]:
         lines.append("**Checks to look at.**\n" + "\n".join(f"- {warning}" for warning in warnings))
     outcome = first.ending or ("failed" if failures else "promoted" if promoted else "kept")
     return Summary(night, "\n\n".join(lines), outcome, figures)
@@ -145,7 +156,11 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
         if done.stage:
             lines.append(f"`{name}` **{done.ending}** at {done.stage} ({why}): {done.cause.splitlines()[0]}")
             continue
-        measured = done.metadata["evaluation"]
+        measured = done.metadata.get("evaluation")
+        if measured is None:
+            # Somebody ran a part of the job.
+            lines.append(f"`{name}` was not measured ({why}).")
+            continue
         quality = f"macro-F1 {measured['macro_f1']:.3f}, " if "macro_f1" in measured else ""
         lines.append(f"`{name}` was made again ({why}): {quality}agreement {measured['agreement']:.3f}.")
     return lines
@@ -161,12 +176,13 @@ def _rows_before(instance: DagsterInstance) -> int | None:
 
 def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
     metadata: dict[str, dict[str, Any]] = {}
-    warnings: list[str] = []
-    stage = cause = ""
+    warnings: dict[str, str] = {}
+    stage = cause = failed_check = ""
     wanted = {
         DagsterEventType.ASSET_MATERIALIZATION,
         DagsterEventType.ASSET_CHECK_EVALUATION,
         DagsterEventType.STEP_FAILURE,
+        DagsterEventType.RUN_FAILURE,
     }
     for entry in instance.all_logs(run.run_id, of_type=wanted):
         event = entry.get_dagster_event()
@@ -176,14 +192,19 @@ def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
         elif event.event_type == DagsterEventType.ASSET_CHECK_EVALUATION:
             check = event.asset_check_evaluation_data
             # What distilling pays is said with the verdicts.
-            if not check.passed and check.check_name != "distilling_pays":
+            if check.check_name != "distilling_pays":
                 where = run.tags.get("dagster/partition")
                 of = f"{check.asset_key.to_user_string()} of `{where}`" if where else check.asset_key.to_user_string()
-                warnings.append(f"{check.check_name} ({of}): {check.description}")
+                name = f"{check.check_name} ({of})"
+                warnings[name] = "" if check.passed else f"{name}: {check.description}"
+                if not check.passed and check.severity == AssetCheckSeverity.ERROR:
+                    failed_check = warnings[name]
+        elif event.event_type == DagsterEventType.RUN_FAILURE:
+            cause = cause or failed_check or event.message or ""
         elif not stage:
             stage, cause = step_failure(event)
     if run.status == DagsterRunStatus.CANCELED:
         cause = "somebody cancelled the run"
     if not stage and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
-        stage, cause = run.job_name, cause or (warnings[0] if warnings else "its process ended")
+        stage, cause = run.job_name, cause or "its process ended"
     return StageRun(run, metadata, warnings, stage, cause)

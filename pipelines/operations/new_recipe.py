@@ -54,12 +54,12 @@ class NewRecipe(Config):
     )
 
 
-# One at a time: two that write the file at once would lose one recipe.
-@op(pool="recipes")
+@op
 @explain_faults
 def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: ProfileResource) -> None:
     """Adds a recipe to the profile's recipe file and registers the student as a partition."""
     from finstill.config.recipe import add_recipes
+    from finstill.files import one_at_a_time
 
     settings = config.model_dump()
     name, baseline = settings.pop("name"), settings.pop("baseline")
@@ -69,7 +69,9 @@ def write_recipe(context: OpExecutionContext, config: NewRecipe, profile: Profil
     if baseline and config.alpha > 0:
         recipes[f"{name}-baseline"] = {**settings, "alpha": 0.0}
     path = profile.profile().recipes
-    add_recipes(path, recipes)
+    # Two that write the file at once would lose one recipe. No lock beside it: its folder is the user's.
+    with one_at_a_time(profile.workspace.root / "recipes"):
+        add_recipes(path, recipes)
     context.instance.add_dynamic_partitions(str(students.name), list(recipes))
     context.add_output_metadata({"recipes": MetadataValue.path(str(path)), "students": ", ".join(recipes)})
 

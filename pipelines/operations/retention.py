@@ -37,7 +37,7 @@ LEFTOVERS = (
     f"**/{TEMPORARY_PREFIX}*",
     "students/*/training-*",
     "teacher/checkpoint/fine-tuning-*",
-    "trial/training-*",
+    "trial/*",
     "starts/*",
     "word-vectors/*.npy",  # An older version's place for them.
 )
@@ -113,19 +113,20 @@ def remove_runs(instance: DagsterInstance, before: float) -> int:
     Args:
         before: seconds since the epoch.
     """
-    kept = runs_that_count(instance)
-    removed, cursor = 0, None
-    while True:
-        page = instance.get_run_records(RunsFilter(statuses=FINISHED), limit=RUNS_A_PAGE, cursor=cursor)
-        for record in page:
-            run = record.dagster_run
-            if (record.end_time or record.create_timestamp.timestamp()) < before and run.run_id not in kept:
-                instance.compute_log_manager.delete_logs(prefix=[run.run_id])
-                instance.delete_run(run.run_id)
-                removed += 1
-        if len(page) < RUNS_A_PAGE:
-            return removed
+    # All before any is deleted: a page begins where the run before it stands.
+    old, cursor = set(), None
+    while page := instance.get_run_records(RunsFilter(statuses=FINISHED), limit=RUNS_A_PAGE, cursor=cursor):
         cursor = page[-1].dagster_run.run_id
+        old |= {
+            record.dagster_run.run_id
+            for record in page
+            if (record.end_time or record.create_timestamp.timestamp()) < before
+        }
+    removed = old - runs_that_count(instance)
+    for run_id in removed:
+        instance.compute_log_manager.delete_logs(prefix=[run_id])
+        instance.delete_run(run_id)
+    return len(removed)
 
 
 def runs_that_count(instance: DagsterInstance) -> set[str]:

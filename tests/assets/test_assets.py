@@ -11,7 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dagster import AssetKey, DagsterInstance, ExecuteInProcessResult, materialize
+from dagster import (
+    AssetKey,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    ExecuteInProcessResult,
+    materialize,
+)
 from huggingface_hub import constants
 from scipy.special import log_softmax
 
@@ -37,6 +43,7 @@ from assets.teacher import teacher_checkpoint, teacher_ensemble, teacher_onnx, t
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 from finstill.augment.build import AUGMENTED_SCHEMA, AugmentationReport
+from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.corpus.splits import split_of
 from finstill.corpus.text import normalise, text_key
@@ -46,6 +53,7 @@ from finstill.serving.package import Package
 from finstill.teacher.export import read_teachers
 from finstill.training.rows import training_rows
 from finstill.training.trained import TrainedStudent
+from finstill.tuning.space import suggest
 from tests import hub
 from tests.tables import forget_provenance
 from tests.tiny_corpus import RECIPES, TEXTS, csv_rows
@@ -317,7 +325,9 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
 
     deployment.make([corpus, teacher_source, tokens, teacher_checkpoint, teacher_onnx])
     other = export_teacher(make_checkpoint(seed=5), deployment.root / "other", max_length=32, source="x")
-    (deployment.resource.workspace.teacher_onnx / "model.onnx").write_bytes(other.graph.read_bytes())
+    graph = deployment.resource.workspace.teacher_onnx / "model.onnx"
+    right = graph.read_bytes()
+    graph.write_bytes(other.graph.read_bytes())
     result = deployment.make([teacher_onnx, teacher_logits], raising=False)
     assert not result.success
     assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
@@ -327,6 +337,12 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     assert "teacher_logits" not in {
         event.asset_key.to_user_string() for event in result.get_asset_materialization_events()
     }
+    later = deployment.make([teacher_logits], raising=False)
+    (failure,) = [event for event in later.all_events if event.is_step_failure]
+    assert "the check graph_equals_checkpoint found its graph wrong" in failure.step_failure_data.error.message
+    assert not (deployment.root / "cache").exists()
+    graph.write_bytes(right)
+    assert deployment.make(BEFORE).success
 
 
 def test_all_stages_read_one_revision_when_main_moves_between_them(
@@ -467,6 +483,27 @@ def test_what_tuning_finds_is_a_student_like_any_other(deployment: Deployment, t
     version = deployment.version("tuning")
     deployment.make([tuning])
     assert deployment.version("tuning") == version
+
+
+def test_a_tuning_ends_at_the_first_step_after_its_run_was_cancelled(
+    deployment: Deployment, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployment.write_profile(tiny_checkpoint, sections="tuning: {recipe: small, trials: 2}\n")
+    deployment.make(BEFORE)
+    monkeypatch.setattr("assets.cancelling.SECONDS_BETWEEN", 0.0)
+    asked = []
+
+    def cancel(*args: object) -> Recipe:
+        """Cancel the run where it asks for a recipe to try."""
+        asked.append(args)
+        deployment.instance.report_run_canceling(deployment.instance.get_runs(limit=1)[0])
+        return suggest(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("finstill.tuning.search.suggest", cancel)
+    with pytest.raises(DagsterExecutionInterruptedError):
+        deployment.make([tuning])
+    assert len(asked) == 1
+    assert not deployment.resource.workspace.tuning.exists()
 
 
 def test_a_tuning_of_a_recipe_that_is_not_there_is_said(deployment: Deployment, tiny_checkpoint: Path) -> None:

@@ -150,8 +150,8 @@ class Service:
         }
         self._processes, self._workspace = processes, ROOT / "deploy" / "workspace.yaml"
         options = {"cwd": ROOT, "env": self.environment}
-        serve = ["code-server", "start", "--module-name", "pipelines.definitions", "--host", "127.0.0.1", "--port"]
-        processes.start("code", [BIN / "dagster", *serve, str(code)], **options)
+        serve = ["-m", "pipelines.code_server", "--host", "127.0.0.1", "--port", str(code)]
+        processes.start("code", [BIN / "python", *serve], **options)
         wait_for("the code server", lambda: _answers(code), 90)
         command = [BIN / "dagster-webserver", "--workspace", self._workspace, "--host", "127.0.0.1", "--port", str(web)]
         processes.start("webserver", command, **options)

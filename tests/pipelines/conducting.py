@@ -88,6 +88,18 @@ def jobs_run(house: House) -> Counter:
 
 def going_on(house: House, job: str, partition: str | None = None, **tags: str) -> str:
     """Note a run of a job as started, and return its id."""
+    return _noted(house, job, partition, tags, DagsterRunStatus.STARTED)
+
+
+def started_again(house: House, job: str, partition: str | None = None) -> str:
+    """Note a further run of a job in the latest night that had nothing left to make, and return its id."""
+    tags = {"dagster/partition": partition} if partition else {}
+    (first,) = house.instance.get_runs(RunsFilter(job_name=job, tags=tags))
+    own = {name: value for name, value in first.tags.items() if name.startswith("finstill/")}
+    return _noted(house, job, partition, own, DagsterRunStatus.SUCCESS)
+
+
+def _noted(house: House, job: str, partition: str | None, tags: dict[str, str], status: DagsterRunStatus) -> str:
     definition = pipelines.definitions.defs.resolve_job_def(job)
     tags |= {"dagster/partition": partition} if partition else {}
-    return house.instance.create_run_for_job(definition, status=DagsterRunStatus.STARTED, tags=tags).run_id
+    return house.instance.create_run_for_job(definition, status=status, tags=tags).run_id

@@ -10,6 +10,7 @@ import pytest
 from finstill.cli import main
 from tests.pipelines.house import House
 from tests.published_checkpoints import finbert_tone_chinese, roberta, xlm_roberta
+from tests.tiny_corpus import csv_rows
 
 
 def check(house: House) -> tuple[int, dict]:
@@ -100,6 +101,19 @@ def test_a_student_whose_tokenizer_does_not_know_the_language_is_warned_of(house
     _, report = check(house)
     (warning,) = [each["message"] for each in report["problems"] if "would read" in each["message"]]
     assert "the tokenizer of 'embedded', by which own would read. Set architecture.checkpoint to teacher" in warning
+
+
+def test_a_label_only_baseline_that_would_find_no_label_stops_a_run(house: House) -> None:
+    profile = house.root / "mine.yaml"
+    profile.write_text(profile.read_text().replace("label: tone}", "label: tone, split: part}"))
+    lines = [f"{line},train" for line in csv_rows(range(9)).splitlines()]
+    lines += [f"{line},test" for line in csv_rows(range(9, 12)).splitlines()]
+    lines += [f"{line.partition(',')[0]},,validation" for line in csv_rows(range(12, 15)).splitlines()]
+    (house.corpus / "first.csv").write_text("\n".join(["body,tone,part", *lines, ""]))
+    status, report = check(house)
+    assert status == 1
+    (stop,) = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    assert "small-baseline would learn from labels alone (alpha: 0), and no text of the validation split" in stop
 
 
 def test_a_profile_that_cannot_be_read_is_the_only_problem(house: House) -> None:

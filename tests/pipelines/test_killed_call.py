@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import DagsterInstance, DagsterRunStatus, build_sensor_context
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_run_for_test, instance_for_test
 
 from assets.resources import ProfileResource
 from finstill.config.recipe import Recipe
 from finstill.errors import UnreachableError
-from pipelines.execution import CALL_TAG, calling, execute
+from pipelines.execution import CALL_TAG, RunFailedError, calling, end_runs_of_a_gone_server, execute
+from pipelines.run import distil_side_by_side
+from pipelines.sensors import free_slots
 from tests.pipelines.house import House
 
 POOL, STEP = "training", "student"
@@ -61,6 +66,37 @@ def test_a_call_beside_another_leaves_its_runs_alone(instance: DagsterInstance) 
         with calling(instance):
             assert status(instance, alive) == DagsterRunStatus.STARTED
             assert waits(instance)
+
+
+def test_a_call_whose_neighbour_has_ended_is_still_seen(instance: DagsterInstance) -> None:
+    with ExitStack() as first:
+        first.enter_context(calling(instance))
+        with calling(instance):
+            alive = started(instance)
+            first.close()
+            with calling(instance):
+                assert status(instance, alive) == DagsterRunStatus.STARTED
+
+
+def test_a_new_server_ends_the_runs_of_the_one_before_and_no_others(instance: DagsterInstance) -> None:
+    of_a_pod = create_run_for_test(instance, status=DagsterRunStatus.STARTED).run_id
+    of_the_server = started(instance)
+    instance.add_run_tags(of_the_server, {GRPC_INFO_TAG: "{}"})
+    assert waits(instance)
+    end_runs_of_a_gone_server(instance)
+    assert status(instance, of_the_server) == DagsterRunStatus.FAILURE
+    assert status(instance, of_a_pod) == DagsterRunStatus.STARTED
+    assert not waits(instance)
+
+
+def die(*_: object) -> None:
+    os._exit(9)
+
+
+def test_a_training_whose_process_is_killed_says_so(instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.run._distil", die)
+    with pytest.raises(RunFailedError, match="process was killed"):
+        distil_side_by_side(["small"], instance, {})
 
 
 def test_a_run_executed_again_from_the_ui_is_left_alone(instance: DagsterInstance) -> None:
@@ -115,3 +151,21 @@ def test_a_slot_that_is_freed_while_a_step_queues_is_not_lost(house: House, monk
 
     monkeypatch.setattr(storage, "has_unassigned_slots", freed_after_the_look)
     execute("tune", house.instance, {})
+
+
+def test_the_daemon_too_gives_a_lost_slot_to_the_step_that_waits(instance: DagsterInstance) -> None:
+    storage = instance.event_log_storage
+    assert isinstance(storage, SqlEventLogStorage)
+    storage.initialize_concurrency_limit_to_default(POOL)
+    first, second = (create_run_for_test(instance).run_id for _ in range(2))
+    storage.add_pending_step(POOL, first, STEP, should_assign=False)
+    assert not storage.claim_concurrency_slot(POOL, first, STEP).is_claimed
+
+    def tick() -> str | None:
+        return free_slots.evaluate_tick(build_sensor_context(instance=instance)).skip_message
+
+    assert tick() == f"a step got a slot that was lost: {POOL}"
+    assert storage.claim_concurrency_slot(POOL, first, STEP).is_claimed
+    storage.claim_concurrency_slot(POOL, second, STEP)
+    assert tick() == "no slot was lost"
+    assert not storage.claim_concurrency_slot(POOL, second, STEP).is_claimed

@@ -16,7 +16,18 @@ from dagster import RunRequest, SensorResult, SkipReason, build_sensor_context
 from finstill.errors import InputError
 from pipelines.nights.summary import NIGHT, NIGHT_TAG
 from pipelines.sensors import dropped_files
-from tests.pipelines.conducting import RUN_KEY, conduct, going_on, jobs_run, look, night, outcome, start, tick
+from tests.pipelines.conducting import (
+    RUN_KEY,
+    conduct,
+    going_on,
+    jobs_run,
+    look,
+    night,
+    outcome,
+    start,
+    started_again,
+    tick,
+)
 from tests.pipelines.house import House
 from tests.tiny_corpus import csv_rows
 
@@ -185,6 +196,33 @@ def test_a_cancelled_student_keeps_nobody_waiting(labelled_house: House) -> None
     summary = conduct(house)
     assert f"`{first.partition_key}` **cancelled**" in summary
     assert f"`{second.partition_key}` was made again" in summary
+
+
+def test_a_run_that_dagster_starts_again_for_what_is_left_keeps_what_the_first_one_made(labelled_house: House) -> None:
+    house = labelled_house
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    for request in asked.run_requests or []:
+        start(house, request)
+    started_again(house, "distil", "small")
+    asked = look(house)
+    assert isinstance(asked, SensorResult)
+    (request,) = asked.run_requests or []
+    start(house, request)
+    started_again(house, "decide")
+    summary = conduct(house)
+    assert "`small` was made again (new): macro-F1" in summary
+    assert "it is the first champion" in summary
+    assert outcome(house) == "promoted"
+
+
+def test_a_night_begins_where_it_cannot_be_told_what_changed(lived_in_house: House) -> None:
+    profile = lived_in_house.root / "mine.yaml"
+    profile.write_text(profile.read_text().replace("max_length:", "max_lenth:"))
+    asked = tick(lived_in_house)
+    assert isinstance(asked, RunRequest)
+    assert "what changed cannot be told" in asked.tags["finstill/why"]
+    assert "did you mean 'max_length'" in asked.tags["finstill/why"]
 
 
 def test_a_changed_teacher_begins_a_night(house: House, tiny_checkpoint: Path) -> None:

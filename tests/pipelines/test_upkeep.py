@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -12,7 +13,10 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from dagster import DagsterInstance, build_run_status_sensor_context
+from dagster import DagsterInstance, DagsterRunStatus, build_run_status_sensor_context
+from dagster._core.executor.child_process_executor import ChildProcessCrashException
+from dagster._core.test_utils import create_run_for_test
+from dagster._utils.error import serializable_error_info_from_exc_info
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,8 +27,9 @@ from finstill.cache.upkeep import summarise
 from finstill.config.recipe import read_recipes
 from finstill.errors import InputError, UnreachableError
 from finstill.files import replaced_folders, whole_folder
-from pipelines.failures import describe_failure, post, without_secrets
+from pipelines.failures import cause_of, post, without_secrets
 from pipelines.operations.retention import remove_leftovers, remove_runs, remove_students
+from pipelines.sensors import failure_webhook
 from tests.pipelines.house import House
 
 
@@ -39,6 +44,12 @@ class TestRetention:
         assert {run.run_id for run in house.instance.get_runs()} == {second.run_id}
         assert first.run_id != second.run_id
         assert house.metadata("teacher_logits")["rows_reached_by_the_teacher"] == 0
+
+    def test_old_runs_go_however_many_there_are(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("pipelines.operations.retention.RUNS_A_PAGE", 2)
+        for _ in range(5):
+            create_run_for_test(house.instance, status=DagsterRunStatus.SUCCESS)
+        assert remove_runs(house.instance, before=time.time() + 1) == 5
 
     def test_students_that_no_recipe_names_go_with_their_partition_when_they_are_old(self, house: House) -> None:
         workspace = house.profile.workspace
@@ -138,11 +149,14 @@ class TestFailures:
     @pytest.fixture
     def received(self) -> Iterator[tuple[str, list[dict]]]:
         messages: list[dict] = []
+        refusals = iter([503])
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-                self.send_response(200)
+                message = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status = next(refusals, 200)
+                messages.extend([message] if status == 200 else [])
+                self.send_response(status)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -155,17 +169,21 @@ class TestFailures:
         server.server_close()
 
     def test_a_failed_run_is_posted_with_stage_partition_and_the_first_line_of_the_cause(
-        self, house: House, received: tuple[str, list[dict]]
+        self, house: House, received: tuple[str, list[dict]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         url, messages = received
+        monkeypatch.setenv("FINSTILL_WEBHOOK", url)
         house.run("label")
         house.instance.add_dynamic_partitions(str(students.name), ["gone"])
         result = house.run("distil", partition="gone")
         failure = build_run_status_sensor_context(
             "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
         ).for_run_failure()
-        post(url, describe_failure(failure))
+        # Whatever is wrong with the profile by now, and though the server refuses it at first.
+        (house.root / "mine.yaml").write_text("task: [")
+        failure_webhook(failure, profile=house.profile)
         (message,) = messages
+        assert message["profile"] == "mine"
         assert (message["job"], message["stage"], message["partition"]) == ("distil", "student", "gone")
         assert "there is no recipe 'gone'" in message["cause"]
         assert message["text"].startswith("distil: student of gone failed. ")
@@ -174,6 +192,13 @@ class TestFailures:
         with pytest.raises(UnreachableError, match="FINSTILL_WEBHOOK: the failure could not be posted") as caught:
             post("http://127.0.0.1:9/secret", {})
         assert "secret" not in str(caught.value)
+
+    def test_a_step_whose_process_was_killed_says_so(self) -> None:
+        try:
+            raise ChildProcessCrashException(pid=1, exit_code=-9)
+        except ChildProcessCrashException:
+            error = serializable_error_info_from_exc_info(sys.exc_info())
+        assert cause_of(error) == "its process was killed, most often for want of memory"
 
     def test_no_secret_is_said(self) -> None:
         text = "cannot open s3://AKIA:hunter22@bucket/x with hunter22hunter22"

@@ -1,0 +1,22 @@
+"""`python -m pipelines.code_server`: the code server of a deployment where each run is a process beside it."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from dagster import DagsterInstance
+
+from pipelines.execution import MODULE, end_runs_of_a_gone_server
+
+
+def main() -> None:
+    """Become `dagster code-server start`, with the arguments that it takes."""
+    with DagsterInstance.get() as instance:
+        end_runs_of_a_gone_server(instance)
+    command = [sys.executable, "-m", "dagster", "code-server", "start", "--module-name", MODULE]
+    os.execv(sys.executable, [*command, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
