@@ -311,8 +311,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--long",
         choices=["windows", "refuse"],
-        default="windows",
-        help="what becomes of a text longer than the student reads: scored by overlapping windows, or set aside",
+        help="what becomes of a text longer than the student reads: scored by overlapping windows, or set aside; by "
+        "default it is read as in training",
     )
     command.add_argument(
         "--threshold",

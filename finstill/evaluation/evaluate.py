@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ EVALUATION_FILE = "evaluation.json"
 PREDICTIONS_FILE = "predictions.npz"
 
 SPEED_SAMPLE = 64
+"""Texts whose reading is timed: their keys are hashes, so the first ones are a random sample."""
 
 
 @dataclass(frozen=True)
@@ -224,8 +226,8 @@ def evaluate_student(
         test: the rows of the test split, with the teacher's logits over the task's labels; texts that are read in
             windows are measured as one.
         out_of_domain: name and rows of an out-of-domain data set, all of them labelled, with the teacher's logits too.
-        further: the other teachers of an ensemble, each with the test rows' token ids by its own tokenizer; `test` has
-            the logits of all together.
+        further: the other teachers of an ensemble, each with the test texts' token ids by its own tokenizer, a row a
+            text; `test` has the logits of all together.
 
     Raises:
         InputError: the package was made beside other teachers.
@@ -250,17 +252,17 @@ def evaluate_student(
     logits = student_logits(own_test)
     texts = test.whole_texts()
     assert texts.teacher_logits is not None
-    readers = [(teacher, test.input_ids), *further]
+    readers: list[tuple[AnyTeacher, Sequence[Sequence[Sequence[int]]]]] = [
+        (teacher, _first_texts(test)),
+        *((each, [[ids] for ids in rows[:SPEED_SAMPLE]]) for each, rows in further),
+    ]
     graphs = [(each, rows) for each, rows in readers if isinstance(each, TeacherGraph)]
     if len(graphs) < len(readers):
         # Nobody here knows what the imported one took, and the time of the others alone says nothing.
         graphs = []
     contenders = [
-        Contender(one_thread, STUDENT_TOKEN_BUDGET, own_test.input_ids[:SPEED_SAMPLE]),
-        *(
-            Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows[:SPEED_SAMPLE])
-            for each, rows in graphs
-        ),
+        Contender(one_thread, STUDENT_TOKEN_BUDGET, _first_texts(own_test)),
+        *(Contender(OnnxClassifier(each.graph, threads=1), teacher_token_budget, rows) for each, rows in graphs),
     ]
     logger.info("evaluation %s: measures its speed and the teacher's, in turns", package.name)
     speed, *teacher_speeds = compare_speed(contenders)
@@ -330,6 +332,13 @@ def evaluate_student(
     return StudentEvaluation(
         student_evaluation, teacher_evaluation, inputs, texts.labels, logits, texts.teacher_logits, sure, decided
     )
+
+
+def _first_texts(rows: TrainingRows) -> list[Sequence[Sequence[int]]]:
+    """Return the token ids of each window of the first `SPEED_SAMPLE` texts."""
+    texts = np.arange(len(rows)) if rows.windows is None else rows.windows.texts
+    bounds = np.searchsorted(texts, np.arange(SPEED_SAMPLE + 1)).tolist()
+    return [rows.input_ids[start:end] for start, end in pairwise(bounds) if start < end]
 
 
 @dataclass(frozen=True)

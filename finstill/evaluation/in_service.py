@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, fisher_exact, ttest_ind_from_stats
 from tokenizers import Tokenizer
 
 from finstill.config.task import Task
@@ -38,6 +38,9 @@ SAMPLE = 1000
 
 RESAMPLES = 2000
 
+LEVEL = 0.05
+"""Share of the nights in which a student that holds may be said not to."""
+
 
 @dataclass(frozen=True)
 class Night:
@@ -54,6 +57,7 @@ class Night:
         mean_tokens: of a text.
         unknown_share: share of the tokens that the vocabulary does not have.
         classes: share of the texts by the student's label.
+        kl_deviation: standard deviation of the divergence over the texts, nats; None in a night of an older version.
     """
 
     recorded: str
@@ -66,6 +70,7 @@ class Night:
     mean_tokens: float
     unknown_share: float
     classes: dict[str, float]
+    kl_deviation: float | None = None
 
 
 def record_night(
@@ -138,19 +143,44 @@ def read_nights(folder: Path) -> list[Night]:
 def left_the_promotion(night: Night, champion: Package) -> list[str]:
     """Return which measures of a night are not those of the student's promotion any more, as sentences.
 
-    That is so where the value that was measured on the test split then lies outside of the night's interval.
+    The night's texts and the test texts of the promotion are two samples, and chance is in both. Shares are set against
+    each other by Fisher's exact test (Fisher 1934, "Statistical Methods for Research Workers"), mean divergences by
+    Student's test (Student 1908, "The Probable Error of a Mean") with the variance of both samples together: a student
+    that holds has one variance, and the texts of a night may be too few to tell it. Each is at `LEVEL` divided by the
+    number of measures (Bonferroni), so that a student that holds is named in at most some 5% of the nights.
+
+    A package or a night of an older version does not say how the divergence varies over texts. It has then left the
+    promotion where the value of the promotion lies outside of the night's interval.
     """
     at_promotion = {
         "agreement": champion.measured["agreement"],
         "kl_to_teacher": champion.measured["kl_to_teacher"],
         "alerts_per_thousand": (champion.measured.get("decision") or {}).get("alerts_per_thousand"),
     }
+    both = {
+        name: (getattr(night, name), before)
+        for name, before in at_promotion.items()
+        if before is not None and getattr(night, name) is not None
+    }
     found = []
-    for name, before in at_promotion.items():
-        now = getattr(night, name)
-        if before is not None and now is not None and not now[1] <= before <= now[2]:
+    for name, (now, before) in both.items():
+        p = _p_of_no_change(name, now[0], before, night, champion.measured)
+        if not now[1] <= before <= now[2] if p is None else p < LEVEL / len(both):
             found.append(f"{name} is {now[0]:.3g} ({now[1]:.3g} to {now[2]:.3g}), and was {before:.3g} at promotion.")
     return found
+
+
+def _p_of_no_change(name: str, now: float, before: float, night: Night, measured: dict[str, Any]) -> float | None:
+    """Return the p-value that a measure is what it was; None where it is not known how it varies over texts."""
+    texts, rows = night.texts, measured["test_rows"]
+    if name == "kl_to_teacher":
+        deviations = night.kl_deviation, measured.get("kl_deviation")
+        if None in deviations:
+            return None
+        return float(ttest_ind_from_stats(now, deviations[0], texts, before, deviations[1], rows).pvalue)
+    of = 1000 if name == "alerts_per_thousand" else 1
+    hits, hits_before = round(now / of * texts), round(before / of * rows)
+    return float(fisher_exact([[hits, texts - hits], [hits_before, rows - hits_before]]).pvalue)
 
 
 def _night(
@@ -180,6 +210,7 @@ def _night(
         if unknown is None
         else sum(list(each).count(unknown) for each in ids) / int(ids.lengths.sum()),
         classes={each["values"]: each["counts"] / rows for each in pc.value_counts(said["label"]).to_pylist()},
+        kl_deviation=float(kl.std()),
     )
 
 

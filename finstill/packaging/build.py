@@ -21,7 +21,7 @@ from finstill.evaluation.deferral import fit_deferral
 from finstill.files import digest, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
-from finstill.metrics import agreement, calibration_error, kl_to_teacher, quality
+from finstill.metrics import agreement, calibration_error, quality, row_kl
 from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8, reads_alike
@@ -127,7 +127,11 @@ def build_package(
             deferral = fit_deferral(
                 defer, task, teachers[0].labels, validation.whole_texts(), scores, temperature, decision
             )
+        long = test.provenance.long if test.provenance else None
         answers = (*task.labels, repr(temperature), *(repr(each) for each in (decision, deferral) if each))
+        if long == "cut":
+            # What does not say so is read in windows, and keeps the digest that it had.
+            answers = (*answers, long)
         identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *answers)
         package = Package(
             folder=folder,
@@ -145,6 +149,7 @@ def build_package(
             decision=decision,
             deferral=deferral,
             tokenizer="tokie" if reads_alike(tokenizer, unfinished, [validation.texts, test.texts]) else "tokenizers",
+            long=long,
         )
         (unfinished / CARD_FILE).write_text(str(model_card(package, teachers, provenance)), encoding="utf-8")
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})
@@ -157,6 +162,7 @@ def _measure(
     """Return what the int8 graph is worth on the test split; None where labels or teacher logits are missing."""
     labelled = test.labels != NO_LABEL
     truth, scores = test.labels[labelled], logits[labelled]
+    kl = None if test.teacher_logits is None else row_kl(logits, test.teacher_logits)
     return {
         "test_rows": len(test),
         "labelled_rows": int(labelled.sum()),
@@ -165,5 +171,6 @@ def _measure(
             calibration_error(truth, scores / np.float32(temperature)) if labelled.any() and temperature else None
         ),
         "agreement": None if test.teacher_logits is None else agreement(logits, test.teacher_logits),
-        "kl_to_teacher": None if test.teacher_logits is None else kl_to_teacher(logits, test.teacher_logits),
+        "kl_to_teacher": None if kl is None else float(kl.mean()),
+        "kl_deviation": None if kl is None else float(kl.std()),
     }

@@ -188,7 +188,7 @@ On the test split, of the int8 graph where nothing else is said.
 ## Limits
 
 - What the teacher and the labels have wrong, it has learned. Texts unlike its corpus were not measured.
-- A text of more than {package.max_length:,} tokens is read in windows whose logits are averaged; that was not measured.
+- {_long_limit(package)}
 - {_calibration_limit(package)}{_decision_limit(package)}
 
 ## Licences
@@ -200,6 +200,17 @@ What is distilled from them may be bound by both.
 
 {_table(dotted_settings(recipe))}
 """
+
+
+def _long_limit(package: Package) -> str:
+    tokens = f"{package.max_length:,} tokens"
+    if package.long == "cut":
+        return (
+            f"Of a text of more than {tokens} the beginning is read, as in training and for the figures above. "
+            '`long_texts="windows"` reads all of it, in windows whose logits are averaged; that was not measured.'
+        )
+    measured = "as in training and for the figures above" if package.long == "windows" else "that was not measured"
+    return f"A text of more than {tokens} is read in windows whose logits are averaged; {measured}."
 
 
 def _calibration_limit(package: Package) -> str:

@@ -128,8 +128,10 @@ def difference_from_champion(
     logger.info("champion: %s scores %s test texts beside %s", champion.name, f"{len(texts):,}", student.student.name)
     tokenizer = load_tokenizer(champion.folder, champion.max_length)
     keys = pa.array([text_key(text) for text in texts])
-    # As the students were measured: in windows, or cut.
-    table = tokenize_windows(keys, list(texts), tokenizer, "cut" if test.windows is None else "windows")
+    # As the students were measured, in windows or cut: also where none of the texts is long to the teacher. Rows of no
+    # table show it by their windows.
+    long = test.provenance.long if test.provenance else "cut" if test.windows is None else "windows"
+    table = tokenize_windows(keys, list(texts), tokenizer, long)
     logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
     owners = pc.index_in(table["text_key"], keys).to_numpy()
     champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())

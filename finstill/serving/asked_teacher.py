@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from finstill.corpus.long_texts import mean_over_windows, windows_and_owners
+from finstill.corpus.long_texts import mean_over_windows
 from finstill.corpus.wordpiece import TOKENIZER_FILE, is_wordpiece
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.serving.package import Package, open_tokenizer
+from finstill.serving.reading import read_texts
+
+if TYPE_CHECKING:
+    from finstill.corpus.provenance import LongTexts
 
 DESCRIPTION_FILE = "teacher.json"
 
@@ -23,18 +28,19 @@ TOKEN_BUDGET = 512
 class AskedTeacher:
     """The teacher that a student learned from, as the pipeline exported it.
 
-    A text longer than it reads is answered by windows.
+    A text longer than it reads is cut or read in windows, as the student reads its own.
 
     Args:
         folder: of the exported teacher, as .finstill/embedded/teacher/onnx.
         package: the student's.
         threads: batches run at a time.
+        long: what becomes of a longer text.
 
     Raises:
         InputError: the folder holds no teacher, or not this student's, or one whose graph runs on a GPU alone.
     """
 
-    def __init__(self, folder: Path, package: Package, threads: int):
+    def __init__(self, folder: Path, package: Package, threads: int, long: LongTexts):
         folder = standing_folder(folder)
         file = folder / DESCRIPTION_FILE
         if package.deferral is None:
@@ -66,6 +72,7 @@ class AskedTeacher:
         described = is_wordpiece(read_json(folder / TOKENIZER_FILE))
         self._tokenizer = open_tokenizer(folder, package.tokenizer if described else "tokenizers")
         self._max_length = description["max_length"]
+        self._long = long
         self._classes = package.deferral.classes
 
     def logits(self, texts: Sequence[str]) -> np.ndarray:
@@ -75,8 +82,8 @@ class AskedTeacher:
             texts: in normal form.
         """
         encodings = [self._tokenizer.encode(text) for text in texts]
-        windows, owners = windows_and_owners(texts, encodings, self._tokenizer, self._max_length)
-        answers = self._graph.logits([window.ids for window in windows], TOKEN_BUDGET)
-        logits = mean_over_windows(answers, owners, [window.size for window in windows])
+        read = read_texts(texts, encodings, self._tokenizer, self._max_length, self._long)
+        answers = self._graph.logits(read.ids, TOKEN_BUDGET)
+        logits = mean_over_windows(answers, read.owners, [window.size for window in read.windows])
         # Classes of one label are added as probabilities are: see `finstill.config.task.task_logits`.
         return np.stack([np.logaddexp.reduce(logits[:, group], axis=1) for group in self._classes], axis=1)

@@ -8,17 +8,21 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from finstill.corpus.long_texts import Encoding, Window, mean_over_windows, windows_and_owners
+from finstill.corpus.long_texts import Encoding, Window, mean_over_windows
 from finstill.corpus.text import cleaned, normalise
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
 from finstill.serving.asked_teacher import AskedTeacher
 from finstill.serving.package import SERVED, STUDENT_TOKEN_BUDGET, Package, open_tokenizer
+from finstill.serving.reading import read_texts
+
+if TYPE_CHECKING:
+    from finstill.corpus.provenance import LongTexts
 
 TEXTS_PER_CHUNK = 8192
 """Texts in memory at a time."""
@@ -33,7 +37,8 @@ class Score:
         probabilities: by label, the softmax of the logits (T = 1).
         calibrated: by label, at the temperature fitted on validation rows (Guo et al. 2017, "On Calibration of Modern
             Neural Networks"); None where none was.
-        windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens.
+        windows: in how many windows the text was read; above 1 its logits are their mean, each weighed by its tokens. 1
+            also where only its beginning was read.
         attention: where asked for, the text's words and each one's share of the student's attention; what is missing
             from 1 rests on special tokens. In several windows, the same mean over them.
         ask: whether the student is so unsure of the text that it is left to the teacher; with a teacher at hand, all
@@ -61,7 +66,9 @@ class StudentClassifier:
         precision: of the graph that answers: `int8`, the smaller and faster one, or `float32`.
         threads: batches run at a time, each on one thread. With more than one the tokenizer uses all cores, or as many
             as RAYON_NUM_THREADS says.
-        long_texts: a text longer than the student reads is scored by `windows`, or `refuse`d.
+        long_texts: by default, a text longer than the student reads is read as in its training: it is cut, or scored by
+            windows (see `Package.long`). `windows` scores all of it also where training and figures are of cut texts.
+            It may be `refuse`d.
         threshold: decides in place of the package's own, from 0 to 1.
         teacher: the folder of the exported teacher, which answers the texts that the student leaves to it.
 
@@ -76,13 +83,13 @@ class StudentClassifier:
         *,
         precision: Literal["int8", "float32"] = SERVED,
         threads: int = 1,
-        long_texts: Literal["windows", "refuse"] = "windows",
+        long_texts: Literal["windows", "refuse"] | None = None,
         threshold: float | None = None,
         teacher: Path | str | None = None,
     ):
         if threads < 1:
             raise InputError(f"{threads} threads cannot run; give 1 or more", where="threads")
-        if long_texts not in ("windows", "refuse"):
+        if long_texts not in (None, "windows", "refuse"):
             raise InputError(f"'{long_texts}' is neither 'windows' nor 'refuse'", where="long_texts")
         self.package = Package.read(Path(folder))
         if threshold is not None and self.package.decision is None:
@@ -97,10 +104,11 @@ class StudentClassifier:
         self._graph = OnnxClassifier(self.package.graph_of(precision), threads=1)
         self._tokenizer = open_tokenizer(self.package.folder, self.package.tokenizer)
         self._threads = threads
-        self._long_texts = long_texts
+        self._refuses_long = long_texts == "refuse"
+        self.long: LongTexts = "windows" if long_texts == "windows" else self.package.long or "windows"
         rule = self.package.decision
         self.threshold = rule.threshold if rule and threshold is None else threshold
-        self._teacher = None if teacher is None else AskedTeacher(Path(teacher), self.package, threads)
+        self._teacher = None if teacher is None else AskedTeacher(Path(teacher), self.package, threads, self.long)
 
     def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
         """Yield the score of each text, in order; any number of texts streams through.
@@ -137,11 +145,9 @@ class StudentClassifier:
             encodings = [self._tokenizer.encode(text) for text in normalised]
         else:
             encodings = self._tokenizer.encode_batch(normalised)
-        limit = self.package.max_length
-        if self._long_texts == "refuse":
+        if self._refuses_long:
             self._refuse_long(encodings, first_row)
-        windows, owners = windows_and_owners(normalised, encodings, self._tokenizer, limit)
-        ids = [window.ids for window in windows]
+        windows, owners, ids = read_texts(normalised, encodings, self._tokenizer, self.package.max_length, self.long)
         logits = np.empty((len(windows), len(self.package.labels)), np.float32)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
 

@@ -66,6 +66,8 @@ def _score(given: argparse.Namespace) -> ScoringReport:
         given.package,
         precision=given.precision or SERVED,
         threads=given.threads,
+        # What is refused is set aside row by row.
+        long_texts="windows" if given.long == "windows" else None,
         threshold=given.threshold,
         teacher=given.teacher,
     )

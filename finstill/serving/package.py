@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from finstill.corpus.long_texts import Tokenizer
 from finstill.corpus.wordpiece import TOKENIZER_FILE, WordPieceTokenizer
 from finstill.errors import InputError
 from finstill.files import read_json, standing_folder
 from finstill.inference.session import GRAPH_FILES
+
+if TYPE_CHECKING:
+    # It needs pyarrow, which is not there where a student serves.
+    from finstill.corpus.provenance import LongTexts
 
 PACKAGE_FILE = "package.json"
 
@@ -90,7 +94,7 @@ class Package:
         name: of its recipe.
         task: name of the task.
         labels: the task's labels, in the order of the logits.
-        max_length: tokens of one run of the graph; a longer text is scored by windows.
+        max_length: tokens of one run of the graph; `long` says how a longer text is read.
         teacher: the fingerprint of the teacher it learned from.
         corpus: digest of the corpus it was trained and measured on.
         recipe: what it was made by.
@@ -98,11 +102,13 @@ class Package:
         temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where no
             validation row is labelled.
         measured: what was measured of it on the test split.
-        digest: of the graphs, the tokenizer, the labels, the temperature and the threshold: what decides every answer
-            it gives.
+        digest: of the graphs, the tokenizer, the labels, the temperature, the threshold and whether long texts are cut:
+            what decides every answer it gives.
         decision: when a text is decided to have a label; None where the task decides about none.
         deferral: when a text is left to the teacher; None where none is.
         tokenizer: what reads `tokenizer.json` where the student serves, see `open_tokenizer`.
+        long: what became of a longer text where the student was trained and measured, and so becomes of it in service:
+            it is cut, or read in windows. None in a package that does not say it: then it is read in windows.
     """
 
     folder: Path
@@ -120,6 +126,7 @@ class Package:
     decision: DecisionRule | None = None
     deferral: Deferral | None = None
     tokenizer: TokenizerReader = "tokenizers"
+    long: LongTexts | None = None
 
     @property
     def graph(self) -> Path:

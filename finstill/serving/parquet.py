@@ -36,9 +36,9 @@ class ParquetTable(Table):
         self._refuse_taken(self._schema.names, added)
         return b""
 
-    def encode(self, rows: pa.RecordBatch, added: Sequence[Added | None]) -> bytes:
+    def encode(self, chunk: Chunk, added: Sequence[Added | None]) -> bytes:
         scored = [each for each in added if each is not None]
-        table = pa.Table.from_batches([rows]).filter(pa.array([each is not None for each in added]))
+        table = pa.Table.from_batches([chunk.rows]).filter(pa.array([each is not None for each in added]))
         for name in scored[0] if scored else ():
             values = [each[name] for each in scored]
             table = table.append_column(name, pa.array(values, ATTENTION if isinstance(values[0], list) else None))

@@ -81,7 +81,7 @@ class TableScorer:
             if not resumed:
                 added, faults = self._score(chunk)
                 _write(faulty, b"".join(_line(fault) for fault in faults))
-                _write(part, table.encode(chunk.rows, added))
+                _write(part, table.encode(chunk, added))
             done.append(part)
             set_aside = faulty.read_bytes().count(b"\n")
             scored = len(chunk.texts) - set_aside
@@ -112,7 +112,7 @@ class TableScorer:
             output.write(table.head(self.columns))
             while chunk is not None:
                 added, faults = self._score(chunk)
-                output.write(table.encode(chunk.rows, added))
+                output.write(table.encode(chunk, added))
                 output.flush()
                 for fault in faults:
                     if side is None:
@@ -174,6 +174,7 @@ class TableScorer:
             "text": table.column,
             "columns": self.columns,
             "refuse_long": self._refuse_long,
+            "long": self._student.long,
             "version": finstill.__version__,
         }
         if (parts / RUN_FILE).is_file():

@@ -100,8 +100,12 @@ class Table(ABC):
         """
 
     @abstractmethod
-    def encode(self, rows: Any, added: Sequence[Added | None]) -> bytes:
-        """Return the rows with what is added to each; those where that is None are left out."""
+    def encode(self, chunk: Chunk, added: Sequence[Added | None]) -> bytes:
+        """Return the rows of a chunk with what is added to each; those where that is None are left out.
+
+        Raises:
+            InputError: a row has one of the added columns already, where rows have columns of their own; names the row.
+        """
 
     def join(self, segments: Iterable[Path], added: Sequence[str], path: Path) -> None:
         """Write the encoded `segments` to the file `path` as one table."""
@@ -152,10 +156,10 @@ class CsvTable(Table):
         self._refuse_taken(self._header, added)
         return self._csv([[*self._header, *added]])
 
-    def encode(self, rows: list[list[str]], added: Sequence[Added | None]) -> bytes:
+    def encode(self, chunk: Chunk, added: Sequence[Added | None]) -> bytes:
         return self._csv(
             [*cells, *(json.dumps(v, ensure_ascii=False) if isinstance(v, list | bool) else v for v in each.values())]
-            for cells, each in zip(rows, added, strict=True)
+            for cells, each in zip(chunk.rows, added, strict=True)
             if each is not None
         )
 
@@ -183,11 +187,11 @@ class JsonlTable(Table):
     def head(self, added: Sequence[str]) -> bytes:
         return b""
 
-    def encode(self, rows: list[dict[str, Any]], added: Sequence[Added | None]) -> bytes:
+    def encode(self, chunk: Chunk, added: Sequence[Added | None]) -> bytes:
         lines = []
-        for values, each in zip(rows, added, strict=True):
+        for row, (values, each) in enumerate(zip(chunk.rows, added, strict=True), chunk.first_row):
             if each is not None:
-                self._refuse_taken(values, list(each))
+                self._refuse_taken(values, list(each), row)
                 lines.append(json.dumps({**values, **each}, ensure_ascii=False) + "\n")
         # A lone surrogate in another column becomes JSON's escape of it, which is how it was read.
         return "".join(lines).encode(errors="backslashreplace")

@@ -92,7 +92,8 @@ class TrainingRows:
     def places_among(self, texts: pa.ChunkedArray) -> np.ndarray:
         """Return where each whole text of these rows stands among `texts`, which hold all of them: int64, (texts,)."""
         assert self.texts is not None
-        return pc.index_in(self.texts.cast(pa.string()), texts.combine_chunks()).to_numpy()
+        # As large strings: the characters of a corpus may be more than an offset of `string` can count.
+        return pc.index_in(self.texts, texts.cast(pa.large_string()).combine_chunks()).to_numpy()
 
     def read_by(self, tokenizer: Tokenizer, max_length: int) -> TrainingRows:
         """Return the same texts as this tokenizer reads them; the rows themselves where it is theirs.

@@ -1,16 +1,34 @@
-"""A random teacher of milliseconds as graphs of each kind."""
+"""A random teacher of milliseconds as graphs of each kind, and packages of students that were trained on cut texts."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
+from finstill.files import read_json, standing_folder, write_json
+from finstill.serving.package import PACKAGE_FILE, Package
 from finstill.teacher.checkpoint import load_classifier
 from finstill.teacher.export import export_graph
 from finstill.teacher.int8 import fuse_teacher, quantize_teacher
+
+
+@pytest.fixture(scope="session")
+def trained_on_cut_texts(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Package]:
+    """Return a function that copies a package; the copy says that long texts were cut, and what else is given."""
+
+    def copy(package: Package, **said: object) -> Package:
+        folder = tmp_path_factory.mktemp("cut") / "package"
+        shutil.copytree(standing_folder(package.folder), folder)
+        write_json(folder / PACKAGE_FILE, {**read_json(folder / PACKAGE_FILE), "long": "cut", **said})
+        return Package.read(folder)
+
+    return copy
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +45,18 @@ def graphs(make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPa
     fuse_teacher(paths["exported"], paths["fused"])
     quantize_teacher(paths["exported"], paths["int8"])
     return paths
+
+
+@pytest.fixture
+def cut_off_after() -> Callable[[int], TrainerCallback]:
+    """Return a function that makes a callback which ends a training after so many epochs."""
+
+    class CutOff(TrainerCallback):
+        def __init__(self, epochs: int):
+            self._epochs = epochs
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if (state.epoch or 0) >= self._epochs:
+                raise InterruptedError
+
+    return CutOff

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import f1_score
 
 from finstill.cli import main
 from finstill.config.task import SENTIMENT, Task, task_logits
+from finstill.corpus.tokenizer import load_tokenizer
 from finstill.errors import InputError
 from finstill.evaluation.deferral import DeferralCurve, asked_below
 from finstill.files import write_json
@@ -100,6 +102,20 @@ def test_what_is_asked_does_not_depend_on_the_texts_around_it(
         (own,) = alone.score([text])
         assert (own.ask, own.label, own.decision) == (score.ask, score.label, score.decision)
         assert list(own.probabilities.values()) == pytest.approx(list(score.probabilities.values()), abs=1e-5)
+
+
+def test_the_teacher_reads_long_texts_as_the_student_does(
+    asking: Package, trained_on_cut_texts: Callable[..., Package], teacher_of_packages: TeacherGraph
+) -> None:
+    assert asking.deferral is not None
+    always = trained_on_cut_texts(asking, deferral={**asdict(asking.deferral), "below": 2.0})
+    text, teacher = "profit rose and shares fell " * 20, teacher_of_packages
+    ids = load_tokenizer(teacher.folder, teacher.max_length).encode(text).ids
+    logits = task_logits(OnnxClassifier(teacher.graph, threads=1).logits([ids], 512), SENTIMENT, teacher.labels)
+    (cut,) = StudentClassifier(always.folder, teacher=teacher.folder).score([text])
+    assert list(cut.probabilities.values()) == pytest.approx(softmax(logits)[0].tolist(), abs=1e-5)
+    (whole,) = StudentClassifier(always.folder, teacher=teacher.folder, long_texts="windows").score([text])
+    assert list(whole.probabilities.values()) != pytest.approx(softmax(logits)[0].tolist(), abs=1e-5)
 
 
 def test_finstill_score_marks_what_to_ask_and_asks(

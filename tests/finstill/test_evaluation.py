@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,14 +22,17 @@ from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import Budgets, CorpusSource, Profile, Teacher
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
+from finstill.corpus.provenance import LongTexts, TableProvenance
 from finstill.corpus.token_ids import TokenIds
 from finstill.errors import InputError
+from finstill.evaluation import evaluate, speed
 from finstill.evaluation.budgets import breaches
 from finstill.evaluation.compare import Comparison, compare
 from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
 from finstill.evaluation.mistakes import worst_mistakes
 from finstill.evaluation.report import draw, write_report
 from finstill.evaluation.significance import Difference
+from finstill.evaluation.speed import Contender, Speed, compare_speed
 from finstill.files import read_json
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import (
@@ -41,7 +48,7 @@ from finstill.metrics import (
 )
 from finstill.packaging.build import build_package
 from finstill.packaging.card import Provenance
-from finstill.packaging.champion import Decision, choose_champion, roll_back
+from finstill.packaging.champion import Decision, choose_champion, difference_from_champion, roll_back
 from finstill.serving import StudentClassifier
 from finstill.serving.package import SERVED, Package
 from finstill.teacher.export import TeacherGraph, ensemble_fingerprint, export_teacher
@@ -293,6 +300,37 @@ def test_a_student_is_as_fast_as_it_was_beside_its_teacher_in_the_same_run(bench
     )
 
 
+def test_all_are_timed_on_the_same_texts_in_however_many_windows_each_reads_them(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Texts of nine tokens: one window of the teacher's, and two of eight tokens.
+    said = TableProvenance("the teacher's", 32, "windows")
+    test = replace(bench.test, texts=pa.array(bench.texts, pa.large_string()), provenance=said)
+    timed: list[Contender] = []
+
+    def watched(contenders: Sequence[Contender]) -> list[Speed]:
+        timed.extend(contenders)
+        return compare_speed(contenders)
+
+    monkeypatch.setattr(evaluate, "compare_speed", watched)
+    package = replace(bench.packages["good"], max_length=8)
+    evaluate_student(package, bench.teacher, bench.validation, test, 512, tmp_path / "evaluation")
+    student, teacher = (contender.texts for contender in timed)
+    assert len(student) == len(teacher) == evaluate.SPEED_SAMPLE
+    assert {len(windows) for windows in student} == {2}
+    assert [list(window) for (window,) in teacher] == bench.test.input_ids[: evaluate.SPEED_SAMPLE].tolist()
+
+
+def test_a_text_counts_once_in_however_many_windows_it_is_read(
+    teacher: TeacherGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By this clock, whatever is timed takes a second.
+    monkeypatch.setattr(speed, "time", SimpleNamespace(perf_counter=count().__next__))
+    window = [101, 2000, 102]
+    classifier = OnnxClassifier(teacher.graph, threads=1)
+    assert compare_speed([Contender(classifier, 512, [[window] * 3, [window]])]) == [Speed(1000, 2)]
+
+
 def test_what_is_measured_is_the_graph_that_serves(bench: Bench) -> None:
     served = OnnxClassifier(bench.packages["good"].graph_of(SERVED)).logits(bench.test.input_ids, 512)
     assert np.array_equal(bench.students["good"].logits, served)
@@ -477,6 +515,18 @@ class TestChampion:
         again = service.choose("good")
         assert not again.promoted
         assert "in service already" in again.reason
+
+    def test_it_reads_long_texts_as_the_challenger_does_also_where_none_is_long_to_the_teacher(
+        self, bench: Bench
+    ) -> None:
+        """What tells a text's label is its last word, which is cut off where the champion reads eight tokens."""
+        champion, good = replace(bench.packages["good"], max_length=8), bench.students["good"]
+        gains = {}
+        for long in get_args(LongTexts):
+            test = replace(bench.test, provenance=TableProvenance("the teacher's", 32, long))
+            gains[long] = difference_from_champion(good, champion, test, bench.texts, level=0.95)
+        assert gains["cut"].better
+        assert gains["windows"].points < 0.5 * gains["cut"].points
 
     def test_the_challenger_is_chosen_on_the_validation_rows(self, service: Service, bench: Bench) -> None:
         poor = bench.students["poor"]

@@ -15,6 +15,7 @@ from finstill.config.task import SENTIMENT
 from finstill.corpus.build import CORPUS_SCHEMA, write_corpus
 from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.text import text_key
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation import in_service
@@ -22,6 +23,7 @@ from finstill.evaluation.in_service import Night, left_the_promotion, read_night
 from finstill.evaluation.plots import nights_in_service
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
+from finstill.training.rows import TrainingRows
 from tests.tables import write_logits_table
 
 RIGHT, WRONG = (0.9, 0.05, 0.05), (0.05, 0.9, 0.05)
@@ -123,10 +125,57 @@ def test_unknown_tokens_and_lengths_are_counted(desk: Desk) -> None:
     assert 4.5 < night.mean_tokens < 5.5
 
 
+def test_texts_beyond_the_offsets_of_a_string_find_their_places() -> None:
+    # Two texts that stand after more characters than such an offset can count. What is not read takes no memory.
+    characters = np.zeros(2**31 + 9, np.uint8)
+    characters[-9:] = list(b"firstlast")
+    offsets = np.array([2**31, 2**31 + 5, 2**31 + 9])
+    texts = pa.Array.from_buffers(pa.large_string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(characters)])
+    rows = TrainingRows(TokenIds.of([[1], [2]]), np.zeros(2, np.int64), texts=texts)
+    assert rows.places_among(pa.chunked_array([["last"], ["other", "first"]])).tolist() == [2, 0]
+
+
 def test_it_is_said_what_left_the_promotion(desk: Desk) -> None:
-    at = {"agreement": 0.95, "kl_to_teacher": 0.1, "decision": {"alerts_per_thousand": 300.0}}
+    at = {"test_rows": 100, "agreement": 0.95, "kl_to_teacher": 0.1, "decision": {"alerts_per_thousand": 300.0}}
     champion = replace(desk.champion, measured=at)
-    night = Night("2026-01-02T03:04:05", "s", "d", 100, (0.9, 0.85, 0.94), (0.1, 0.05, 0.2), (300, 200, 400), 9, 0, {})
-    assert left_the_promotion(night, champion) == ["agreement is 0.9 (0.85 to 0.94), and was 0.95 at promotion."]
-    assert left_the_promotion(replace(night, agreement=(0.93, 0.9, 0.96)), champion) == []
-    assert left_the_promotion(replace(night, alerts_per_thousand=None, agreement=(0.95, 0.9, 1)), champion) == []
+    night = Night("2026-01-02T03:04:05", "s", "d", 100, (0.8, 0.71, 0.87), (0.1, 0.05, 0.2), (300, 200, 400), 9, 0, {})
+    assert left_the_promotion(night, champion) == ["agreement is 0.8 (0.71 to 0.87), and was 0.95 at promotion."]
+    # What was measured on a hundred texts is no more certain than what is.
+    held = replace(night, agreement=(0.9, 0.83, 0.94))
+    assert left_the_promotion(held, champion) == []
+    assert left_the_promotion(replace(held, alerts_per_thousand=None), champion) == []
+
+
+def test_of_an_older_package_the_divergence_is_set_against_the_nights_interval(desk: Desk) -> None:
+    at = {"test_rows": 100, "agreement": 0.95, "kl_to_teacher": 0.1, "decision": None}
+    night = Night("2026", "s", "d", 100, (0.95, 0.9, 1), (0.3, 0.2, 0.4), None, 9, 0, {}, kl_deviation=0.9)
+    (sentence,) = left_the_promotion(night, replace(desk.champion, measured=at))
+    assert sentence == "kl_to_teacher is 0.3 (0.2 to 0.4), and was 0.1 at promotion."
+    # A difference of 0.2 with a standard error of 0.13.
+    assert left_the_promotion(night, replace(desk.champion, measured={**at, "kl_deviation": 0.9})) == []
+    assert left_the_promotion(replace(night, kl_deviation=None), replace(desk.champion, measured=at)) == [sentence]
+
+
+def test_a_student_that_holds_is_seldom_said_to_have_left_and_a_worse_one_is_always(desk: Desk) -> None:
+    random = np.random.default_rng(0)
+
+    def measures(rows: int, agreement: float, divergence: float) -> list[np.ndarray]:
+        alerts = 1000 * (random.random(rows) < 0.2)
+        return [random.random(rows) < agreement, random.gamma(0.5, 2 * divergence, rows), alerts]
+
+    def around(values: np.ndarray) -> tuple[float, float, float]:
+        mean, half = values.mean(), 1.96 * values.std() / len(values) ** 0.5
+        return float(mean), float(mean - half), float(mean + half)
+
+    def left(agreement: float, divergence: float) -> bool:
+        """Whether one of 250 test texts and 1000 new ones says so."""
+        then, now = measures(250, 0.9, 0.1), measures(1000, agreement, divergence)
+        means = [float(values.mean()) for values in then]
+        measured = {"test_rows": 250, "agreement": means[0], "kl_to_teacher": means[1], "kl_deviation": then[1].std()}
+        champion = replace(desk.champion, measured={**measured, "decision": {"alerts_per_thousand": means[2]}})
+        agreed, kl, alerts = map(around, now)
+        night = Night("2026", "s", "d", 1000, agreed, kl, alerts, 9, 0, {}, kl_deviation=float(now[1].std()))
+        return bool(left_the_promotion(night, champion))
+
+    assert sum(left(0.9, 0.1) for _ in range(400)) <= 0.06 * 400
+    assert all(left(0.75, 0.25) for _ in range(40))

@@ -16,11 +16,16 @@ from onnx import numpy_helper
 from transformers import AutoModelForSequenceClassification
 
 from finstill.config.recipe import Recipe
+from finstill.config.task import SENTIMENT
+from finstill.corpus.provenance import LongTexts, TableProvenance
+from finstill.corpus.token_ids import TokenIds
+from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.evaluation.calibration import LEAST_ROWS, fit_temperature
 from finstill.files import standing_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.packaging import build, proof
+from finstill.packaging.build import build_package
 from finstill.packaging.card import Provenance
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import Int8Proof, prove_int8
@@ -28,7 +33,8 @@ from finstill.serving import StudentClassifier
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, Package
 from finstill.students.lstm_attention import LstmAttention
 from finstill.students.registry import load_student
-from finstill.training.rows import NO_LABEL
+from finstill.teacher.export import TeacherGraph
+from finstill.training.rows import NO_LABEL, TrainingRows
 
 FILES = {
     "model.onnx",
@@ -53,6 +59,33 @@ class TestFolder:
         row = [101, 2345, 6789, 102]
         logits = OnnxClassifier(package.graph_of("float32"), threads=1).batch_logits([row])
         assert loaded(torch.tensor([row])).logits.detach().numpy() == pytest.approx(logits, abs=1e-4)
+
+    def test_it_says_how_long_texts_were_read(
+        self, package: Package, teacher_of_packages: TeacherGraph, tmp_path: Path
+    ) -> None:
+        random = np.random.default_rng(5)
+        identity = tokenizer_identity(read_tokenizer(package.folder))
+
+        def made(long: LongTexts | None) -> Package:
+            said = None if long is None else TableProvenance(identity, package.max_length, long)
+            rows = TrainingRows(TokenIds.of(ids), np.arange(60) % 3, logits, provenance=said)
+            about = Provenance("news.csv", "0" * 32, False, None, None, {"test": 60})
+            splits = {"validation": rows, "test": rows}
+            teachers, folder = [teacher_of_packages], tmp_path / f"{long}"
+            built = build_package(package.folder, "s", package.recipe, SENTIMENT, teachers, about, splits, folder)
+            return Package.read(built.package.folder)
+
+        ids, logits = rows_of(random, 60), random.normal(size=(60, 3)).astype(np.float32)
+        cut, in_windows, untold = (made(long) for long in ("cut", "windows", None))
+        assert (cut.long, in_windows.long, untold.long) == ("cut", "windows", None)
+        # To be read in windows is what a package means that does not say it.
+        assert cut.digest != in_windows.digest == untold.digest
+        limits = [
+            (each.folder / "README.md").read_text().partition("## Limits")[2] for each in (cut, in_windows, untold)
+        ]
+        assert "the beginning is read, as in training" in limits[0]
+        assert "in windows whose logits are averaged; as in training" in limits[1]
+        assert "in windows whose logits are averaged; that was not measured" in limits[2]
 
     def test_a_folder_that_is_no_package_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"there is no package\.json"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 from finstill.errors import InputError
 from finstill.serving import StudentClassifier
@@ -42,22 +42,37 @@ def samples() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def page(deciding_package: Package, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def browser() -> Iterator[Browser]:
     if CHROMIUM is None or shutil.which("npm") is None:
         pytest.skip("needs chromium and npm")
-    root = tmp_path_factory.mktemp("page")
-    sample = Sample("<img src=x onerror=alert(1)> Profit rose", None, "positive")
-    path = write_page(deciding_package, [sample], onnxruntime_web(root), root / "try")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page()
-        outside: list[str] = []
-        opened.on("request", lambda request: outside.append(request.url))
-        opened.goto(path.as_uri())
-        opened.wait_for_selector("body[data-ready]", timeout=60_000)
-        assert [url for url in outside if not url.startswith(("file:", "blob:", "data:"))] == []
-        yield opened
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def open_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Package], Page]:
+    """Return a function that opens the page of a package, which fetches nothing from elsewhere."""
+    runtime = onnxruntime_web(tmp_path_factory.mktemp("runtime"))
+    sample = Sample("<img src=x onerror=alert(1)> Profit rose", None, "positive")
+
+    def opened(package: Package) -> Page:
+        path = write_page(package, [sample], runtime, tmp_path_factory.mktemp("page") / "try")
+        page = browser.new_page()
+        outside: list[str] = []
+        page.on("request", lambda request: outside.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready]", timeout=60_000)
+        assert [url for url in outside if not url.startswith(("file:", "blob:", "data:"))] == []
+        return page
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def page(open_page: Callable[[Package], Page], deciding_package: Package) -> Page:
+    return open_page(deciding_package)
 
 
 def test_two_hundred_texts_get_the_runtimes_numbers(page: Page, deciding_package: Package, samples: list[str]) -> None:
@@ -98,6 +113,21 @@ def test_a_person_types_and_reads(page: Page, deciding_package: Package) -> None
 def test_a_long_text_is_said(page: Page) -> None:
     page.fill("#text", "profit rose " * 30)
     page.wait_for_function("document.getElementById('answer').textContent.includes('the student reads 32 at once')")
+
+
+def test_of_a_long_text_the_beginning_is_read_where_the_student_was_trained_so(
+    open_page: Callable[[Package], Page], deciding_package: Package, trained_on_cut_texts: Callable[..., Package]
+) -> None:
+    cut, text = trained_on_cut_texts(deciding_package), "unfavourable repricing, " * 9
+    (ours,) = StudentClassifier(cut.folder).score([text], explain=True)
+    page = open_page(cut)
+    theirs = page.evaluate("(text) => score(text)", text)
+    page.fill("#text", text)
+    page.wait_for_function("document.getElementById('cut')?.textContent.includes('reads the first 32')")
+    assert theirs["probabilities"] == pytest.approx(list(ours.probabilities.values()), abs=1e-4)
+    assert ours.attention is not None
+    weights = [word["weight"] for word in theirs["attention"]]
+    assert weights == pytest.approx([weight for _, weight in ours.attention], abs=1e-4)
 
 
 def test_another_tokenizer_is_refused(package: Package, tmp_path: Path) -> None:

@@ -109,6 +109,31 @@ class TestLongTexts:
         logits = np.average(each, axis=0, weights=[end - start for start, end in spans])
         assert list(score.probabilities.values()) == pytest.approx(softmax(logits[None])[0].tolist(), abs=1e-6)
 
+    @pytest.mark.parametrize("reader", ["tokie", "tokenizers"])
+    def test_a_student_that_was_trained_on_cut_texts_reads_their_beginning(
+        self, package: Package, trained_on_cut_texts: Callable[..., Package], reader: str
+    ) -> None:
+        cut = trained_on_cut_texts(package, tokenizer=reader)
+        texts = ["short", LONG, "", LONG.replace("profit", "loss")]
+        ids = [encoding.ids for encoding in load_tokenizer(package.folder, 32).encode_batch(texts)]
+        expected = softmax(OnnxClassifier(package.graph, threads=1).batch_logits(ids))
+        scores = list(StudentClassifier(cut.folder, threads=2).score(texts, explain=True))
+        assert probabilities(scores) == pytest.approx(expected, abs=1e-6)
+        assert {score.windows for score in scores} == {1}
+        attention = scores[1].attention
+        assert attention is not None
+        words = " ".join(word for word, _ in attention).replace(" .", ".")
+        assert LONG.startswith(words)
+        assert len(attention) == 30
+        alone = [next(StudentClassifier(cut.folder).score([text])) for text in texts]
+        assert probabilities(alone) == pytest.approx(expected, abs=1e-6)
+
+    def test_it_reads_all_of_them_where_asked(
+        self, package: Package, trained_on_cut_texts: Callable[..., Package]
+    ) -> None:
+        in_windows = StudentClassifier(trained_on_cut_texts(package).folder, long_texts="windows")
+        assert list(in_windows.score([LONG])) == list(StudentClassifier(package.folder).score([LONG]))
+
     def test_they_are_refused_where_asked(self, package: Package) -> None:
         student = StudentClassifier(package.folder, long_texts="refuse")
         with pytest.raises(InputError, match=r"row 2: the text has \d+ tokens, and the student reads 32"):

@@ -136,6 +136,16 @@ class TestBadRows:
         (reject,) = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
         assert (reject["row"], reject["reason"]) == (2, "the text has 82 tokens, and the student reads 32")
 
+    def test_all_of_a_long_text_is_read_where_asked(
+        self, package: Package, trained_on_cut_texts: Callable[..., Package], tmp_path: Path
+    ) -> None:
+        (tmp_path / "in.csv").write_text(f"text\n{LONG}\n")
+        cut = str(trained_on_cut_texts(package).folder)
+        command = ["score", cut, str(tmp_path / "in.csv"), str(tmp_path / "out.csv"), "--long", "windows"]
+        assert main(command) == 0
+        (row,) = read_csv(tmp_path / "out.csv")
+        assert int(row["windows"]) > 1
+
     def test_a_table_without_bad_rows_leaves_no_side_file(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text\ngood\n")
         (tmp_path / "out.csv.rejects.jsonl").write_text("of an earlier run\n")
@@ -218,6 +228,18 @@ class TestResume:
         reached, _ = self.score(make_package("another", seed=4).folder, source)
         assert reached == len(TEXTS)
 
+    def test_or_what_becomes_of_long_texts(
+        self,
+        package: Package,
+        trained_on_cut_texts: Callable[..., Package],
+        source: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.cut_off(package, source, monkeypatch, after=4)
+        reached, said = self.score(trained_on_cut_texts(package).folder, source)
+        assert reached == len(TEXTS)
+        assert "starts anew" in said[0]
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -227,7 +249,7 @@ class TestErrors:
             ("in.jsonl", '{"body": "x"}\n', [], "there is no column 'text'; the columns are ['body']"),
             ("in.csv", "", [], "the file is empty"),
             ("in.csv", "text,label\nx,y\n", [], "there is a column 'label' already. Give --prefix"),
-            ("in.jsonl", '{"text": "x", "label": 1}\n', [], "there is a column 'label' already. Give --prefix"),
+            ("in.jsonl", '{"text": "x", "label": 1}\n', [], "row 1: there is a column 'label' already. Give --prefix"),
             ("in.docx", "x\n", [], "ends in none of .csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet"),
             ("in.csv", "text;id\nx;1\n", [], "`text;id`; is `;` the delimiter? Write --delimiter ';'"),
             ("in.csv", "text\nx\n", ["--encoding", "klingon"], "there is no encoding 'klingon'"),
@@ -250,6 +272,15 @@ class TestErrors:
         assert main(["score", str(package.folder), str(tmp_path / name), str(output), *options]) == 1
         assert message in capsys.readouterr().err
         assert not output.exists()
+
+    @pytest.mark.usefixtures("small_chunks")
+    def test_the_one_row_that_has_a_column_of_such_a_name_is_named(
+        self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = [{"text": text, **({"label": 1} if i == 20 else {})} for i, text in enumerate(TEXTS, start=1)]
+        (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)))
+        assert main(["score", str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+        assert f"{tmp_path / 'in.jsonl'}, row 20: there is a column 'label' already" in capsys.readouterr().err
 
     def test_a_prefix_makes_room(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text,label\nx,y\n")

@@ -51,6 +51,7 @@ def write_page(package: Package, samples: Sequence[Sample], runtime: Path, folde
     student = {
         "labels": package.labels,
         "max_length": package.max_length,
+        "cut": package.long == "cut",
         "temperature": package.temperature,
         "decision": asdict(package.decision) if package.decision else None,
         "graph": _base64(package.graph_of("int8")),

@@ -15,8 +15,10 @@ async function load() {
   let last = Promise.resolve();
 
   const run = async (text) => {
-    const { ids, wordOf, words } = tokenizer.encode(text);
-    if (ids.length > STUDENT.max_length) return { tokens: ids.length };
+    const whole = tokenizer.encode(text);
+    const tokens = whole.ids.length;
+    if (tokens > STUDENT.max_length && !STUDENT.cut) return { tokens };
+    const { ids, wordOf, words } = tokens > STUDENT.max_length ? tokenizer.cut(whole, STUDENT.max_length) : whole;
     const shape = [1, ids.length];
     const answer = await session.run({
       input_ids: new ort.Tensor("int64", BigInt64Array.from(ids, BigInt), shape),
@@ -27,7 +29,7 @@ async function load() {
     wordOf.forEach((word, i) => word >= 0 && (weights[word] += answer.attention.data[i]));
     const rule = STUDENT.decision;
     return {
-      tokens: ids.length,
+      tokens,
       label: STUDENT.labels[logits.indexOf(Math.max(...logits))],
       probabilities: softmax(logits, 1),
       calibrated: STUDENT.temperature === null ? null : softmax(logits, STUDENT.temperature),
@@ -58,6 +60,9 @@ function show(text, score) {
     return;
   }
   answer.append(element("p", score.label, { id: "label" }));
+  if (score.tokens > STUDENT.max_length) {
+    answer.append(element("p", `The text has ${score.tokens} tokens, and the student reads the first ${STUDENT.max_length}.`, { id: "cut" }));
+  }
   if (score.decision !== null) {
     const { label, threshold } = STUDENT.decision;
     const words = score.decision ? `Decision: ${label}` : `Decision: not ${label}`;

@@ -48,6 +48,17 @@ class WordPiece {
     return { ids, wordOf, words };
   }
 
+  // Returns of a longer text its beginning: the special tokens after it stay, and words that are cut off go.
+  cut({ ids, wordOf, words }, maxLength) {
+    const kept = maxLength - this.after.length;
+    const read = wordOf.slice(0, kept);
+    return {
+      ids: [...ids.slice(0, kept), ...this.after],
+      wordOf: [...read, ...this.after.map(() => -1)],
+      words: words.slice(0, Math.max(...read) + 1),
+    };
+  }
+
   // Yields each word and where it starts. Punctuation and, where the normalizer asks for it, each Chinese character are
   // words of their own; so are added tokens.
   *split(text) {
