@@ -1,7 +1,5 @@
 """What the teacher says of each text, and the checks that stop a run before a student hears it."""
 
-from __future__ import annotations
-
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
+    AssetExecutionContext,
     DataVersion,
     MaterializeResult,
     TableColumn,
@@ -26,7 +25,7 @@ from assets.corpus import corpus
 from assets.faults import explain_faults
 from assets.metadata import OWNERS
 from assets.resources import ProfileResource
-from assets.teacher import teacher_ensemble, teacher_onnx, tokens
+from assets.teacher import require_proved, teacher_ensemble, teacher_onnx, tokens
 
 if TYPE_CHECKING:
     from finstill.cache.cache import SoftLabelCache
@@ -55,13 +54,14 @@ LOGITS_LINEAGE = TableColumnLineage(
     metadata={"dagster/column_schema": LOGITS_COLUMNS, "dagster/column_lineage": LOGITS_LINEAGE},
 )
 @explain_faults
-def teacher_logits(profile: ProfileResource) -> MaterializeResult:
+def teacher_logits(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """What the teacher says of each text, the augmented ones too: only texts the cache has not seen reach it."""
     import pyarrow.parquet as pq
 
     from finstill.files import digest
     from finstill.training.rows import read_left_out
 
+    require_proved(context.instance)
     workspace = profile.workspace
     started = time.monotonic()
     tables = {workspace.tokens: workspace.corpus, workspace.augmented: workspace.augmented}
@@ -86,7 +86,7 @@ def teacher_logits(profile: ProfileResource) -> MaterializeResult:
 
 def label_tables(
     profile: ProfileResource, tables: Mapping[Path, Path], logits: Path
-) -> tuple[LabellingReport, SoftLabelCache]:
+) -> "tuple[LabellingReport, SoftLabelCache]":
     """Write to `logits` what the teacher says of each row of token tables, from the cache where it can.
 
     An ensemble's teachers each read the same texts, and the windows of long ones as the first teacher's tokenizer cuts
@@ -145,13 +145,12 @@ def label_tables(
 
 
 def _label_by(
-    profile: ProfileResource, teacher: AnyTeacher, tables: Sequence[Path], logits: Path, left_out: int
-) -> tuple[LabellingReport, SoftLabelCache]:
+    profile: ProfileResource, teacher: "AnyTeacher", tables: Sequence[Path], logits: Path, left_out: int
+) -> "tuple[LabellingReport, SoftLabelCache]":
     import pyarrow.parquet as pq
 
     from finstill.cache.labelling import LabellingReport, label_texts, write_logits
     from finstill.corpus.provenance import made_by, require_tokens_of
-    from finstill.inference.session import OnnxClassifier
     from finstill.teacher.imported import ImportedTeacher
 
     if isinstance(teacher, ImportedTeacher):
@@ -164,19 +163,21 @@ def _label_by(
     cache, report = _cache(profile, teacher), LabellingReport(0, 0)
     settings = profile.profile().teacher
     provider, budget = settings.execution_provider, settings.token_budget
-    graph, precision = teacher.graph, teacher.precision
     for ids in tables:
         if profile.ray:
             from finstill.cache.on_ray import label_texts_on_ray
 
-            report += label_texts_on_ray(profile.ray, ids, profile.cache, cache, graph, precision, provider, budget)
+            graph, precision, made_with = teacher.graph, teacher.precision, teacher.arithmetic
+            report += label_texts_on_ray(
+                profile.ray, ids, profile.cache, cache, graph, precision, provider, budget, made_with
+            )
         else:
-            report += label_texts(ids, cache, lambda: OnnxClassifier(graph, provider=provider), budget)
+            report += label_texts(ids, cache, lambda: teacher.open(provider), budget)
     write_logits(tables, cache, logits, left_out)
     return report, cache
 
 
-def _cache(profile: ProfileResource, teacher: AnyTeacher) -> SoftLabelCache:
+def _cache(profile: ProfileResource, teacher: "AnyTeacher") -> "SoftLabelCache":
     from finstill.cache.cache import SoftLabelCache
     from finstill.teacher.imported import ImportedTeacher
 

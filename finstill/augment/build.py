@@ -73,7 +73,8 @@ def augment_corpus(
     answer belongs to a text here as everywhere. One whose ids a row of the corpus has, in whichever split, or another
     variant, is left out, and so is a near-duplicate of a validation or test text.
 
-    Memory holds the corpus's ids and 8 bytes for each variant, beside a chunk of variants.
+    Memory holds the corpus's ids and some 80 bytes for each of its rows and each variant that is kept, beside a chunk
+    of variants.
 
     Args:
         corpus: Parquet file of one row a text.

@@ -18,12 +18,17 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from finstill.cache.joins import absent_positions, cached_logits
-from finstill.cache.part import PART_FORMAT, all_finite, decode_part, encode_part, logits_schema
+from finstill.cache.part import PART_FORMAT, decode_part, encode_part, finite_rows, logits_schema
 from finstill.errors import InputError
 from finstill.files import open_root, whole_file
 
 FORMAT_VERSION = 1
 DESCRIPTION_FILE = "teacher.json"
+
+KEYS_NAMED = 3
+
+STORE_ERRORS = ("AWS Error", "google::cloud::Status", "Azure Error")
+"""What an error of an object store says in pyarrow; it has no number, as errors of a damaged file have none."""
 
 Answer = TypeVar("Answer")
 
@@ -110,13 +115,24 @@ class SoftLabelCache:
         """Add `rows` as one part and return its path; when this returns, they are stored for good.
 
         Raises:
-            InputError: a logit is not finite: the teacher, not the text, is broken; or the disk is full or the place
-                cannot be written to. The cache is as it was.
+            InputError: a logit is not finite: the other rows are stored, and the keys of these named; or the disk is
+                full or the place cannot be written to, and the cache is as it was.
         """
         rows = rows.cast(self.schema)
-        if not all_finite(rows):
-            raise InputError("the teacher gave a logit that is not finite; the chunk was not stored", where=self.where)
-        return self.put(*encode_part(rows))
+        finite = finite_rows(rows)
+        if finite.all():
+            return self.put(*encode_part(rows))
+        if finite.any():
+            self.put(*encode_part(rows.filter(pa.array(finite))))
+        keys = rows["key"].filter(pa.array(~finite))
+        named = ", ".join(key.hex() for key in keys[:KEYS_NAMED].to_pylist())
+        raise InputError(
+            f"the teacher gave {len(keys):,} of {len(rows):,} texts logits that are not finite, and the others are "
+            f"stored; the first of these texts have the keys {named}",
+            where=self.where,
+            remedy="float16 overflows beyond 65,504: set teacher.precision to float32. In another precision the "
+            "teacher is broken",
+        )
 
     def unseen(self, keys: pa.ChunkedArray) -> np.ndarray:
         """Return the positions in `keys` of the texts that the cache holds no row of: int64, ascending.
@@ -147,6 +163,7 @@ class SoftLabelCache:
 
         Raises:
             DamagedPartError: a part is damaged.
+            OSError: the disk or the object store failed.
         """
         while True:
             parts = self.parts()
@@ -156,9 +173,9 @@ class SoftLabelCache:
                 # Whatever a listing says now: a part is named by its content, so one that was merged away and written
                 # again stands there under its old name.
                 continue
-            except (OSError, pa.ArrowException):
+            except (OSError, pa.ArrowException) as error:
                 if set(parts) <= set(self.parts()):
-                    self.raise_if_damaged(parts)
+                    self.raise_if_damaged(parts, error)
                     raise
 
     def dataset(self, parts: Sequence[str]) -> ds.Dataset:
@@ -206,12 +223,14 @@ class SoftLabelCache:
             ) from error
         return str(path)
 
-    def raise_if_damaged(self, parts: Sequence[str]) -> None:
-        """Check every byte of `parts`.
+    def raise_if_damaged(self, parts: Sequence[str], error: Exception) -> None:
+        """Check every byte of `parts`, where `error` may come of their content: one of a disk or a store does not.
 
         Raises:
             DamagedPartError: names the first that is damaged.
         """
+        if isinstance(error, OSError) and (error.errno is not None or any(name in str(error) for name in STORE_ERRORS)):
+            return
         for part in parts:
             self.read_part(part)
 

@@ -16,6 +16,7 @@ from finstill.cache.joins import first_positions
 from finstill.cache.positions import chunks_at
 from finstill.corpus.provenance import TableProvenance, made_by, require_together
 from finstill.corpus.text import KEY_BYTES
+from finstill.corpus.tokens import TOKENS_SCHEMA
 from finstill.files import whole_file
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.progress import progress_logger
@@ -67,7 +68,7 @@ def label_texts(
         teacher = open_teacher()
         advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
         with pq.ParquetFile(tokens) as file:
-            for chunk in chunks_at(file, unseen, chunk_rows(teacher.provider)):
+            for chunk in chunks_at(file, unseen, chunk_rows(teacher.provider), TOKENS_SCHEMA.names):
                 cache.append(label_chunk(chunk, teacher, token_budget, advance))
     return LabellingReport(len(keys), len(unseen))
 

@@ -19,7 +19,8 @@ import ray.data
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, chunk_rows, label_chunk, open_pass
-from finstill.cache.positions import rows_at
+from finstill.cache.positions import chunks_at
+from finstill.corpus.tokens import TOKENS_SCHEMA
 from finstill.errors import InputError
 from finstill.inference.arithmetic import arithmetic
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
@@ -69,6 +70,7 @@ def label_texts_on_ray(
     precision: str,
     provider: str,
     token_budget: int,
+    made_with: str = "",
 ) -> LabellingReport:
     """Make `cache` hold a row for each row of the token table `tokens`, as `label_texts` does, on a cluster.
 
@@ -80,6 +82,7 @@ def label_texts_on_ray(
         address: `auto` for the cluster that this machine is part of, or `host:port` where it is part of several.
         cache_root: of `cache`, as the workers reach it.
         graph, precision: the ONNX file that labels.
+        made_with: what decided the last bits of a float where the teacher was made; where empty, this machine's.
 
     Raises:
         InputError: the cluster cannot be reached, a worker does not see the files, or its processor would give other
@@ -88,8 +91,8 @@ def label_texts_on_ray(
     keys, unseen = open_pass(tokens, cache)
     if not len(unseen):
         return LabellingReport(len(keys), 0)
-    here = arithmetic(precision)
-    work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, here)
+    made_with = made_with or arithmetic(precision)
+    work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, made_with)
     chunks = cut(unseen, rows_of_chunks(len(unseen), provider))
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
     workers: set[str] = set()
@@ -169,7 +172,9 @@ class Labeller:
         if self._teacher is None:
             self._open(where)
         assert self._teacher is not None
-        self._cache.append(label_chunk(rows_at(self._tokens, positions), self._teacher, self._work.token_budget))
+        # A batch of the table at a time: positions are scattered over nearly all of its row groups.
+        chunk = next(chunks_at(self._tokens, positions, len(positions), TOKENS_SCHEMA.names))
+        self._cache.append(label_chunk(chunk, self._teacher, self._work.token_budget))
         return len(positions)
 
     def _open(self, where: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import PurePosixPath
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -49,7 +50,7 @@ def decode_part(path: str, content: pa.Buffer, schema: pa.Schema) -> pa.Table:
     """Return the rows of the part at `path`.
 
     Raises:
-        ValueError: it does not hold what its name says, or not the columns `schema`, or a logit is not finite.
+        ValueError: it does not hold what its name says, or no values of the columns `schema`, or a logit is not finite.
     """
     if _part_name(content) != PurePosixPath(path).name:
         raise ValueError("its bytes do not match the digest in its name")
@@ -57,17 +58,23 @@ def decode_part(path: str, content: pa.Buffer, schema: pa.Schema) -> pa.Table:
         rows = pq.read_table(pa.BufferReader(content))
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"it is not readable Parquet ({str(error).splitlines()[0]})") from error
-    if not rows.schema.equals(schema):
-        raise ValueError(f"its columns are {_columns(rows.schema)}, and {_columns(schema)} were expected")
-    if not all_finite(rows):
+    try:
+        # In a part that another tool wrote, keys and lists have no fixed size.
+        rows = rows.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        columns = f"its columns are {_columns(rows.schema)}, and {_columns(schema)} were expected"
+        raise ValueError(f"{columns} ({str(error).splitlines()[0]})") from error
+    if not finite_rows(rows).all():
         raise ValueError("it holds logits that are not finite")
     return rows
 
 
-def all_finite(rows: pa.Table) -> bool:
-    """Return whether every logit of `rows` is a number: neither null, NaN nor infinite."""
-    values = rows["logits"].combine_chunks().flatten()
-    return values.null_count == 0 and bool(pc.all(pc.is_finite(values), min_count=0).as_py())
+def finite_rows(rows: pa.Table) -> np.ndarray:
+    """Return of which rows every logit is a number, neither null, NaN nor infinite: bool, (rows,)."""
+    finite = np.ones(len(rows), bool)
+    for i in range(rows.schema.field("logits").type.list_size):
+        finite &= pc.fill_null(pc.is_finite(pc.list_element(rows["logits"], i)), False).to_numpy()
+    return finite
 
 
 def _part_name(content: pa.Buffer) -> str:

@@ -12,12 +12,6 @@ BATCH_CHUNKS = 8
 """Rows are decoded so many chunks at a time: where few are wanted, a small batch would cost more than its rows."""
 
 
-def rows_at(file: pq.ParquetFile, positions: np.ndarray) -> pa.Table:
-    """Return the rows at ascending `positions`."""
-    groups, positions = _within_groups(file, positions)
-    return file.read_row_groups(groups).take(positions)
-
-
 def chunks_at(
     file: pq.ParquetFile, positions: np.ndarray, rows: int, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:

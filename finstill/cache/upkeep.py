@@ -167,6 +167,10 @@ def export(cache: SoftLabelCache, path: Path) -> int:
 
     Args:
         path: ends in ``.parquet`` or ``.csv``.
+
+    Raises:
+        InputError: it has another ending, or cannot be written.
+        DamagedPartError: a part is damaged.
     """
     writers: dict[str, Callable[..., pq.ParquetWriter | pyarrow.csv.CSVWriter]] = {
         ".parquet": pq.ParquetWriter,
@@ -189,7 +193,17 @@ def export(cache: SoftLabelCache, path: Path) -> int:
                 writer.write_table(_flat_rows(batch.take(pa.array(inside)), schema))
         return len(first)
 
-    return cache.query(write)
+    try:
+        return cache.query(write)
+    except OSError as error:
+        # What an object store or the way to it does has no number.
+        if error.errno is None:
+            raise
+        raise InputError(
+            f"the rows could not be written to this file ({error})",
+            where=path,
+            remedy="Free space or mend the permissions there, and export again",
+        ) from error
 
 
 def _flat_rows(rows: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
@@ -218,11 +232,11 @@ def _absent_positions(cache: SoftLabelCache, keys: pa.ChunkedArray, kept: list[s
     while True:
         try:
             return absent_positions(keys, cache.dataset(kept))
-        except (OSError, pa.ArrowException):
+        except (OSError, pa.ArrowException) as error:
             # What this compaction wrote, another one at the same time may have merged.
             present = set(cache.parts())
             if present.issuperset(kept):
-                cache.raise_if_damaged(kept)
+                cache.raise_if_damaged(kept, error)
                 raise
             kept = [part for part in kept if part in present]
 

@@ -181,7 +181,9 @@ def _build(
     texts = scratch / "texts.arrow"
     logger.info("corpus: sorts and merges %s rows", f"{report.read:,}")
     with pa.ipc.new_file(texts, CORPUS_SCHEMA) as writer:
-        for table in ahead(merge(sorted_rows(parts, scratch), report, by_date, corrections)):
+        merged = merge(sorted_rows(parts, scratch), report, by_date, corrections)
+        # Before near-duplicates are left out: a corrected label is a label there too.
+        for table in ahead(apply_corrections(merged, corrections, report.corrected)):
             writer.write_table(table)
     logger.info("corpus: looks for train texts that nearly are validation or test texts")
     nearest = nearest_measured(texts, compared)
@@ -205,7 +207,7 @@ def _build(
             yield table
 
     with whole_file(path) as unfinished:
-        _write(apply_corrections(kept(), corrections, report.corrected), unfinished)
+        _write(kept(), unfinished)
         _require_usable(classes, splits, report, where, by_date)
     logger.info("corpus: %s rows read, %s texts kept", f"{report.read:,}", f"{report.kept:,}")
 

@@ -38,7 +38,7 @@ class Correction:
 
 @dataclass
 class Corrected:
-    """What corrections made of a corpus.
+    """What corrections made of a corpus. A train text that is left out as a near-duplicate counts too.
 
     Attributes:
         changed: number of texts by label before (None where there was none), label now, and split.
@@ -112,7 +112,7 @@ def apply_corrections(
     """Yield the tables of a corpus, its texts with the labels that people gave them.
 
     Args:
-        corpus: with the columns `key`, `label` and `split`.
+        corpus: all texts, near-duplicates too, with the columns `key`, `label` and `split`.
         corrected: is told what changed.
 
     Raises:

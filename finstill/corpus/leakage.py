@@ -60,16 +60,16 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
     Args:
         corpus, augmented: Parquet files with the columns of `CORPUS_SCHEMA` and `AUGMENTED_SCHEMA`.
     """
-    measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")]).to_pylist()
+    measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")])
     rows_to_compare = pq.read_metadata(corpus).num_rows + pq.read_metadata(augmented).num_rows
     advance = progress_logger(logger, "no_test_text_is_learned_from", rows_to_compare, "texts")
-    index = NearDuplicates(Shingles.of([row["text"] for row in measured]))
+    index = NearDuplicates(Shingles.of(measured["text"].combine_chunks()))
 
     def leaks(rows: str, texts: pa.StringArray) -> Iterator[Leak]:
         for i, match in enumerate(index.nearest(Shingles.of(texts))):
             if match is not None:
-                other = measured[match.position]
-                yield Leak(rows, texts[i].as_py(), other["split"], other["text"], match.similarity)
+                split, text = (measured[name][match.position].as_py() for name in ("split", "text"))
+                yield Leak(rows, texts[i].as_py(), split, text, match.similarity)
 
     found: list[Leak] = []
     with pq.ParquetFile(corpus) as file:

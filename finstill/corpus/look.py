@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import itertools
+import sys
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
@@ -63,7 +64,7 @@ def look(path: Path) -> Look:
     """Return what the file `path` looks like from its first megabyte.
 
     Raises:
-        InputError: there is no such file, it is empty, or no reader knows it.
+        InputError: there is no such file, it has no row or no line break in its first megabyte, or no reader knows it.
     """
     if not path.is_file():
         raise InputError("there is no such file", where=path)
@@ -79,14 +80,20 @@ def look(path: Path) -> Look:
     encoding = guess_encoding(start)
     text = start.decode(encoding, errors="replace")
     if len(start) == BYTES_LOOKED_AT:
-        text = text[: text.rfind("\n") + 1]
+        ended = max(text.rfind("\n"), text.rfind("\r")) + 1
+        if not ended:
+            raise InputError("its first megabyte has no line break", where=path, remedy="Write each row on a line")
+        text = text[:ended]
+    csv.field_size_limit(sys.maxsize)
     delimiter = _guess_delimiter(text, kind)
     if delimiter is None:
         lines = [line for line in text.splitlines() if line.strip()][:ROWS_LOOKED_AT]
+        if not lines:
+            raise InputError("the file has no row", where=path)
         header = kind == "delimited"
         columns = [lines[0].strip() if header else "text"]
         return Look(path, kind, encoding, None, header, columns, [[line] for line in lines[header:]])
-    rows = [row for row in itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), ROWS_LOOKED_AT) if row]
+    rows = _rows(text, delimiter, ROWS_LOOKED_AT)
     header = _has_header(rows)
     names = [name.strip() for name in rows[0]] if header else [f"column{i}" for i, _ in enumerate(rows[0], start=1)]
     body = [row for row in rows[header:] if len(row) == len(names)]
@@ -168,13 +175,19 @@ def _as_text(value: object) -> str | None:
     return None if value is None or value != value else str(value)
 
 
+def _rows(text: str, delimiter: str, count: int) -> list[list[str]]:
+    """Return the first rows of a delimited text, blank lines among so many left out; its lines end in any way."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    return [row for row in itertools.islice(reader, count) if row]
+
+
 def _guess_delimiter(text: str, kind: Kind) -> str | None:
     """Return the delimiter by which most rows have the same number of columns, more than one; None where none does."""
     best, most = None, 0.0
     for delimiter in DELIMITERS:
         if delimiter == "@" and kind != "lines":
             continue
-        rows = [row for row in itertools.islice(csv.reader(io.StringIO(text), delimiter=delimiter), 100) if row]
+        rows = _rows(text, delimiter, 100)
         (count, times), *_ = Counter(len(row) for row in rows).most_common(1) or [(1, 0)]
         share = times / max(len(rows), 1)
         if count > 1 and share > 0.8 and share > most:

@@ -24,7 +24,7 @@ from finstill.config.profile import CorpusSource
 from finstill.corpus.ahead import ahead
 from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.readers import Fault
-from finstill.corpus.report import BadRows, CorpusReport
+from finstill.corpus.report import BadRows, CorpusReport, read_bad_rows, write_bad_rows
 from finstill.corpus.rows import rows_of
 from finstill.corpus.sources import SourceFile, read_file
 from finstill.corpus.splits import SPLITS, canonical_split, day_of
@@ -51,6 +51,9 @@ PART_SCHEMA = pa.schema(
 
 REPORT_KEY = b"report"
 
+SET_ASIDE = ".jsonl"
+"""How the file ends that holds the rows which were set aside: Parquet takes no value of 100 MB in a footer."""
+
 REPEATED_COLUMNS = ["label", "split", "source"]
 """Those in which a dictionary saves space."""
 
@@ -66,7 +69,9 @@ def read_part(
     path = folder / f"{_identity(file, source, labels)}.parquet"
     if path.is_file():
         os.utime(path)
-        return path, CorpusReport.from_dict(json.loads(pq.read_metadata(path).metadata[REPORT_KEY]))
+        report = CorpusReport.from_dict(json.loads(pq.read_metadata(path).metadata[REPORT_KEY]))
+        report.set_aside += read_bad_rows(path.with_suffix(SET_ASIDE))
+        return path, report
     report = CorpusReport()
     batches = read_file(file, source, report.source)
     by_date = source.split_by_date is not None
@@ -86,7 +91,8 @@ def write_part(
 ) -> None:
     """Write the usable rows of batches of `ROWS_SCHEMA` under their keys to `path`, whole or not at all.
 
-    The file is of `PART_SCHEMA`, and holds `report` as it is after the last row.
+    The file is of `PART_SCHEMA`, and holds `report` as it is after the last row. The rows that were set aside stand
+    beside it as JSONL.
 
     Args:
         labels: the task's labels; matched without regard to case.
@@ -112,6 +118,7 @@ def write_part(
         for table in ahead(_joined(rows)):
             writer.write_table(table)
         writer.add_key_value_metadata({REPORT_KEY: json.dumps(report.as_dict())})
+        write_bad_rows(report.set_aside, path.with_suffix(SET_ASIDE))
 
 
 def remove_unused(folder: Path) -> None:
@@ -119,6 +126,7 @@ def remove_unused(folder: Path) -> None:
     for part in folder.glob("*.parquet"):
         if part.stat().st_mtime < time.time() - REPLACED_SECONDS:
             part.unlink(missing_ok=True)
+            part.with_suffix(SET_ASIDE).unlink(missing_ok=True)
 
 
 def _counted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -81,9 +81,10 @@ class CorpusReport:
         self.source.unknown += other.source.unknown
 
     def as_dict(self) -> dict[str, Any]:
-        """Return this as values that JSON keeps, but what corrections changed: rows of a file have none yet."""
-        others = {name: value for name, value in vars(self).items() if name != "corrected"}
-        return {**others, "set_aside": [asdict(bad) for bad in self.set_aside], "source": asdict(self.source)}
+        """Return this as values that JSON keeps, but the rows set aside, which `write_bad_rows` keeps, and what
+        corrections changed: rows of a file have none yet."""
+        others = {name: value for name, value in vars(self).items() if name not in ("corrected", "set_aside")}
+        return {**others, "source": asdict(self.source)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CorpusReport:
@@ -94,7 +95,8 @@ class CorpusReport:
             Counter(values["reasons"]),
             Counter(values["cleaned"]),
             {reason: [(place, text) for place, text in examples] for reason, examples in values["examples"].items()},
-            [BadRow(**bad) for bad in values["set_aside"]],
+            # An older version of Finstill kept them here.
+            [BadRow(**bad) for bad in values.get("set_aside", [])],
             SourceReport(**values["source"]),
         )
 
@@ -154,3 +156,11 @@ def write_bad_rows(bad_rows: Sequence[BadRow], path: Path) -> None:
     with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8") as file:
         for bad in bad_rows:
             file.write(json.dumps(asdict(bad), ensure_ascii=False) + "\n")
+
+
+def read_bad_rows(path: Path) -> list[BadRow]:
+    """Return the rows that `write_bad_rows` wrote to `path`, none where there is no file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [BadRow(**json.loads(line)) for line in file]

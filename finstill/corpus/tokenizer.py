@@ -33,13 +33,25 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     nothing says whether a WordPiece vocabulary is cased, the vocabulary itself decides.
 
     Raises:
-        InputError: the folder has no tokenizer, or one that transformers cannot make a fast tokenizer of.
+        InputError: the folder has no tokenizer, a broken one, or one that transformers cannot make a fast tokenizer of.
     """
     file = folder / TOKENIZER_FILE
-    tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else _converted(folder)
+    tokenizer = _parsed(file) if file.is_file() else _converted(folder)
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _parsed(file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(file))
+    # The library has no class of its own for what it raises.
+    except Exception as error:
+        raise InputError(
+            f"it is no tokenizer that the library tokenizers reads ({error})",
+            where=file,
+            remedy="Fetch or copy the checkpoint again",
+        ) from error
 
 
 def load_tokenizer(folder: Path, max_length: int) -> Tokenizer:

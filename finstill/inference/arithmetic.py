@@ -14,8 +14,9 @@ def arithmetic(precision: str) -> str:
         return ""
     if precision == "float16":
         return f"onnxruntime {onnxruntime.__version__} {card_name()}"
-    simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    return f"onnxruntime {onnxruntime.__version__} {' '.join([*simd['baseline'], *simd['found']])}"
+    # numpy leaves empty lists out of its report.
+    simd = np.show_config(mode="dicts").get("SIMD Extensions", {})
+    return f"onnxruntime {onnxruntime.__version__} {' '.join([*simd.get('baseline', []), *simd.get('found', [])])}"
 
 
 def card_name() -> str:

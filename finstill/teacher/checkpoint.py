@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import importlib.util
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from finstill.config.profile import EMBEDDED
+from finstill.corpus.tokenizer import TOKENIZER_FILE, VOCABULARY_FILES
 from finstill.errors import InputError, UnreachableError
 from finstill.files import read_json, standing_folder, write_json
 from finstill.progress import SECONDS_BETWEEN_LINES
@@ -34,6 +36,9 @@ WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 """The first of these that a checkpoint has is read. The second are pickles, which torch reads with its restricted
 loader (weights_only): tensors and nothing that runs."""
 
+
+OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+"""Numbers of errors that come from where a download is stored, and not from the network."""
 
 BAR_FORMAT = "{n_fmt}B of {total_fmt}B fetched, {rate_fmt}, {remaining} left"
 
@@ -74,8 +79,9 @@ def resolve_checkpoint(name: str, revision: str = "main", where: str = "teacher.
         where: the setting that names it, for messages.
 
     Raises:
-        InputError: there is no such folder, or the hub does not know the name or the revision.
-        UnreachableError: the hub cannot be reached, and the checkpoint is not here.
+        InputError: there is no such folder, the hub does not know the name or the revision, or what it sends cannot be
+            stored.
+        UnreachableError: the hub cannot be reached, and the checkpoint is not here or not whole.
     """
     if name == EMBEDDED:
         spec = importlib.util.find_spec(EMBEDDED_ENCODER_PACKAGE)
@@ -129,7 +135,7 @@ def recorded_source(name: str, revision: str, path: Path) -> Checkpoint:
 
 
 def _download(name: str, revision: str, where: str) -> Checkpoint:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     # The HTTP library that this version of huggingface_hub raises the errors of.
@@ -149,10 +155,16 @@ def _download(name: str, revision: str, where: str) -> Checkpoint:
             remedy="Check the spelling; for a private model set HF_TOKEN",
         ) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in OF_THE_DISK:
+            raise InputError(
+                f"'{name}' cannot be fetched: {error}",
+                where=constants.HF_HUB_CACHE,
+                remedy="Free space or mend the permissions there, or set HF_HOME to another folder",
+            ) from error
         fetched = _fetched_before(name, revision)
         if fetched is None:
             raise UnreachableError(
-                f"'{name}' cannot be fetched: the hub is out of reach and the model is not in the local cache",
+                f"'{name}' cannot be fetched: the hub is out of reach and not all of it is in the local cache",
                 where=where,
                 remedy=f"Connect once to fetch it, or copy the checkpoint here and give its folder as {where}",
             ) from error
@@ -180,12 +192,28 @@ def _bar_of_lines() -> type[tqdm[NoReturn]]:
 
 
 def _fetched_before(name: str, revision: str) -> Path | None:
-    """Return the folder of an earlier download that has its weights, or None."""
+    """Return the folder of an earlier download that has all weights and a tokenizer, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)
     folder = Path(found).parent if isinstance(found, str) else None
-    return folder if folder is not None and weight_files(folder) else None
+    if folder is None or not _has_all_weights(folder):
+        return None
+    names = [path.name for path in folder.iterdir()]
+    read_from = (TOKENIZER_FILE, *VOCABULARY_FILES)
+    return folder if any(fnmatch.filter(names, pattern) for pattern in read_from) else None
+
+
+def _has_all_weights(folder: Path) -> bool:
+    """Whether a folder has one of the files of weights whole, or all shards that an index lists."""
+    for pattern in WEIGHT_FILES:
+        whole = folder / pattern.replace("*", "")
+        index = whole.with_name(f"{whole.name}.index.json")
+        if whole.is_file():
+            return True
+        if index.is_file() and all((folder / shard).is_file() for shard in _read(index)["weight_map"].values()):
+            return True
+    return False
 
 
 def needed_files(names: Sequence[str]) -> list[str]:
@@ -207,8 +235,8 @@ def load_classifier(folder: Path) -> PreTrainedModel:
     """Return the sequence classifier in `folder`, in float32 and evaluation mode, whatever its weights are stored in.
 
     Raises:
-        InputError: the folder holds no configuration or weights, lacks the classifier's weights, has a head that does
-            not choose one class of several, or has a weight that is not finite.
+        InputError: the folder holds no configuration or weights, or a broken one, lacks the classifier's weights, has
+            a head that does not choose one class of several, or has a weight that is not finite.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -279,7 +307,7 @@ def load_body(folder: Path) -> PreTrainedModel:
     from transformers import PreTrainedModel
 
     config = folder / "config.json"
-    kinds = (read_json(config).get("architectures") if config.is_file() else None) or []
+    kinds = (_read(config).get("architectures") if config.is_file() else None) or []
     if kinds and not any(kind.endswith("ForSequenceClassification") for kind in kinds):
         return load_encoder(folder)
     # Not as an encoder: of a head that has none, transformers would make up a pooler.
@@ -294,7 +322,7 @@ def _declared_classes(folder: Path) -> dict[int, str]:
     Raises:
         InputError: the head is none that chooses one class of several.
     """
-    config = read_json(folder / "config.json")
+    config = _read(folder / "config.json")
     names = {int(position): str(name) for position, name in (config.get("id2label") or {}).items()}
     outputs = len(names) or config.get("num_labels")
     problem = config.get("problem_type")
@@ -314,6 +342,19 @@ def _declared_classes(folder: Path) -> dict[int, str]:
             "(teacher.fine_tune)",
         )
     return names
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Return what a file of a checkpoint says.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return read_json(file)
+    except ValueError as error:
+        remedy = "Fetch or copy the checkpoint again"
+        raise InputError(f"it is not JSON ({error})", where=file, remedy=remedy) from error
 
 
 def longest_text(model: PreTrainedModel) -> int | None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import confusion_matrix
 
 from finstill.config.task import Task, UnmatchedClassesError, class_groups, task_logits
 from finstill.errors import InputError
-from finstill.metrics import macro_f1, paired_interval
+from finstill.metrics import macro_f1, mcnemar, paired_interval
 
 MAPPINGS_TRIED = 1000
 MAPPINGS_SHOWN = 6
@@ -135,8 +138,8 @@ def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str
 
     It is better where its accuracy or its macro-F1 is shown to be, at 95%: where a class is rare, a good one may gain
     in the second alone. It is worse where its accuracy is shown to be and its macro-F1 is not shown to
-    be better; or where the same answers with its labels exchanged are more accurate, at 95% over all ways to exchange
-    them.
+    be better; or where the same answers with its labels exchanged are more accurate, by McNemar's exact test, at 95%
+    over all ways to exchange them.
 
     Args:
         labels: int64, (rows,), positions in `names`; each row has one, and there is at least one.
@@ -170,20 +173,23 @@ def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
 
     One that is no better than the commonest class tells nothing of what the classes mean.
     """
-    ways = list(itertools.islice(itertools.permutations(range(len(names))), MAPPINGS_TRIED))
-    best = max(ways, key=lambda way: (np.array(way)[predicted] == labels).sum())
-    right = np.array(best)[predicted] == labels
-    low, _ = _interval(right, predicted == labels, tried=len(ways))
-    if low <= 0 or right.sum() <= np.bincount(labels).max():
+    counts = confusion_matrix(predicted, labels, labels=range(len(names)))
+    # Of equally good permutations the one that moves the fewest labels: a class that is never said tells nothing.
+    preferred = counts * (len(names) + 1) + np.eye(len(names), dtype=counts.dtype)
+    _, best = linear_sum_assignment(preferred, maximize=True)
+    right = best[predicted] == labels
+    # Bonferroni's, since this is the best of all permutations.
+    shown = mcnemar(right, predicted == labels) * math.factorial(len(names)) < 0.05
+    if not shown or right.sum() <= np.bincount(labels).max():
         return {}
     return {names[i]: names[best[i]] for i in range(len(names))}
 
 
-def _interval(right: np.ndarray, rivals_right: np.ndarray, tried: int = 1) -> tuple[float, float]:
-    """Return the 95% interval of a difference in accuracy, Bonferroni's for the best of `tried` classifiers."""
+def _interval(right: np.ndarray, rivals_right: np.ndarray) -> tuple[float, float]:
+    """Return the 95% interval of a difference in accuracy."""
     # Rows drawn with replacement fill the three cells by a multinomial distribution: see `paired_interval`.
     cells = [int((right & ~rivals_right).sum()), int((rivals_right & ~right).sum())]
     shares = np.array([*cells, len(right) - sum(cells)]) / len(right)
     ahead, behind, _ = np.random.default_rng(0).multinomial(len(right), shares, size=RESAMPLES).T
-    low, high = np.quantile((ahead - behind) / len(right), [0.025 / tried, 1 - 0.025 / tried])
+    low, high = np.quantile((ahead - behind) / len(right), [0.025, 0.975])
     return float(low), float(high)

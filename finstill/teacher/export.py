@@ -14,6 +14,7 @@ from finstill.corpus.provenance import TableProvenance, made_by, require_togethe
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
+from finstill.inference.arithmetic import arithmetic
 from finstill.inference.batching import LENGTH_STEP
 from finstill.inference.export import export_onnx
 from finstill.inference.parity import Parity, graph_parity, own_provider
@@ -61,6 +62,8 @@ class TeacherGraph:
         parameters: number of weights.
         provider: ONNX Runtime's, where the logits are that provider's own and the fingerprint says so; None where they
             are within rounding of the CPU's.
+        arithmetic: what decided the last bits of its logits where it was made, as `finstill.inference.arithmetic` says
+            it; empty in float32, and where an older version of Finstill wrote the description.
     """
 
     folder: Path
@@ -74,6 +77,7 @@ class TeacherGraph:
     parameters: int
     provider: str | None = None
     chosen: str | None = None
+    arithmetic: str = ""
 
     @property
     def graph(self) -> Path:
@@ -92,6 +96,22 @@ class TeacherGraph:
         rename_old_keys(values, cls.__name__)
         lists = {name: tuple(values[name]) for name in ("labels", "trained_on")}
         return cls(**{**values, "folder": folder, **lists})
+
+    def open(self, provider: str) -> OnnxClassifier:
+        """Return the classifier that labels, on ONNX Runtime's execution provider `provider`.
+
+        Raises:
+            InputError: this machine would give other logits than those that the fingerprint stands for.
+        """
+        if self.arithmetic and (here := arithmetic(self.precision)) != self.arithmetic:
+            raise InputError(
+                f"the teacher was made on another kind of processor or card, or by another ONNX Runtime, and its "
+                f"{self.precision} logits would be others here: it was made with {self.arithmetic}, and this machine "
+                f"computes with {here}",
+                where=self.folder,
+                remedy="Materialize teacher_onnx again, or set teacher.precision to float32",
+            )
+        return OnnxClassifier(self.graph, provider=provider)
 
 
 AnyTeacher = TeacherGraph | ImportedTeacher
@@ -204,7 +224,14 @@ def export_teacher(
 
     def write(made: Path, precision: str, own: str | None, chosen: str | None) -> TeacherGraph:
         fingerprint = fingerprint_on(identify(precision), own)
-        labelling = replace(teacher, fingerprint=fingerprint, precision=precision, provider=own, chosen=chosen)
+        labelling = replace(
+            teacher,
+            fingerprint=fingerprint,
+            precision=precision,
+            provider=own,
+            chosen=chosen,
+            arithmetic=arithmetic(precision),
+        )
         write_json(made / DESCRIPTION_FILE, {**asdict(labelling), "folder": None})
         return labelling
 

@@ -103,3 +103,18 @@ class TestJudgement:
             for _ in range(100)
         ]
         assert verdicts.count("worse") <= 20
+
+    def test_of_many_classes_any_two_that_are_exchanged_are_found(self) -> None:
+        names, labels = "abcdefgh", np.arange(400) % 8
+        judgement = judge_classifier(labels, answers(labels, (5, 1, 2, 3, 4, 0, 6, 7)), names)
+        assert judgement.exchanged == {**{name: name for name in names}, "a": "f", "f": "a"}
+
+    @pytest.mark.parametrize(("rows", "found"), [(12, False), (20, True)])
+    def test_of_many_ways_to_exchange_classes_the_best_needs_more_texts(self, rows: int, found: bool) -> None:
+        """By a sign test 12 of 12 have a p-value of 2 / 2**12, which is above 0.05 / 6!."""
+        labels = np.arange(300) % 6
+        said = np.where(labels < 2, 5, labels)
+        said[: 3 * rows] = np.where(labels < 2, 1 - labels, labels)[: 3 * rows]
+        judgement = judge_classifier(labels, np.eye(6, dtype=np.float32)[said], "abcdef")
+        moved = {given: better for given, better in judgement.exchanged.items() if given != better}
+        assert moved == ({"a": "b", "b": "a"} if found else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -75,7 +76,8 @@ def test_without_corrections_the_corpus_is_as_it_was(place: Place) -> None:
 
 
 def test_a_correction_settles_what_the_rows_of_a_text_contradict_each_other_about(place: Place) -> None:
-    place.texts.write_text(f"{ROWS}Sales fell,neutral,test\nProfit rose,negative,train\nShares fell,negative,test\n")
+    more = "Sales fell,neutral,test\nProfit rose,negative,train\nOrders rose,positive,train\n"
+    place.texts.write_text(f"{ROWS}{more}")
     place.correct("a.csv", ("Sales fell", "negative"))
     labels, corrected = place.read()
     assert labels["Sales fell"] == "negative"
@@ -83,11 +85,38 @@ def test_a_correction_settles_what_the_rows_of_a_text_contradict_each_other_abou
     assert corrected.changed == {("positive", "negative", "test"): 1}
 
 
+KNOWN = "Operating profit of the group rose to 13.1 mn euros from 8.7 mn euros a year earlier"
+
+
+@pytest.mark.parametrize(
+    ("given", "arrives", "stays"),
+    [("", KNOWN.replace("8.7", "8.9"), True), ("negative", KNOWN.upper(), False)],
+    ids=["near a text that had no label", "the same words in another case"],
+)
+def test_a_corrected_text_may_be_a_near_duplicate_of_a_new_one(
+    place: Place, given: str, arrives: str, stays: bool
+) -> None:
+    place.texts.write_text(f"{ROWS}{KNOWN},{given},train\n{arrives},positive,test\n")
+    place.correct("a.csv", (KNOWN, "positive"))
+    labels, corrected = place.read()
+    assert labels.get(KNOWN) == ("positive" if stays else None)
+    assert corrected.changed == {(given or None, "positive", "train"): 1}
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "windows-1252", "utf-16"])
 def test_a_file_is_read_as_spreadsheets_save_it(place: Place, delimiter: str, encoding: str) -> None:
     file = place.correct("a.csv", ("Sales fell", "negative"))
     file.write_text(file.read_text().replace(",", delimiter), encoding=encoding)
+    assert read_corrections(place.folder, LABELS) == {text_key("Sales fell"): Correction("negative", str(file), 1)}
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
+def test_a_text_may_stand_beside_its_label_however_long_it_is(place: Place, newline: str) -> None:
+    csv.field_size_limit(1 << 17)  # As Python begins: another test may have raised it.
+    key = text_key("Sales fell").hex()
+    file = place.folder / "a.csv"
+    file.write_text(f'label,text,key\nnegative,"{40_000 * "long "}",{key}\n', newline=newline)
     assert read_corrections(place.folder, LABELS) == {text_key("Sales fell"): Correction("negative", str(file), 1)}
 
 

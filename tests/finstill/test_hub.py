@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
@@ -81,6 +84,39 @@ def test_what_was_fetched_once_serves_when_the_hub_is_out_of_reach(
     assert "the hub does not answer" in caplog.messages[-1]
     with pytest.raises(UnreachableError, match=r"someone/xlm-r.*out of reach"):
         resolve_checkpoint("someone/xlm-r")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_place_that_cannot_be_written_to_is_not_the_hubs_fault(
+    server: hub.Hub, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), "blobs/x.incomplete")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(InputError, match=rf"cache: .*{os.strerror(number)}.*or set HF_HOME") as error:
+        resolve_checkpoint("ProsusAI/finbert")
+    assert not isinstance(error.value, UnreachableError)
+
+
+@pytest.mark.parametrize("lacking", ["model", "tokenizer.json", None])
+def test_only_a_whole_download_serves_when_the_hub_is_out_of_reach(
+    server: hub.Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str | None
+) -> None:
+    folder = tmp_path / "hub" / "someone/modernbert"
+    load_classifier(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    first = resolve_checkpoint("someone/modernbert")
+    shards = sorted(first.folder.glob("model-*.safetensors"))
+    if lacking is not None:
+        (shards[-1] if lacking.startswith("model") else first.folder / lacking).unlink()
+    hub.point_at("http://127.0.0.1:9", monkeypatch)
+    if lacking is None:
+        assert len(shards) > 1
+        assert resolve_checkpoint("someone/modernbert") == first
+        return
+    with pytest.raises(UnreachableError, match="out of reach and not all of it is in the local cache"):
+        resolve_checkpoint("someone/modernbert")
 
 
 def test_a_name_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:

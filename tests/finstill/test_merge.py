@@ -16,6 +16,7 @@ from finstill.config.profile import CorpusSource
 from finstill.corpus import merge, nearest, parts
 from finstill.corpus.build import distinct_texts, read_corpus
 from finstill.corpus.near_duplicates import NearDuplicates
+from finstill.corpus.report import CorpusReport
 from finstill.corpus.rows import Row
 from finstill.corpus.shingles import Shingles, ShingleSet
 from finstill.corpus.splits import split_of
@@ -104,10 +105,13 @@ class Nights:
         lines = "".join(f"{text},{split}\n" for text in texts)
         (self.data / name).write_text(f"text,split\n{lines}")
 
+    def read(self, path: Path, kept: bool = True) -> CorpusReport:
+        source = CorpusSource(path=str(self.data), split="split", on_bad_rows="set_aside", bad_rows_at_most=0.5)
+        return read_corpus(source, LABELS, path, self.root / "parts" if kept else None)
+
     def make(self, kept: bool = True) -> tuple[pa.Table, dict[str, int]]:
         path = self.root / ("corpus.parquet" if kept else "anew.parquet")
-        source = CorpusSource(path=str(self.data), split="split", on_bad_rows="set_aside", bad_rows_at_most=0.5)
-        report = read_corpus(source, LABELS, path, self.root / "parts" if kept else None)
+        report = self.read(path, kept)
         return pq.read_table(path), {"read": report.read, "kept": report.kept, **report.reasons}
 
 
@@ -135,6 +139,15 @@ def test_a_file_that_stays_is_not_read_again_and_its_rows_count(
     nights.write("b.csv", "profit of the group fell by 3 mn euros this year", split="test")
     assert nights.make() == nights.make(kept=False)
     assert read[:2] == ["d.csv", "b.csv"]
+
+
+def test_rows_set_aside_are_kept_beside_a_part_and_not_in_its_footer(nights: Nights) -> None:
+    nights.write("c.csv", *(f"{i} {300 * 'word '}" for i in range(30)), split="fine")
+    first, again = (nights.read(nights.root / "corpus.parquet") for _ in range(2))
+    assert again.set_aside == first.set_aside
+    assert [bad.row for bad in again.set_aside] == list(range(1, 31))
+    for part in (nights.root / "parts").glob("*.parquet"):
+        assert pq.read_metadata(part).serialized_size < 10_000
 
 
 def test_what_is_left_out_as_near_does_not_depend_on_the_nights_before(nights: Nights) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from finstill.cli import main
 from finstill.config.profile import CorpusSource
 from finstill.corpus.build import distinct_texts
+from finstill.corpus.look import look
 from finstill.corpus.report import BadRows, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
@@ -57,6 +59,11 @@ class TestQuotes:
         rows = read_rows(CorpusSource(path=str(path), on_bad_rows="set_aside", bad_rows_at_most=1))
         with pytest.raises(InputError, match=r"x\.csv, row 1: a quote .* not closed in 1,000 lines"):
             distinct_texts(rows, LABELS, {}, BadRows(stop=False))
+
+    def test_a_file_with_one_can_be_looked_at(self, tmp_path: Path) -> None:
+        csv.field_size_limit(1 << 17)  # As Python begins: another test may have raised it.
+        path = write(tmp_path / "x.csv", 'label,text\nneutral,a\nneutral,"b\n' + "neutral,c\n" * 20_000)
+        assert look(path).columns == ["label", "text"]
 
     @given(cells=st.lists(st.text(st.characters(codec="utf-8"), min_size=1), min_size=1))
     @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -143,6 +143,8 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ("x.docx", "x", "no reader knows a file with this ending"),
         ("x.csv", "", "the file is empty"),
+        ("x.csv", "\n \n\n", "x.csv: the file has no row"),
+        ("x.csv", 300_000 * "word ", "x.csv: its first megabyte has no line break"),
         ("missing.csv", None, "there is no such file"),
     ],
 )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
 
 from finstill.config.profile import FineTuning
 from finstill.config.task import SENTIMENT
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.errors import InputError
-from finstill.files import standing_folder
+from finstill.files import standing_folder, whole_folder
 from finstill.inference.parity import graph_parity
-from finstill.inference.session import OnnxClassifier
+from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 from finstill.teacher import fidelity
 from finstill.teacher.checkpoint import Checkpoint, class_names, load_classifier, resolve_checkpoint
 from finstill.teacher.export import TeacherGraph, export_teacher
@@ -94,6 +96,20 @@ def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_besi
     assert graph_parity(exported, load_classifier(tiny_checkpoint), texts).holds
     rows = token_ids(teacher, [f"{text} {i}" for text in TEXTS for i in range(20)])
     assert measure_fidelity(quantised.graph, quantised.float32_graph, rows, 256).kl_to_float32 < 0.05
+
+
+def test_only_a_machine_of_the_kind_that_made_an_int8_teacher_labels_with_it(
+    teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "int8"
+    export_teacher(tiny_checkpoint, folder, max_length=64, source="test", precision="int8")
+    TeacherGraph.read(folder).open(CPU_PROVIDER)
+    monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
+    made_elsewhere = TeacherGraph.read(folder)
+    with pytest.raises(InputError, match=r"made on another kind of processor .* Materialize teacher_onnx again"):
+        made_elsewhere.open(CPU_PROVIDER)
+    replace(made_elsewhere, arithmetic="").open(CPU_PROVIDER)  # As an older version described it.
+    teacher.open(CPU_PROVIDER)
 
 
 def test_an_int8_graph_of_another_teacher_is_refused(
@@ -197,6 +213,13 @@ class TestCheckpoint:
         with pytest.raises(InputError, match=r"no config\.json"):
             load_classifier(tmp_path)
 
+    @pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+    def test_a_broken_file_is_named(self, tiny_checkpoint: Path, tmp_path: Path, file: str) -> None:
+        broken = shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+        (broken / file).write_text((broken / file).read_text()[:-20])
+        with pytest.raises(InputError, match=rf"broken/{re.escape(file)}: .*\. Fetch or copy the checkpoint again"):
+            export_teacher(broken, tmp_path / "onnx", max_length=64, source="test")
+
     def test_weights_that_are_not_finite_are_named(self, tiny_checkpoint: Path, tmp_path: Path) -> None:
         shutil.copytree(tiny_checkpoint, tmp_path, dirs_exist_ok=True)
         weights = load_file(tmp_path / "model.safetensors")
@@ -241,11 +264,17 @@ class TestFineTuning:
     def tune(
         self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
     ) -> Callable[..., FineTuned]:
-        def tune(name: str, rows: TrainingRows | None = None, **changes: int) -> FineTuned:
+        def tune(
+            name: str,
+            rows: TrainingRows | None = None,
+            callbacks: Sequence[TrainerCallback] = (),
+            **changes: int,
+        ) -> FineTuned:
             settings = FineTuning(**{"epochs": 4, "batch_size": 8, "learning_rate": 5e-3, **changes})
             encoder = Checkpoint(tiny_checkpoint, "test", None)
             rows, validation = rows or learnable_rows(160), learnable_rows(40, seed=1)
-            return fine_tune(encoder, settings, rows, validation, SENTIMENT.labels, tmp_path / name / "teacher", seed=1)
+            folder = tmp_path / name / "teacher"
+            return fine_tune(encoder, settings, rows, validation, SENTIMENT.labels, folder, seed=1, callbacks=callbacks)
 
         return tune
 
@@ -290,6 +319,51 @@ class TestFineTuning:
         ]
         assert resumed == tune("whole", runs=3, epochs=2)
         assert {file.name for file in (tmp_path / "three").iterdir()} == {"teacher", ".teacher.versions"}
+
+    def test_a_callback_ends_it_and_the_next_goes_on_from_its_last_epoch(
+        self,
+        tune: Callable[..., FineTuned],
+        cut_off_after: Callable[[int], TrainerCallback],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        caplog.set_level("INFO")
+        with pytest.raises(InterruptedError):
+            tune("cut", callbacks=[cut_off_after(2)])
+        resumed = tune("cut")
+        assert "run 1 of 1: goes on from checkpoint-40" in caplog.text
+        assert resumed == tune("undisturbed")
+
+    @pytest.mark.parametrize("saved", [False, True], ids=["before it was saved", "when it was saved"])
+    def test_a_run_that_was_cut_off_after_its_last_epoch_is_not_trained_again(
+        self,
+        tune: Callable[..., FineTuned],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        saved: bool,
+    ) -> None:
+        caplog.set_level("INFO")
+
+        @contextmanager
+        def cut_off(path: Path) -> Iterator[Path]:
+            if saved:
+                with whole_folder(path) as unfinished:
+                    yield unfinished
+            raise InterruptedError
+
+        monkeypatch.setattr("finstill.training.fine_tune.whole_folder", cut_off)
+        with pytest.raises(InterruptedError):
+            tune("cut", runs=2, epochs=2)
+        monkeypatch.undo()
+        caplog.clear()
+        resumed = tune("cut", runs=2, epochs=2)
+        went_on = [r.message for r in caplog.records if "goes on" in r.message or "before" in r.message]
+        expected = "finished before" if saved else "goes on from checkpoint-40"
+        assert went_on == [f"teacher_checkpoint, run 1 of 2: {expected}"]
+        assert resumed == tune("undisturbed", runs=2, epochs=2)
+        ours, theirs = (load_file(tmp_path / name / "teacher" / "model.safetensors") for name in ("cut", "undisturbed"))
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        assert {file.name for file in (tmp_path / "cut").iterdir()} == {"teacher", ".teacher.versions"}
 
     def test_a_label_without_rows_is_named(
         self, tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path

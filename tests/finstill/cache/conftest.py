@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -77,3 +79,38 @@ def random_rows(count: int, seed: int = 0) -> pa.Table:
 @pytest.fixture(scope="session")
 def make_rows() -> Callable[..., pa.Table]:
     return random_rows
+
+
+@pytest.fixture(scope="session")
+def add_unreadable_windows() -> Callable[[Path], None]:
+    """Add a column `window` to a token table, of which no page can be decoded."""
+
+    def add(path: Path) -> None:
+        table = pq.read_table(path)
+        table = table.append_column("window", pa.array(["a window"] * len(table)))
+        pq.write_table(table, path, row_group_size=50, use_dictionary=False)
+        content = bytearray(path.read_bytes())
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                column = file.metadata.row_group(group).column(file.metadata.num_columns - 1)
+                size = column.total_compressed_size
+                content[column.data_page_offset : column.data_page_offset + size] = bytes(size)
+        path.write_bytes(content)
+
+    return add
+
+
+@contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes: the kernel refuses the write as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def file_size_limit() -> Callable[[int], AbstractContextManager[None]]:
+    return limited

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -63,16 +62,21 @@ def test_an_empty_cache_has_seen_nothing(cache: SoftLabelCache, make_rows: Calla
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_refused(
+def test_of_logits_that_are_not_finite_the_texts_are_named_and_the_others_stored(
     cache: SoftLabelCache, make_rows: Callable[..., pa.Table], value: float
 ) -> None:
     rows = make_rows(2)
     broken = logits_of(rows).copy()
     broken[1, 2] = value
     column = pa.FixedSizeListArray.from_arrays(pa.array(broken.ravel()), 3)
-    with pytest.raises(InputError, match="not finite"):
+    bad = rows["key"][1].as_py().hex()
+    with pytest.raises(InputError, match=f"gave 1 of 2 texts logits that are not finite.*keys {bad}\\..*to float32"):
         cache.append(rows.set_column(1, "logits", column))
-    assert cache.parts() == []
+    assert cache.unseen(rows["key"]).tolist() == [1]
+    np.testing.assert_array_equal(cache.lookup(rows["key"][:1]), logits_of(rows)[:1])
+    with pytest.raises(InputError, match="gave 1 of 1 texts"):
+        cache.append(rows.set_column(1, "logits", column)[1:])
+    assert len(cache.parts()) == 1
 
 
 def test_the_description_says_whose_rows_these_are(tmp_path: Path) -> None:
@@ -131,20 +135,12 @@ def test_damage_is_named_or_harmless_wherever_it_is(cache: SoftLabelCache, make_
         cache.unseen(rows["key"])
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes: the kernel refuses the write as it does on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("size", [0, 1, 1000, 3000])
 def test_a_write_that_is_refused_leaves_the_cache_as_it_was(
-    cache: SoftLabelCache, make_rows: Callable[..., pa.Table], size: int
+    cache: SoftLabelCache,
+    make_rows: Callable[..., pa.Table],
+    file_size_limit: Callable[[int], AbstractContextManager[None]],
+    size: int,
 ) -> None:
     cache.append(make_rows(10, seed=1))
     before = sorted(Path(cache.folder).iterdir())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finstill.cache.cache import SoftLabelCache
-from finstill.cache.upkeep import quarantine
+from finstill.cache.cache import DamagedPartError, SoftLabelCache
+from finstill.cache.upkeep import compact, quarantine, verify
 
 PAGE = Path(__file__).parents[3] / "docs" / "cache.md"
 
@@ -68,3 +70,37 @@ def test_every_page_has_a_checksum_and_every_column_its_type(filled: tuple[SoftL
         Path(part).write_bytes(content)
         with pytest.raises(OSError, match="CRC"):
             pq.read_table(part, page_checksum_verification=True)
+
+
+def put_by_another_tool(cache: SoftLabelCache, rows: pa.Table, logits: list[list[float | None]]) -> str:
+    """Store rows as a part that Polars wrote: with keys and lists of any length, and columns that may lack a value."""
+    columns = {name: rows[name] for name in rows.column_names} | {"logits": pa.array(logits, pa.list_(pa.float32()))}
+    sink = io.BytesIO()
+    pl.DataFrame(pa.table(columns)).write_parquet(sink)
+    content = sink.getvalue()
+    return cache.put(f"part-{hashlib.blake2b(content, digest_size=16).hexdigest()}.parquet", content)
+
+
+def test_rows_of_ones_own_are_read_verified_and_merged(
+    cache: SoftLabelCache, make_rows: Callable[..., pa.Table]
+) -> None:
+    rows = make_rows(30)
+    put_by_another_tool(cache, rows.slice(0, 20), rows["logits"][:20].to_pylist())
+    cache.append(rows.slice(20))
+    assert cache.unseen(rows["key"]).tolist() == []
+    assert list(verify(cache)) == []
+    for _ in range(2):
+        np.testing.assert_array_equal(cache.lookup(rows["key"]), rows["logits"].to_pylist())
+        compact(cache)
+    assert len(cache.parts()) == 1
+
+
+@pytest.mark.parametrize("logits", [[0.1, 0.2], [0.1, 0.2, 0.3, 0.4], [0.1, None, 0.3]])
+def test_rows_of_ones_own_without_a_logit_for_each_label_are_damage(
+    cache: SoftLabelCache, make_rows: Callable[..., pa.Table], logits: list[float | None]
+) -> None:
+    rows = make_rows(5)
+    part = put_by_another_tool(cache, rows, [*rows["logits"][:4].to_pylist(), logits])
+    assert [error.part for error in verify(cache)] == [part]
+    with pytest.raises(DamagedPartError):
+        cache.lookup(rows["key"])

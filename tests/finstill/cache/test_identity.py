@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import BertConfig
@@ -113,3 +114,14 @@ def test_an_int8_teacher_belongs_to_one_runtime(
     here = teacher_fingerprint(**teacher)
     monkeypatch.setattr("onnxruntime.__version__", "0.0.1")
     assert (teacher_fingerprint(**teacher) == here) is same
+
+
+def test_what_numpy_leaves_out_of_its_report_is_as_what_it_says_is_empty(
+    teacher: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher["precision"] = "int8"
+    simd = np.__config__.CONFIG["SIMD Extensions"]
+    monkeypatch.setitem(simd, "found", [])
+    empty = teacher_fingerprint(**teacher)
+    monkeypatch.delitem(simd, "found")
+    assert teacher_fingerprint(**teacher) == empty

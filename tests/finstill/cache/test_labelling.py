@@ -139,6 +139,21 @@ def test_of_many_texts_only_the_new_one_reaches_the_teacher(
     assert reached == [1]
 
 
+def test_of_a_table_only_what_the_teacher_reads_is_decoded(
+    cache: SoftLabelCache,
+    graph: Path,
+    write_tokens: WriteTokens,
+    add_unreadable_windows: Callable[[Path], None],
+    tmp_path: Path,
+) -> None:
+    tokens = tmp_path / "tokens.parquet"
+    write_tokens(tokens, SCRIPTS)
+    add_unreadable_windows(tokens)
+    with pytest.raises(OSError, match="thrift"):
+        pq.read_table(tokens)
+    assert label_texts(tokens, cache, partial(OnnxClassifier, graph), 512) == LabellingReport(10, 10)
+
+
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 129])
 def test_each_chunk_is_one_part(
     cache: SoftLabelCache,

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
 from finstill.cache.cache import DamagedPartError, SoftLabelCache, teachers
 from finstill.cache.labelling import label_texts, write_logits
@@ -99,3 +100,20 @@ def test_a_bucket_that_is_not_there_is_named(endpoint: str, bucket: object) -> N
         SoftLabelCache(
             f"s3://nowhere/cache?scheme=http&endpoint_override={endpoint}&region=us-east-1", FINGERPRINT, LABELS
         )
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_read_the_whole_cache(
+    root: str, make_rows: Callable[..., pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = SoftLabelCache(root, FINGERPRINT, LABELS)
+    cache.append(make_rows(20))
+    monkeypatch.delattr(SoftLabelCache, "read_part")
+    gone = fs.S3FileSystem(
+        endpoint_override="127.0.0.1:1",
+        scheme="http",
+        region="us-east-1",
+        connect_timeout=1,
+        retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=0),
+    )
+    with pytest.raises(OSError, match="AWS Error"):
+        cache.query(lambda _: gone.get_file_info("labels/cache"))

@@ -20,6 +20,7 @@ from finstill.cache import labelling
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import LabellingReport, label_texts
 from finstill.errors import InputError
+from finstill.inference.arithmetic import arithmetic
 from finstill.inference.session import CPU_PROVIDER, OnnxClassifier
 
 ray = pytest.importorskip("ray", reason="Ray is an extra: pip install 'finstill[ray]'")
@@ -57,10 +58,14 @@ def tokens(write_tokens: WriteTokens, tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.fixture
 def label(cluster: Cluster, tokens: Path, tmp_path: Path, graph: Path) -> Callable[..., LabellingReport]:
     def label(
-        cache: SoftLabelCache, graph: Path = graph, precision: str = "float32", address: str = cluster.address
+        cache: SoftLabelCache,
+        graph: Path = graph,
+        precision: str = "float32",
+        address: str = cluster.address,
+        made_with: str = "",
     ) -> LabellingReport:
         root = str(tmp_path / "cache")
-        return on_ray.label_texts_on_ray(address, tokens, root, cache, graph, precision, CPU_PROVIDER, 512)
+        return on_ray.label_texts_on_ray(address, tokens, root, cache, graph, precision, CPU_PROVIDER, 512, made_with)
 
     return label
 
@@ -117,6 +122,16 @@ def test_it_stores_what_one_machine_stores_and_names_its_workers(
     assert any(line.startswith("teacher_logits: worker 1 is ") for line in lines)
     assert lines[-1].startswith("teacher_logits: 1,000 of 1,000 texts")
     assert label(cache) == LabellingReport(1000, 0)
+
+
+def test_a_worker_decodes_only_what_the_teacher_reads(
+    label: Callable[..., LabellingReport],
+    cache: SoftLabelCache,
+    tokens: Path,
+    add_unreadable_windows: Callable[[Path], None],
+) -> None:
+    add_unreadable_windows(tokens)
+    assert label(cache) == LabellingReport(1000, 1000)
 
 
 def test_a_node_that_is_lost_costs_its_chunks_alone(
@@ -196,6 +211,9 @@ def test_a_worker_of_another_processor_may_not_label_in_int8(
     with pytest.raises(InputError, match="the teacher was made with another processor"):
         label(cache, precision="int8")
     assert not cache.parts()
+    with pytest.raises(InputError, match="the teacher was made with a third processor"):
+        label(cache, precision="int8", made_with="a third processor")
+    assert label(cache, precision="int8", made_with=arithmetic("int8")) == LabellingReport(1000, 1000)
 
 
 def test_a_worker_that_does_not_see_the_files_says_which(

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finstill.cache.positions import chunks_at, rows_at
+from finstill.cache.positions import chunks_at
 
 
 @given(
@@ -27,7 +27,6 @@ def test_the_rows_are_those_at_the_positions(rows: int, group_rows: int, chunk_r
     with tempfile.TemporaryDirectory() as folder:
         pq.write_table(table, Path(folder) / "rows.parquet", row_group_size=group_rows)
         with pq.ParquetFile(Path(folder) / "rows.parquet") as file:
-            assert rows_at(file, positions) == table.take(positions)
             chunks = list(chunks_at(file, positions, chunk_rows, ["number"]))
     assert all(chunk.num_rows == chunk_rows for chunk in chunks[:-1])
     assert all(0 < chunk.num_rows <= chunk_rows for chunk in chunks[-1:])
@@ -46,7 +45,6 @@ def test_row_groups_without_a_position_are_not_read(tmp_path: Path) -> None:
     path.write_bytes(content)
     positions = np.array([3, 22])
     with pq.ParquetFile(path) as file:
-        assert rows_at(file, positions)["number"].to_pylist() == [3, 22]
         assert [each["number"].to_pylist() for each in chunks_at(file, positions, 8)] == [[3, 22]]
         with pytest.raises(OSError, match="thrift"):
             file.read()

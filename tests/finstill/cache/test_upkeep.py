@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -215,6 +216,23 @@ def test_an_export_holds_every_text_once(
     exported = {row["key"]: (row["negative"], row["neutral"], row["positive"]) for row in table.to_pylist()}
     for key, logits in rows_of(cache).items():
         assert exported[key.hex()] == pytest.approx(logits, abs=1e-6)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_an_export_to_a_full_disk_names_the_file_and_looks_for_no_damage(
+    cache: SoftLabelCache,
+    make_rows: MakeRows,
+    file_size_limit: Callable[[int], AbstractContextManager[None]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+) -> None:
+    cache.append(make_rows(3000))
+    monkeypatch.delattr(SoftLabelCache, "read_part")
+    path = tmp_path / f"export{suffix}"
+    with file_size_limit(1000), pytest.raises(InputError, match=f"export{suffix}: .* not be written .*File too large"):
+        export(cache, path)
+    assert not path.exists()
 
 
 def test_an_export_to_an_unknown_format_says_which_there_are(cache: SoftLabelCache, tmp_path: Path) -> None:
