@@ -3,6 +3,7 @@
 from dagster import AssetExecutionContext, DataVersion, MaterializeResult, asset
 
 from assets.augmented_corpus import augmented_corpus
+from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus
 from assets.faults import explain_faults
 from assets.metadata import OWNERS, picture, table
@@ -55,6 +56,7 @@ def tuning(context: AssetExecutionContext, profile: ProfileResource) -> Material
         trials=settings.tuning.trials,
         seed=settings.tuning.seed,
         starts=workspace.starts,
+        callbacks=[stop_when_cancelled(context)],
     )
     plots = {
         "Tuning": search_history(found.trials),

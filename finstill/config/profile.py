@@ -334,7 +334,8 @@ class ProfileFile(_Section):
     budgets: Budgets = Budgets()
     defer: float | None = Field(None, gt=0, lt=1)
     report_to: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
-    seed: int = 17
+    # Its runs, of which there are at most 20, take this seed and those after it.
+    seed: int = Field(17, ge=0, le=2**32 - 20)
 
     @field_validator("out_of_domain")
     @classmethod

@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, lt=1)
     weight_decay: float = Field(0.01, ge=0, lt=1)
     patience: int = Field(5, ge=1)
-    seed: int = 17
+    seed: int = Field(17, ge=0, lt=2**32)
     labelled_repeats: int = Field(3, ge=1, le=100)
     rows_per_epoch: int | None = Field(None, ge=1)
     average_last: float = Field(0.0, ge=0, le=1)
@@ -124,6 +124,9 @@ class Recipe(BaseModel):
         rename_old_keys(values, cls.__name__)
         if values.get("student") == "static":
             values["architecture"] = StaticConfig.from_stored(values["architecture"])
+        if (temperature := values.get("temperature", {})).get("schedule") == "constant":
+            # An older version let one have an end, and passed it over.
+            values["temperature"] = {name: value for name, value in temperature.items() if name != "end"}
         return cls.model_validate(values)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 def _usual_start(settings: dict[str, object]) -> float:
@@ -22,6 +22,7 @@ class TemperatureSchedule(BaseModel):
         schedule: `constant` stays at `start`; `linear` goes from `start` to `end` in equal steps; `cosine` along half a
             cosine, which stays longer near both.
         start: 5 where it is not given, and 3 for a constant one.
+        end: 1 where it is not given; a constant one has no other.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -29,6 +30,13 @@ class TemperatureSchedule(BaseModel):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     start: float = Field(default_factory=_usual_start, gt=0, le=100)
     end: float = Field(1.0, gt=0, le=100)
+
+    @model_validator(mode="after")
+    def _constant_does_not_end_elsewhere(self) -> TemperatureSchedule:
+        # Its default may stand there: what is stored of a recipe names every setting.
+        if self.schedule == "constant" and self.end != type(self).model_fields["end"].default:
+            raise ValueError("a constant temperature stays at 'start': leave out 'end', or choose linear or cosine")
+        return self
 
     def at(self, step: int, steps: int) -> float:
         """Return the temperature of step `step` (from 0) of `steps`."""

@@ -196,6 +196,7 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
         with report.reported():
             corpus = _corpus(profile, scratch, report)
         if corpus is not None and report.students:
+            _require_labels_of_baselines(profile, recipes, report)
             with report.reported():
                 _students_tokenizers(profile, recipes, corpus, report)
         workspace = Workspace.of_profile(home, path)
@@ -222,6 +223,19 @@ def _students(profile: Profile, report: CheckReport) -> dict[str, Recipe]:
             "has none. Remove these recipes, or name corpus.label"
         )
     return recipes
+
+
+def _require_labels_of_baselines(profile: Profile, recipes: Mapping[str, Recipe], report: CheckReport) -> None:
+    """Tell where label-only baselines would find no label to learn from, or to choose their epoch by."""
+    from_labels = [name for name, recipe in recipes.items() if recipe.alpha == 0]
+    if not from_labels or profile.corpus.label is None:
+        return
+    for split in ("train", "validation"):
+        if not any(count for label, count in report.splits[split].items() if label):
+            report.stop(
+                f"{profile.recipes}: {', '.join(from_labels)} would learn from labels alone (alpha: 0), and no text of "
+                f"the {split} split has one. Label some texts, or remove these recipes"
+            )
 
 
 def _students_tokenizers(

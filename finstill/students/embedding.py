@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
+from finstill.errors import InputError
 from finstill.students.graph import GraphPart, as_array
 from finstill.students.vocabulary import Vocabulary
 
@@ -99,14 +100,33 @@ class TokenEmbedding(nn.Module):
         return GraphPart(nodes, {**vectors, "token_positions": self.positions.cpu().numpy()})
 
 
+def pca_to(width: int, vectors: np.ndarray) -> PCA:
+    """Return the PCA to `width`, which is not fitted yet, of word vectors (tokens, their width).
+
+    Raises:
+        InputError: they have fewer components.
+    """
+    if width > (largest := min(vectors.shape)):
+        tokens, own = vectors.shape
+        raise InputError(
+            f"word vectors of width {width} cannot be made of those of {tokens:,} tokens that are {own} wide",
+            where="architecture.embedding_width",
+            remedy=f"The largest width is {largest}",
+        )
+    return PCA(width, svd_solver="covariance_eigh")
+
+
 def fit_width(embeddings: np.ndarray, width: int) -> np.ndarray:
     """Return word embeddings (tokens, width), by PCA where that is narrower, at the scale of random ones.
 
     The teacher's are some twenty times smaller than what an LSTM's gates are made for; scaled to unit variance, as
     `nn.Embedding` starts, the same learning rate serves both.
+
+    Raises:
+        InputError: there are fewer tokens than `width`, and PCA needs as many.
     """
     if width < embeddings.shape[1]:
-        embeddings = PCA(width, svd_solver="covariance_eigh").fit_transform(embeddings)
+        embeddings = pca_to(width, embeddings).fit_transform(embeddings)
     elif width > embeddings.shape[1]:
         embeddings = np.pad(embeddings, ((0, 0), (0, width - embeddings.shape[1])))
     return (embeddings / embeddings.std()).astype(np.float32)

@@ -7,7 +7,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertModel
@@ -16,7 +15,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from finstill.config.architectures import BaseConfig, EncoderConfig
 from finstill.errors import InputError
 from finstill.students.base import StudentConfig, TokenStateStudent, masked_softmax
-from finstill.students.embedding import TokenEmbedding
+from finstill.students.embedding import TokenEmbedding, pca_to
 from finstill.students.start import Start
 from finstill.students.vocabulary import Vocabulary
 from finstill.teacher.checkpoint import word_embeddings
@@ -199,8 +198,11 @@ def _factorised(words: np.ndarray, widening: nn.Linear) -> np.ndarray:
     """Return narrow vectors of `words`, float32, (known, width), and set the layer that widens them again.
 
     By PCA: of all such factors, their product lies nearest `words` (Eckart and Young 1936).
+
+    Raises:
+        InputError: the layer is wider than `words`, or they are fewer.
     """
-    pca = PCA(widening.in_features, svd_solver="covariance_eigh").fit(words)
+    pca = pca_to(widening.in_features, words).fit(words)
     widening.weight.data.copy_(torch.from_numpy(pca.components_.T))
     widening.bias.data.copy_(torch.from_numpy(pca.mean_))
     return pca.transform(words).astype(np.float32)

@@ -237,12 +237,13 @@ def train_student(
             the same.
         champion: the folder of the package in service, for a recipe that starts from it. What the student is then also
             depends on the students before it, and these are no part of its inputs: where rows and recipe are the same,
-            it is kept.
+            it is kept. A training that was cut off begins anew where another champion came meanwhile.
         report_to: the trainer's integrations; `tensorboard` writes to `tensorboard` beside `folder`.
         callbacks: of the trainer; one may raise to end the training.
 
     Raises:
-        InputError: the loss is not finite or diverges, or the recipe asks of its checkpoint what it does not have.
+        InputError: the loss is not finite or diverges, the recipe asks of its checkpoint what it does not have, or its
+            alpha is 0 and the rows of one split have no label.
         UnreachableError: the checkpoint is the hub's, which cannot be reached.
     """
     said = train.provenance
@@ -256,6 +257,13 @@ def train_student(
         said = said and replace(said, teachers=())
         epoch = epoch.of_labels_alone()
         train, validation = (TrainingRows(r.input_ids, r.labels).labelled() for r in (train, validation))
+        for split, rows in (("train", train), ("validation", validation)):
+            if not len(rows):
+                raise InputError(
+                    f"no row of the {split} split has a label, and with alpha 0 a student learns from labels alone",
+                    where=stage,
+                    remedy="Label some rows, or remove the recipe",
+                )
     inputs = _inputs_digest(recipe, train, epoch, validation, labels, vocabulary, start)
     existing = read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     # The rest of the file may be another version's.
@@ -279,6 +287,8 @@ def train_student(
         student = STUDENTS[recipe.student].from_architecture(recipe.architecture, labels, vocabulary, start)
         if isinstance(recipe.architecture, HintedConfig) and recipe.architecture.hint_texts:
             learn_hints(student, start, read, recipe, starts, stage)
+    # Of this start: the champion changes, and a checkpoint of another has other weights and rows.
+    checkpoints = folder.parent / f"training-{digest(inputs, warm.champion if warm else '')}"
     tokenizer = start.tokenizer
     del start  # A large checkpoint need not stay in memory while its student is trained.
     average = WeightAverage(student, recipe.average_last) if recipe.average_last else None
@@ -293,7 +303,7 @@ def train_student(
             train,
             validation,
             epoch,
-            folder.parent / f"training-{inputs}",
+            checkpoints,
             stage=stage,
             callbacks=callbacks,
             report_to=[each for each in report_to if each != "tensorboard"],
@@ -320,7 +330,7 @@ def train_student(
         write_json(
             unfinished / TRAINING_FILE, {**asdict(trained), "folder": None, "recipe": recipe.model_dump(mode="json")}
         )
-    # What trainings of other inputs left when they were cut off.
+    # The checkpoints of this training, and what others left when they were cut off.
     for left in folder.parent.glob("training-*"):
         shutil.rmtree(left)
     return trained

@@ -56,7 +56,8 @@ class EpochSampler(Sampler[int]):
 
     Where an epoch reads a part of the rows without a label, each reads the next part of them in one shuffled order: no
     row comes again before all were read. Many texts read few times teach more than few texts read often (Beyer et al.
-    2022, "Knowledge distillation: A good teacher is patient and consistent").
+    2022, "Knowledge distillation: A good teacher is patient and consistent"). A label-only baseline, which reads its
+    labelled rows over and over, goes on in each epoch where the one before ended.
 
     Args:
         rows: all rows there are.
@@ -83,9 +84,8 @@ class EpochSampler(Sampler[int]):
         return len(self._epoch)
 
     def __iter__(self) -> Iterator[int]:
-        read = np.arange(self._epoch.unlabelled) + self._number * self._epoch.unlabelled
         positions = np.concatenate(
-            [np.resize(self._labelled, self._epoch.labelled), self._unlabelled[read % max(1, len(self._unlabelled))]]
+            [self._next(self._labelled, self._epoch.labelled), self._next(self._unlabelled, self._epoch.unlabelled)]
         )
         shuffled = np.random.default_rng([self._seed, self._number]).permutation(positions)
         # As transformers groups rows by length, whose own function makes Python objects of all: so many batches at a
@@ -94,3 +94,7 @@ class EpochSampler(Sampler[int]):
         ordered = shuffled[np.lexsort((-self._lengths[shuffled], group))]
         for start in range(0, len(ordered), ROWS_AT_A_TIME):
             yield from ordered[start : start + ROWS_AT_A_TIME].tolist()
+
+    def _next(self, rows: np.ndarray, count: int) -> np.ndarray:
+        """Return the `count` of `rows`, over and over, that this epoch reads."""
+        return rows[(np.arange(count) + self._number * count) % max(1, len(rows))]

@@ -14,7 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_model, save_model
 from torch.optim.swa_utils import AveragedModel
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, Trainer, TrainerCallback
 
 from finstill.config.profile import FineTuning
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
@@ -56,6 +56,7 @@ def fine_tune(
     folder: Path,
     *,
     seed: int,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> FineTuned:
     """Fine-tune `encoder` with a new classification head into `folder`, whole or not at all.
 
@@ -66,6 +67,9 @@ def fine_tune(
 
     A teacher that stands there already and was made from the same rows and settings is kept, and with it every logit
     it has given. Where a run was cut off, those before it are not trained again and it goes on from its last epoch.
+
+    Args:
+        callbacks: of each run's trainer; one may raise to end the training.
 
     Raises:
         InputError: a label has no row in train, or validation has no labelled row.
@@ -91,7 +95,8 @@ def fine_tune(
     average, history = None, []
     for run in range(settings.runs):
         model = untrained_classifier(encoder, labels, seed)
-        trainer = _trainer(model, settings, train, validation, unfinished_runs / "checkpoints", seed + run)
+        checkpoints = unfinished_runs / f"checkpoints-{run}"
+        trainer = _trainer(model, settings, train, validation, checkpoints, seed + run, callbacks)
         stage = f"{STAGE}, run {run + 1} of {settings.runs}"
         history += _train_once(model, trainer, unfinished_runs / f"run-{run}", stage)
         # Of mixed precision the trainer leaves a wrapper that cannot be copied.
@@ -138,6 +143,7 @@ def _trainer(
     validation: TrainingRows,
     checkpoints: Path,
     seed: int,
+    callbacks: Sequence[TrainerCallback],
 ) -> Trainer:
     steps = settings.epochs * -(-len(train) // settings.batch_size)
     return Trainer(
@@ -155,6 +161,7 @@ def _trainer(
         eval_dataset=validation,
         data_collator=collate,
         compute_metrics=validation_metrics,
+        callbacks=list(callbacks),
     )
 
 
@@ -168,6 +175,8 @@ def _train_once(model: PreTrainedModel, trainer: Trainer, finished: Path, stage:
     with whole_folder(finished) as unfinished:
         save_model(model, str(unfinished / "model.safetensors"))
         write_json(unfinished / HISTORY_FILE, history)
+    # Not before: one that is cut off while it is saved goes on from them.
+    shutil.rmtree(str(trainer.args.output_dir))
     return history
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, get_last_checkpoint
 
@@ -105,7 +106,8 @@ def bfloat16_units() -> bool:
 def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
     """Train, from the last whole checkpoint where a cut-off run left one, and return the history, an entry an epoch.
 
-    The trainer's model is the best epoch's when this returns, and the checkpoints are gone.
+    The trainer's model is the best epoch's when this returns. The checkpoints stay: whoever saves the model
+    removes them afterwards.
     """
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_ProgressCallback(stage))
@@ -116,11 +118,13 @@ def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     if last:
         logger.info("%s: goes on from %s", stage, Path(last).name)
+        state = TrainerState.load_from_json(str(Path(last) / TRAINER_STATE_NAME))
+        if state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]:
+            # The trainer forgets that as it begins, and would train an epoch more where early stopping ended it.
+            trainer.args.num_train_epochs = round(state.epoch or 0)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=last)
-    history = _epochs(trainer.state.log_history)
-    shutil.rmtree(folder)
-    return history
+    return _epochs(trainer.state.log_history)
 
 
 def checkpoint_of(args: Any, state: Any) -> Path:

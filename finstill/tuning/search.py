@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from finstill.errors import InputError
 from finstill.files import digest
 from finstill.training.distil import train_student
 from finstill.training.rows import TrainingRows
-from finstill.tuning.space import suggest
+from finstill.tuning.space import SPACE, suggest
 
 LEAST_FOR_IMPORTANCES = 10
 
@@ -32,6 +32,10 @@ MEASURE = "kl_to_teacher"
 many trials would be the luckiest."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+FAILED_IN_A_ROW = 10
+"""Failed trials after which a search ends. Where every recipe around the base diverges, it would never end; where half
+do, so many fail in a row once in a thousand times."""
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +71,12 @@ def search(
     trials: int,
     seed: int,
     starts: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Search:
     """Try recipes around `base` until `trials` of them are finished, and return what was found.
+
+    A recipe that cannot be trained is a trial that failed. It is not counted, and the search ends before where
+    `FAILED_IN_A_ROW` failed in a row.
 
     The best one's student is nearest to its teacher on the validation split. Trials are proposed by TPE (Bergstra et
     al. 2011, "Algorithms for Hyper-Parameter Optimization") and given up by the median rule where they fall behind.
@@ -77,10 +85,11 @@ def search(
 
     Args:
         train, validation: as `train_student` takes them.
-        folder: of the trial in progress; emptied after each.
+        folder: where each trial trains, in a folder of its own that it removes. Several searches may share it.
         storage: URL of the study's database, as `sqlite:////path/study.db` or `postgresql+psycopg2://...`.
         trials: finished ones in the end, those of earlier runs counted.
-        starts: as `train_student` takes it.
+        seed: of what is tried, with the number of each trial.
+        starts, callbacks: as `train_student` takes them.
 
     Raises:
         InputError: the base recipe hears no teacher, the database cannot be opened, or no trial came to its end.
@@ -89,42 +98,50 @@ def search(
         raise InputError(
             "a recipe with alpha 0 hears no teacher: there is no temperature to tune", where="tuning.recipe"
         )
-    study = _study(storage, digest(MEASURE, base.digest, *labels, *train.content(), *validation.content()), seed)
+    study = _study(storage, digest(MEASURE, SPACE, base.digest, *labels, *train.content(), *validation.content()), seed)
     left = trials - len(study.get_trials(deepcopy=False, states=FINISHED))
     logger.info("tuning: %s of %s trials are left", f"{max(left, 0):,}", f"{trials:,}")
 
+    failed = 0
+
     def objective(trial: Trial) -> float:
-        shutil.rmtree(folder, ignore_errors=True)
-        stage = f"tuning, trial {trial.number}"
-        try:
+        with tempfile.TemporaryDirectory(prefix=f"{trial.number}-", dir=folder, ignore_cleanup_errors=True) as own:
             trained = train_student(
-                suggest(trial, base),
+                suggest(trial, base, len(labels)),
                 train,
                 validation,
                 labels,
                 teacher_checkpoint,
-                folder / "checkpoint",
-                stage=stage,
+                Path(own) / "checkpoint",
+                stage=f"tuning, trial {trial.number}",
                 starts=starts,
-                callbacks=[_Pruning(trial)],
+                callbacks=[_Pruning(trial), *callbacks],
             )
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return trained.validation[MEASURE]
 
     def report(study: optuna.Study, trial: FrozenTrial) -> None:
         value = "no value" if trial.value is None else f"{trial.value:.4f} nats from the teacher"
         logger.info("tuning: trial %s is %s, %s", trial.number, trial.state.name.lower(), value)
+        nonlocal failed
+        failed = failed + 1 if trial.state == TrialState.FAIL else 0
+        if failed == FAILED_IN_A_ROW:
+            logger.warning("tuning: ends, since %s trials failed in a row", failed)
+            study.stop()
 
     if left > 0:
+        folder.mkdir(parents=True, exist_ok=True)
         # A recipe that diverges is a bad recipe, not a reason to stop.
         enough = MaxTrialsCallback(trials, FINISHED)  # Another machine may be at the same study.
-        study.optimize(objective, n_trials=left, catch=(InputError,), callbacks=[report, enough])
+        study.optimize(objective, catch=(InputError,), callbacks=[report, enough])
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
-        raise InputError("no trial came to its end", where="tuning.trials", remedy="Allow more trials")
+        raise InputError(
+            f"no trial came to its end: {failed} failed in a row",
+            where="tuning.recipe",
+            remedy="Look in the log at what each said, and change the recipe that the search starts from",
+        )
     best = min(complete, key=lambda trial: trial.value or 0.0)
-    recipe = suggest(optuna.trial.FixedTrial(best.params), base)  # type: ignore[arg-type]
+    recipe = suggest(optuna.trial.FixedTrial(best.params), base, len(labels))  # type: ignore[arg-type]
     return Search(recipe, best.value or 0.0, _entries(study), _importances(study, len(complete)))
 
 
@@ -140,16 +157,14 @@ def _study(storage: str, name: str, seed: int) -> optuna.Study:
             remedy="Give an SQLAlchemy URL of a database that can be written to and whose driver is installed, as "
             "postgresql+psycopg2://..., or leave it out for an SQLite file",
         ) from None
-    study = optuna.create_study(
+    return optuna.create_study(
         storage=opened,
         study_name=name,
         direction="minimize",
         load_if_exists=True,
+        sampler=_Sampler(seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=2),
     )
-    # A sampler that starts with the same seed again would propose the same recipes again.
-    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.get_trials(deepcopy=False)))
-    return study
 
 
 def _open(storage: str) -> optuna.storages.RDBStorage:
@@ -163,6 +178,21 @@ def _open(storage: str) -> optuna.storages.RDBStorage:
             # Another machine makes the tables of a new database: each time there are more of them.
             refused = error
     raise refused
+
+
+class _Sampler(optuna.samplers.TPESampler):
+    """TPE that draws each trial by the sum of the seed and its number.
+
+    Searches of one study, at once or one after the other, would otherwise begin with the same recipes.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__(seed=seed)
+        self._seed = seed
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        super().__init__(seed=self._seed + trial.number)
+        super().before_trial(study, trial)
 
 
 class _Pruning(TrainerCallback):

@@ -8,15 +8,21 @@ from optuna.trial import Trial
 
 from finstill.config.recipe import Recipe
 
+SPACE = "2"
+"""Part of a study's name. Other choices need another one: Optuna refuses to go on with a study of others."""
+
 # The setting that makes a student wide, by what its architecture calls it.
 _WIDTHS = ("hidden_width", "filters", "embedding_width")
 
 
-def suggest(trial: Trial, base: Recipe) -> Recipe:
+def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
     """Return `base` with what `trial` proposes: alpha, temperature, learning rate, width, and each choice of loss.
 
     Ranges are around what `base` says where that is a size, and what papers use where it is not. The architecture, the
-    seed and how long it trains stay.
+    seed and how long it trains stay, and so does a width of 0 or None, which leaves a part of the student out.
+
+    Args:
+        classes: how many labels the task has.
     """
     settings = base.model_dump()
     settings["alpha"] = trial.suggest_float("alpha", 0.3, 1.0)
@@ -28,7 +34,7 @@ def suggest(trial: Trial, base: Recipe) -> Recipe:
         "start": trial.suggest_float("temperature", 1.0, 10.0, log=True),
         "end": 1.0,
     }
-    width = next((name for name in _WIDTHS if name in settings["architecture"]), None)
+    width = next((name for name in _WIDTHS if settings["architecture"].get(name)), None)
     if width is not None:
         own = settings["architecture"][width]
         settings["architecture"][width] = trial.suggest_categorical(
@@ -37,6 +43,9 @@ def suggest(trial: Trial, base: Recipe) -> Recipe:
     for name in type(base).model_fields:
         # Every other choice by name is one of the loss.
         if name not in ("student", "start_from") and (choices := _choices(type(base), name)):
+            if classes < 3 and name == "soft_loss":
+                # It refuses two classes, and a search does not learn from trials that fail.
+                choices.remove("standardised_kl")
             settings[name] = trial.suggest_categorical(name, choices)
     return Recipe.model_validate(settings)
 

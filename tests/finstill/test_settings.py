@@ -76,6 +76,8 @@ def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Pat
         ("teacher:", "teacher:\n  tokenizer: embedded", r"'tokenizer' is for an imported teacher"),
         ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
         ("task: risk", "task: [risk", r"not valid YAML"),
+        ("task: risk", "task: risk\nseed: -1", r"line 2: 'seed': .*greater than or equal to 0.*-1"),
+        ("task: risk", "task: risk\nseed: 4294967296", r"line 2: 'seed': .*less than or equal to 4294967276"),
     ],
 )
 def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -107,6 +109,12 @@ def test_a_missing_profile_is_said(tmp_path: Path) -> None:
         ("a: {}\nb:\n  alfa: 0.7\n", r"line 3: unknown key 'b\.alfa'; did you mean 'alpha'"),
         ("a:\n  alpha: 1.5\n", r"line 2: 'a\.alpha': .*less than or equal to 1.*1\.5"),
         ("a:\n  temperature: {start: 0}\n", r"line 2: 'a\.temperature\.start': .*greater than 0"),
+        (
+            "a:\n  temperature: {schedule: constant, end: 2}\n",
+            r"line 2: 'a\.temperature': a constant temperature stays at 'start': leave out 'end'",
+        ),
+        ("a:\n  seed: -1\n", r"line 2: 'a\.seed': .*greater than or equal to 0.*-1"),
+        ("a:\n  seed: 4294967296\n", r"line 2: 'a\.seed': .*less than 4294967296"),
         ("a:\n  architecture: {layers: three}\n", r"line 2: 'a\.architecture\.layers': .*valid integer.*three"),
         ("a:\n  student: transformer_xl\n", r"line 2: 'a\.student': .*lstm_attention"),
         ("a:\n  student: static\n  architecture: {layers: 2}\n", r"line 3: unknown key 'a\.architecture\.layers'"),
@@ -161,6 +169,14 @@ def test_an_architecture_is_its_students_own() -> None:
     assert Recipe.from_stored(older).student == "encoder"
     with pytest.raises(ValueError, match="LstmAttentionConfig is not of this student's architecture"):
         Recipe(student="static", architecture=LstmAttentionConfig())
+
+
+def test_a_stored_recipe_of_a_constant_temperature_is_read_whatever_end_it_has() -> None:
+    recipe = Recipe.model_validate({"temperature": {"schedule": "constant", "start": 2}})
+    stored = recipe.model_dump(mode="json")
+    assert Recipe.model_validate(stored) == Recipe.from_stored(stored) == recipe
+    stored["temperature"]["end"] = 4.0
+    assert Recipe.from_stored(stored) == recipe
 
 
 def test_defaults_are_the_designs() -> None:

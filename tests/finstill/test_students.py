@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -214,6 +216,27 @@ def test_an_encoder_starts_from_the_layers_chosen(make_checkpoint: Callable[...,
     for layer, position in zip(student.layers, (1, 3), strict=True):
         theirs = teacher.encoder.encoder.layer[position].output.dense.weight
         assert torch.equal(layer.linear2.weight, theirs)
+
+
+@pytest.mark.parametrize(("vocabulary", "largest"), [("full", 32), ("trimmed", 6)])
+def test_word_vectors_wider_than_what_they_are_made_of_are_refused(
+    teacher: Start, vocabulary: str, largest: int
+) -> None:
+    """The checkpoint's are 32 wide, and the trimmed vocabulary has 6 tokens."""
+    known = VOCABULARIES[vocabulary]
+    for width in (largest, largest + 1):
+        refused = pytest.raises(
+            InputError, match=rf"architecture\.embedding_width: .* width {width} .* The largest width is {largest}"
+        )
+        with nullcontext() if width == largest else refused:
+            Encoder.from_architecture(EncoderConfig(layers=(1,), embedding_width=width), LABELS, known, teacher)
+
+
+def test_vectors_of_fewer_tokens_than_they_are_to_be_wide_are_refused(teacher: Start) -> None:
+    vectors = output_vectors(teacher, TokenIds.of([[101, 5, 9, 102]]), TRIMMED, None, "student")
+    architecture = SMALL["static"].model_copy(update={"embedding": "output", "embedding_width": 7})
+    with pytest.raises(InputError, match=r"of width 7 cannot be made of those of 6 tokens .* The largest width is 6"):
+        STUDENTS["static"].from_architecture(architecture, LABELS, TRIMMED, replace(teacher, output_vectors=vectors))
 
 
 def test_a_layer_the_teacher_does_not_have_is_said(teacher: Start) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import kl_div
-from transformers import TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from finstill.config.architectures import ConvolutionConfig, EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
@@ -37,7 +37,7 @@ from finstill.students.embedding import fit_width
 from finstill.students.registry import load_student
 from finstill.students.start import Start
 from finstill.teacher.checkpoint import resolve_checkpoint, word_embeddings
-from finstill.training import averaging, loop
+from finstill.training import averaging, distil, loop
 from finstill.training.averaging import WeightAverage
 from finstill.training.distil import train_student
 from finstill.training.epochs import Epoch, EpochSampler
@@ -78,16 +78,22 @@ def logits_of(student: TrainedStudent, rows: TrainingRows) -> np.ndarray:
 
 @pytest.fixture
 def train(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path) -> Train:
-    def run(recipe: Recipe = RECIPE, name: str = "student", rows: TrainingRows | None = None) -> TrainedStudent:
-        validation = learnable_rows(40, seed=1)
+    def run(
+        recipe: Recipe = RECIPE,
+        name: str = "student",
+        rows: TrainingRows | None = None,
+        validation: TrainingRows | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> TrainedStudent:
         return train_student(
             recipe,
             rows or learnable_rows(160),
-            validation,
+            validation or learnable_rows(40, seed=1),
             LABELS,
             tiny_checkpoint,
             tmp_path / name / "checkpoint",
             stage=name,
+            callbacks=callbacks,
         )
 
     return run
@@ -336,6 +342,44 @@ def test_every_kind_of_student_learns_and_goes_on_where_it_was_cut_off(
     assert max(epoch["agreement"] for epoch in resumed.history) > 0.9
 
 
+class Unread(TrainingRows):
+    """Rows that no training may read."""
+
+    def __getitem__(self, position: int) -> dict:
+        raise AssertionError("it is trained again")
+
+
+@pytest.mark.parametrize(
+    ("settings", "stops_early"),
+    [({}, False), ({"epochs": 30, "patience": 2, "learning_rate": 0.1}, True)],
+    ids=["of all its epochs", "that stopped early"],
+)
+@pytest.mark.parametrize("average_last", [0.0, 1.0])
+def test_a_student_that_could_not_be_saved_is_not_trained_again(
+    train: Train,
+    learnable_rows: Callable[..., TrainingRows],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict,
+    stops_early: bool,
+    average_last: float,
+) -> None:
+    def full_disk(path: Path) -> None:
+        raise OSError("no space left on device")
+
+    rows, recipe = learnable_rows(160), RECIPE.model_copy(update={**settings, "average_last": average_last})
+    monkeypatch.setattr(distil, "whole_folder", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        train(recipe, name="cut", rows=rows)
+    monkeypatch.undo()
+    saved = train(recipe, name="cut", rows=Unread(rows.input_ids, rows.labels, rows.teacher_logits))
+    undisturbed = train(recipe, name="undisturbed", rows=rows)
+    assert (len(saved.history) < recipe.epochs) == stops_early
+    assert replace(saved, folder=undisturbed.folder) == undisturbed
+    ours, theirs = weights(saved), weights(undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert {child.name for child in saved.folder.parent.iterdir()} == {"checkpoint", ".checkpoint.versions"}
+
+
 @pytest.mark.parametrize("soft_loss", sorted(SOFT_LOSSES))
 def test_a_student_learns_by_every_soft_loss(
     train: Train, learnable_rows: Callable[..., TrainingRows], soft_loss: str
@@ -430,6 +474,40 @@ def test_a_label_only_baseline_takes_as_many_steps_as_the_student_that_hears_the
     read = list(EpochSampler(rows, epoch.of_labels_alone(), batch_size=16, seed=0))
     assert len(read) == len(epoch)
     assert (rows.labels[read] != NO_LABEL).all()
+
+
+@given(st.integers(1, 9), st.integers(0, 40))
+def test_a_label_only_baseline_reads_each_of_its_rows_equally_often(labelled: int, unlabelled: int) -> None:
+    labels = np.array([0] * labelled + [NO_LABEL] * unlabelled)
+    rows = TrainingRows(TokenIds.of([[1] * (1 + i % 5) for i in range(len(labels))]), labels)
+    sampler = EpochSampler(rows, Epoch.of(RECIPE, rows).of_labels_alone(), batch_size=4, seed=0)
+    counts = np.zeros(len(labels), int)
+    for number in range(5):
+        sampler.set_epoch(number)
+        counts += np.bincount(list(sampler), minlength=len(labels))
+        assert np.ptp(counts[:labelled]) <= 1
+    assert not counts[labelled:].any()
+
+
+def test_a_label_only_baseline_that_was_cut_off_reads_on_where_it_was(
+    train: Train, learnable_rows: Callable[..., TrainingRows], cut_off_after: Callable[[int], TrainerCallback]
+) -> None:
+    # 67 rows with a label, and an epoch of 294.
+    rows, recipe = learnable_rows(160, unlabelled=93), RECIPE.model_copy(update={"alpha": 0.0})
+    with pytest.raises(InterruptedError):
+        train(recipe, name="cut", rows=rows, callbacks=[cut_off_after(2)])
+    ours, theirs = (weights(train(recipe, name=name, rows=rows)) for name in ("cut", "undisturbed"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_label_only_baseline_without_a_label_is_said(
+    train: Train, learnable_rows: Callable[..., TrainingRows], split: str
+) -> None:
+    rows = {"train": learnable_rows(160), "validation": learnable_rows(40, seed=1)}
+    rows[split].labels[:] = NO_LABEL
+    with pytest.raises(InputError, match=f"student: no row of the {split} split has a label, .* Label some rows"):
+        train(RECIPE.model_copy(update={"alpha": 0.0}), rows=rows["train"], validation=rows["validation"])
 
 
 @given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 50), st.integers(0, 3))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+from transformers import TrainerCallback
 
-from finstill.config.architectures import LstmAttentionConfig, StaticConfig
+from finstill.config.architectures import EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
 from finstill.errors import InputError
 from finstill.training.rows import TrainingRows
 from finstill.tuning.plots import search_history, search_slices
-from finstill.tuning.search import Search, search
+from finstill.tuning.search import FAILED_IN_A_ROW, Search, _study, search
 from finstill.tuning.space import suggest
 
 LABELS = ("negative", "neutral", "positive")
@@ -42,7 +44,7 @@ def test_the_best_trials_recipe_is_one_to_train_a_student_by(run: Run, tmp_path:
     assert found.recipe.temperature.start == best["temperature"]
     assert found.recipe.architecture.hidden_width == best["hidden_width"]
     assert (found.recipe.epochs, found.recipe.seed, found.recipe.student) == (3, BASE.seed, BASE.student)
-    assert not (tmp_path / "trial").exists()
+    assert not list((tmp_path / "trial").iterdir())
 
 
 def test_a_search_goes_on_and_tries_nothing_twice(run: Run) -> None:
@@ -77,18 +79,87 @@ def test_a_trial_that_cannot_train_does_not_end_the_search(run: Run, monkeypatch
         return train(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "train_student", diverging)
-    assert [trial["state"] for trial in run(trials=2).trials] == ["fail", "complete"]
+    states = [trial["state"] for trial in run(trials=2).trials]
+    assert states == ["fail", "complete", "complete"], "a failed one is not counted"
+
+
+def test_a_search_in_which_all_fails_ends(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def diverging(*args: object, **kwargs: object) -> object:
+        calls.append(kwargs)
+        raise InputError("the loss is not finite")
+
+    monkeypatch.setattr("finstill.tuning.search.train_student", diverging)
+    with pytest.raises(InputError, match=f"no trial came to its end: {FAILED_IN_A_ROW} failed in a row"):
+        run(trials=30)
+    assert len(calls) == FAILED_IN_A_ROW
+
+
+def test_a_width_that_a_checkpoint_cannot_give_is_a_trial_that_failed(run: Run) -> None:
+    """The checkpoint's word vectors are 32 wide: of the widths tried, 48 and 64 are too much."""
+    architecture = EncoderConfig(checkpoint="teacher", layers=(1,), embedding_width=32)
+    found = run(trials=3, base=Recipe(student="encoder", architecture=architecture, epochs=1))
+    states = {trial["embedding_width"] <= 32: trial["state"] for trial in found.trials}
+    assert states == {True: "complete", False: "fail"}
+    assert [trial["state"] for trial in found.trials].count("complete") == 3
+
+
+def test_a_part_that_the_base_recipe_leaves_out_stays_out() -> None:
+    def widths(base: Recipe) -> set[tuple[int | None, int | None]]:
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+        tried = [suggest(study.ask(), base, classes=3).architecture.model_dump() for _ in range(20)]
+        return {(each["embedding_width"], each.get("hidden_width")) for each in tried}
+
+    assert widths(Recipe(student="encoder")) == {(None, None)}
+    static = Recipe.model_validate({"student": "static", "architecture": {"embedding_width": 8, "hidden_width": 0}})
+    assert widths(static) == {(4, 0), (8, 0), (12, 0), (16, 0)}
+
+
+def test_two_classes_are_not_tried_with_a_loss_that_needs_three() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    tried = {suggest(study.ask(), BASE, classes=2).soft_loss for _ in range(50)}
+    assert tried == {"kl", "kl_inverse_square", "mse", "dkd", "dist"}
+
+
+def test_searches_that_begin_at_once_do_not_try_the_same(tmp_path: Path) -> None:
+    def tried(database: str) -> list[Recipe]:
+        machines = [_study(f"sqlite:///{tmp_path / database}", "study", seed=1) for _ in range(2)]
+        return [suggest(machine.ask(), BASE, classes=3) for machine in machines]
+
+    first, second = tried("a.db")
+    assert first != second
+    assert tried("b.db") == [first, second], "what is tried follows from the seed"
+
+
+def test_a_search_leaves_the_trial_of_another_in_the_same_folder_alone(run: Run, tmp_path: Path) -> None:
+    class Beside(TrainerCallback):
+        """Runs another search while the first trial is in the middle of its training."""
+
+        searches = 0
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if round(state.epoch) == 2 and not self.searches:
+                self.searches += 1
+                before = sorted(Path(args.output_dir).rglob("*"))
+                run(trials=1, storage=f"sqlite:///{tmp_path / 'other.db'}")
+                assert sorted(Path(args.output_dir).rglob("*")) == before != []
+
+    beside = Beside()
+    assert len(run(trials=2, callbacks=[beside]).trials) == 2
+    assert beside.searches == 1
+    assert not list((tmp_path / "trial").iterdir())
 
 
 def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    recipes = [suggest(study.ask(), BASE) for _ in range(50)]
+    recipes = [suggest(study.ask(), BASE, classes=3) for _ in range(50)]
     assert all(0.3 <= recipe.alpha <= 1 and 0.002 <= recipe.learning_rate <= 0.05 for recipe in recipes)
     assert {recipe.architecture.hidden_width for recipe in recipes} == {4, 8, 12, 16}
     assert {recipe.temperature.schedule for recipe in recipes} >= {"constant", "linear"}
     assert {recipe.soft_loss for recipe in recipes} >= {"kl", "mse", "dkd", "dist", "standardised_kl"}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    static = [suggest(study.ask(), Recipe(student="static")) for _ in range(5)]
+    static = [suggest(study.ask(), Recipe(student="static"), classes=3) for _ in range(5)]
     assert all(isinstance(recipe.architecture, StaticConfig) for recipe in static)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.recipe import Recipe
@@ -112,6 +114,31 @@ def test_a_warm_student_begins_with_the_champions_weights(night: Night) -> None:
     still = RECIPE.model_copy(update={"learning_rate": 1e-9, "warm_epochs": 1})
     second = load_file(night(340, still).folder / "model.safetensors")
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in first)
+
+
+def test_a_training_that_was_cut_off_does_not_go_on_from_a_checkpoint_of_another_start(
+    tiny_checkpoint: Path,
+    learnable_rows: Callable[..., TrainingRows],
+    cut_off_after: Callable[[int], TrainerCallback],
+    tmp_path: Path,
+) -> None:
+    def run(name: str, rows: int, **more: Any) -> TrainedStudent:
+        train = learnable_rows(200).at(np.arange(rows))
+        folder = tmp_path / name / "checkpoint"
+        return train_student(
+            RECIPE, train, learnable_rows(40, seed=1), LABELS, tiny_checkpoint, folder, stage=name, **more
+        )
+
+    with pytest.raises(InterruptedError):
+        run("student", 200, callbacks=[cut_off_after(3)])
+    assert list(tmp_path.glob("student/training-*/checkpoint-*")), "there was no champion yet, and it was trained anew"
+    champion = run("another", 160).folder
+    resumed, undisturbed = (run(name, 200, champion=champion) for name in ("student", "undisturbed"))
+    assert resumed.started_from == undisturbed.started_from is not None
+    assert len(resumed.history) == RECIPE.warm_epochs
+    ours, theirs = (load_file(each.folder / "model.safetensors") for each in (resumed, undisturbed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert {child.name for child in (tmp_path / "student").iterdir()} == {"checkpoint", ".checkpoint.versions"}
 
 
 def test_a_label_only_baseline_starts_from_no_champion() -> None:
