@@ -241,7 +241,11 @@ def export_teacher(
         own, chosen = existing.get("provider"), existing.get("chosen") if precision == "auto" else None
         measured = chosen is not None and not (chosen.startswith(TOO_FEW) and len(sample) >= LEAST_AUTO_TEXTS)
         wanted = existing["precision"] if measured and existing["precision"] in ("float32", lower) else precision
-        if wanted != "auto" and existing["fingerprint"] == fingerprint_on(identify(wanted), own):
+        if (
+            wanted != "auto"
+            and existing["fingerprint"] == fingerprint_on(identify(wanted), own)
+            and all((folder / TEACHER_GRAPHS[each]).is_file() for each in ("float32", wanted))
+        ):
             if own != provider:
                 # What was found of this provider then stays so: near the limit, another sample might find otherwise.
                 own = own_provider(folder / TEACHER_GRAPHS[wanted], provider, sample, token_budget)

@@ -85,6 +85,14 @@ def test_a_teacher_that_stands_there_already_is_kept(teacher: TeacherGraph, tiny
     assert teacher.graph.stat().st_mtime_ns == before
 
 
+def test_a_graph_that_somebody_removed_is_made_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        made = export_teacher(tiny_checkpoint, tmp_path / "onnx", max_length=64, source="test")
+        assert made.graph.is_file()
+        made.graph.unlink()
+
+
+
 def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_beside_it(
     teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
