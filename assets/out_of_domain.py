@@ -36,7 +36,7 @@ def out_of_domain(context: AssetExecutionContext, profile: ProfileResource) -> M
     from finstill.files import digest
     from finstill.teacher.export import read_teachers
 
-    require_proved(context.instance)
+    require_proved(context.instance, profile)
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.out_of_domain, workspace.out_of_domain
     if source is None:

@@ -35,6 +35,7 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
     """
     from pathlib import Path
 
+    from finstill.files import remove_folder
     from finstill.serving.package import Package
     from finstill.serving.page.build import write_page
     from finstill.serving.page.onnxruntime_web import NoPageError, onnxruntime_web
@@ -48,6 +49,8 @@ def page(context: AssetExecutionContext, profile: ProfileResource) -> Materializ
         path = write_page(Package.read(workspace.champion / "current"), samples, runtime, workspace.comparison / "try")
     except NoPageError as error:
         context.log.warning(f"no page was made: {error}")
+        # A page of the champion before would go on answering.
+        remove_folder(workspace.comparison / "try")
         return MaterializeResult(metadata={"no_page": str(error)})
     return MaterializeResult(metadata={"page": MetadataValue.path(str(path))})
 

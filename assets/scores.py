@@ -16,10 +16,13 @@ def scores(context: AssetExecutionContext, profile: ProfileResource) -> Material
     import pyarrow.parquet as pq
     from joblib import cpu_count
 
+    from finstill.files import one_at_a_time
     from finstill.serving.growing_table import grow_scores
 
     workspace = profile.workspace
-    report = grow_scores(workspace.corpus, workspace.champion / "current", workspace.scores, threads=cpu_count())
+    # Two runs would number their parts alike.
+    with one_at_a_time(workspace.scores):
+        report = grow_scores(workspace.corpus, workspace.champion / "current", workspace.scores, threads=cpu_count())
     newest = pq.read_table(max(report.folder.glob("*.parquet")), columns=["text", "label"])[:10].to_pylist()
     return MaterializeResult(
         metadata={

@@ -19,7 +19,6 @@ from dagster import (
 )
 from dagster._core.storage.asset_check_execution_record import (
     COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-    AssetCheckExecutionRecordStatus,
 )
 
 from assets.cancelling import stop_when_cancelled
@@ -407,6 +406,7 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
             "largest_difference": parity.largest_difference,
             "limit": LARGEST_DIFFERENCE,
             "argmax_agreement": parity.argmax_agreement,
+            "fingerprint": teacher.fingerprint,
         },
     )
 
@@ -424,11 +424,13 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     if settings.teacher.imported is not None:
         return AssetCheckResult(passed=True, description=NO_GRAPH)
     teacher = TeacherGraph.read(workspace.teacher_onnx)
+    graph = {"fingerprint": teacher.fingerprint}
     if teacher.chosen is not None:
         description = f"{teacher.precision} was chosen: {teacher.chosen}."
-        return AssetCheckResult(passed=True, description=description)
+        return AssetCheckResult(passed=True, description=description, metadata=graph)
     if teacher.precision == "float32":
-        return AssetCheckResult(passed=True, description="The float32 graph labels: there is nothing to compare.")
+        description = "The float32 graph labels: there is nothing to compare."
+        return AssetCheckResult(passed=True, description=description, metadata=graph)
     test = training_rows(workspace.corpus, workspace.tokens, settings.task)["test"]
     fidelity = measure_fidelity(
         teacher.graph,
@@ -447,27 +449,35 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
             "largest_kl_nats": LARGEST_KL,
             "batch_dependence": fidelity.batch_dependence,
             "largest_batch_dependence": LARGEST_BATCH_DEPENDENCE,
+            **graph,
         },
     )
 
 
-def require_proved(instance: DagsterInstance) -> None:
-    """Refuse a graph that a check found wrong: what it says would stay in the cache.
+def require_proved(instance: DagsterInstance, profile: ProfileResource) -> None:
+    """Refuse a graph that its checks have not proved: what it says would stay in the cache.
 
     The checks stop the run that they are part of, and no later one that begins with the labelling.
 
     Raises:
-        InputError: one of them failed when it was last asked.
+        InputError: one of them found it wrong, or was asked about another graph when it last answered.
     """
     from finstill.errors import InputError
+    from finstill.teacher.export import TeacherGraph
 
+    if profile.profile().teacher.imported is not None:
+        return
+    fingerprint = TeacherGraph.read(profile.workspace.teacher_onnx).fingerprint
     for key in graph_equals_checkpoint.check_keys | labels_as_float32.check_keys:
-        last = instance.event_log_storage.get_asset_check_execution_history(
+        records = instance.event_log_storage.get_asset_check_execution_history(
             key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
         )
-        if last and last[0].status == AssetCheckExecutionRecordStatus.FAILED:
-            raise InputError(
-                f"the check {key.name} found its graph wrong",
-                where="teacher_onnx",
-                remedy="Mend what it says, and materialize teacher_onnx with its checks",
-            )
+        answer = records[0].evaluation if records else None
+        if answer is None or (said := answer.metadata.get("fingerprint")) is None or said.value != fingerprint:
+            problem, remedy = "has not looked at its graph yet", "Materialize teacher_onnx with its checks"
+        elif not answer.passed:
+            problem = f"refused its graph: {answer.description}"
+            remedy = "Mend that, and materialize teacher_onnx with its checks"
+        else:
+            continue
+        raise InputError(f"the check {key.name} {problem}", where="teacher_onnx", remedy=remedy)

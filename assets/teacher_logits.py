@@ -61,7 +61,7 @@ def teacher_logits(context: AssetExecutionContext, profile: ProfileResource) -> 
     from finstill.files import digest
     from finstill.training.rows import read_left_out
 
-    require_proved(context.instance)
+    require_proved(context.instance, profile)
     workspace = profile.workspace
     started = time.monotonic()
     tables = {workspace.tokens: workspace.corpus, workspace.augmented: workspace.augmented}

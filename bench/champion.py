@@ -127,7 +127,7 @@ def main() -> None:
     counts = {}
     for students in (1, 3, STUDENTS, 10):
         counts[students] = a_year(rows, students, years)
-        old = a_year(rows, students, max(1, years // 8), before=True)
+        old = a_year(rows, students, years, before=True)
         print(f"  {students:>2} students a night: {counts[students]:.2f}; by the rule of before {old:.1f}")
     print(f"Nights until a student that is 1 point better is promoted, median of {repeats}")
     nights = {}

@@ -107,7 +107,9 @@ class House:
         shutil.copy(tokenizer, folder / "teacher")
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DAGSTER_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))
+        }
         environment |= {"FINSTILL_PROFILE": str(self.folder / "mine.yaml"), "FINSTILL_HOME": str(self.home)}
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.run"],
@@ -160,12 +162,16 @@ def survive(folder: Path, kills: int) -> tuple[int, int]:
     expected = house.made()
     moments, survived, lost = random.Random(0), 0, 0
     for number in range(1, kills + 1):
-        shutil.rmtree(house.home)
-        moment = moments.uniform(0.1, 1) * seconds
-        process = house.start()
-        time.sleep(moment)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        killed = False
+        while not killed:
+            # A later run may be faster than the first and end before it is killed.
+            shutil.rmtree(house.home)
+            moment = moments.uniform(0.1, 1) * seconds
+            process = house.start()
+            time.sleep(moment)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            killed = process.returncode == -signal.SIGKILL
         house.run()
         made = house.made()
         survived += made == expected

@@ -83,7 +83,7 @@ MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "alpha": 1.0}
 # With the epochs of a student that hears the teacher it takes as many steps; the best epoch by validation is kept.
-LABELS_ALONE: dict[str, Any] = {"alpha": 0.0, "average_last": 0.0}
+LABELS_ALONE: dict[str, Any] = {"alpha": 0.0}
 NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
 INPUT = NO_HINTS.model_copy(update={"embedding": "input"})
 RANDOM = NO_HINTS.model_copy(update={"embedding": "random"})

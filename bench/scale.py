@@ -15,7 +15,6 @@ student: choosing rows, making batches of them, and what the trainer does betwee
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -230,8 +229,9 @@ def training(folder: Path) -> dict[str, float]:
 
 
 def peak() -> float:
-    """Return this process's largest resident memory so far, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    """Return this process's largest resident memory so far, GiB; `getrusage` would count the parent's too."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024 / GIB
 
 
 STAGES: dict[str, Callable[[Path], dict[str, float]]] = {

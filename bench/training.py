@@ -5,7 +5,7 @@
 The texts are the phrase bank's, cut into tokens by the embedded encoder's tokenizer; labels and teacher logits are
 random, since they do not change what a step costs. Ours is the trainer that makes every student, one epoch at a time,
 without the evaluation and the checkpoint after it. The plain loop is the same student as one would write it: packed
-sequences through a bidirectional `nn.LSTM`, shuffled batches of the same size, AdamW without its fused kernel, the same
+sequences through a bidirectional `nn.LSTM`, shuffled batches of the same size, AdamW as torch sets it, the same
 loss, clipping and learning-rate schedule. Rivals take turns within each round.
 
 `training_vs_plain_loop` is our texts a second over the plain loop's. `training_vs_matmul` is our useful operations a
@@ -135,9 +135,7 @@ def plain_epoch(recipe: Recipe, rows: TrainingRows, vocabulary: int) -> float:
     assert isinstance(recipe.architecture, LstmAttentionConfig)
     assert rows.teacher_logits is not None
     student = PlainStudent(recipe.architecture, vocabulary).to(DEVICE)
-    optimizer = torch.optim.AdamW(
-        student.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=False, fused=False
-    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     batches = torch.randperm(len(rows)).split(recipe.batch_size)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, len(batches))
     started = time.perf_counter()

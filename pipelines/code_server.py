@@ -7,13 +7,14 @@ import sys
 
 from dagster import DagsterInstance
 
-from pipelines.execution import MODULE, end_runs_of_a_gone_server
+from pipelines.execution import MODULE
+from pipelines.recovery import note_lost_runs
 
 
 def main() -> None:
     """Become `dagster code-server start`, with the arguments that it takes."""
     with DagsterInstance.get() as instance:
-        end_runs_of_a_gone_server(instance)
+        note_lost_runs(instance)
     command = [sys.executable, "-m", "dagster", "code-server", "start", "--module-name", MODULE]
     os.execv(sys.executable, [*command, *sys.argv[1:]])
 

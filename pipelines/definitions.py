@@ -35,7 +35,7 @@ from pipelines.nights.summary import NIGHT
 from pipelines.operations.new_recipe import add_recipe
 from pipelines.operations.retention import retention
 from pipelines.schedules import nightly, weekly_retention
-from pipelines.sensors import continue_night, dropped_files, failure_webhook, free_slots, new_recipes
+from pipelines.sensors import continue_night, dropped_files, failure_webhook, new_recipes, recovery
 
 # A run loads these once, and forks each step's process from there: torch and transformers take longer to import than
 # most steps take. The threads that stand before the fork are OpenBLAS's and jemalloc's, which both know of forks.
@@ -83,7 +83,7 @@ defs = Definitions(
     asset_checks=load_asset_checks_from_modules(STAGES),
     jobs=[label, nightly_redistillation, tune, distil, decide, add_recipe, retention],
     schedules=[nightly, weekly_retention],
-    sensors=[continue_night, new_recipes, dropped_files, free_slots, failure_webhook],
+    sensors=[continue_night, new_recipes, dropped_files, recovery, failure_webhook],
     resources={
         "profile": ProfileResource(
             path=str(profile_path()),

@@ -12,11 +12,11 @@ from dagster import DagsterInstance
 
 from finstill.errors import InputError
 from pipelines.deployment import prepare_instance, profile_path
-from pipelines.execution import end_runs_of_a_gone_server
+from pipelines.recovery import note_lost_runs
 
 
 def main() -> None:
-    """Become `dg dev`, after ending the runs that another left when it was killed."""
+    """Become `dg dev`, which also ends the runs that another left when it was killed."""
     try:
         profile = profile_path()
         os.environ["FINSTILL_PROFILE"] = str(profile)
@@ -27,7 +27,7 @@ def main() -> None:
     os.set_inheritable(lock.fileno(), True)
     with suppress(BlockingIOError), DagsterInstance.get() as instance:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        end_runs_of_a_gone_server(instance)
+        note_lost_runs(instance)
     dg = Path(sys.executable).parent / "dg"
     os.execv(dg, [str(dg), "dev", *sys.argv[1:]])
 

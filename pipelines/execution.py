@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,10 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
-from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from pipelines.failures import cause_of, step_failure
-from pipelines.pools import give_free_slots
+from pipelines.recovery import RUNNING, end_lost_run, give_free_slots
 
 # Below the library's logger: progress lines go where a caller looks, and so do these.
 logger = logging.getLogger("finstill.execution")
@@ -51,8 +50,6 @@ LOCATION = "finstill"
 
 CALL_TAG = "finstill/call"
 """The tag of runs in this process, with the same value for all runs of one call."""
-
-RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 
 class RunFailedError(Exception):
@@ -90,26 +87,12 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
             pass
         else:
             # One that was executed again from the UI has the tag too, and a process of its own.
-            _end_lost(instance, lambda run: CALL_TAG in run.tags and run.parent_run_id is None)
+            for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
+                if CALL_TAG in run.tags and run.parent_run_id is None:
+                    end_lost_run(instance, run)
         # Held to the end by each of several calls, so that the next one sees any of them.
         fcntl.flock(lock, fcntl.LOCK_SH)
         yield
-
-
-def end_runs_of_a_gone_server(instance: DagsterInstance) -> None:
-    """End the runs that a code server before this one had started, which ended with it.
-
-    Dagster's monitoring does not look whether such a process is alive: after a restart of the machine its run would
-    stay as it was, and so would its slot in a pool.
-    """
-    _end_lost(instance, lambda run: GRPC_INFO_TAG in run.tags)
-
-
-def _end_lost(instance: DagsterInstance, lost: Callable[[DagsterRun], bool]) -> None:
-    for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
-        if lost(run):
-            instance.report_run_failed(run, "The process that executed this run is gone: it was killed.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def create_run(
@@ -166,7 +149,7 @@ def _see_to_what_waits(instance: DagsterInstance, entry: EventLogEntry) -> None:
         return
     if event.is_engine_event and (pool := event.engine_event_data.metadata.get("pool")) is not None:
         logger.info("%s: waits until another run leaves the pool '%s'", event.step_key, pool.value)
-        # The sensor `free_slots` does it for the runs of a daemon, and there need be none.
+        # The sensor `recovery` does it for the runs of a daemon, and there need be none.
         give_free_slots(instance)
     if event.is_step_up_for_retry:
         retry = event.step_retry_data

@@ -8,6 +8,7 @@ from dagster import schedule as schedule_by_cron
 from assets.resources import ProfileResource
 from finstill.errors import InputError
 from pipelines.deployment import nightly_cron, time_zone
+from pipelines.failures import without_secrets
 from pipelines.jobs import nightly_redistillation
 from pipelines.nights.conductor import Night, why_a_night
 from pipelines.nights.summary import WHY_TAG
@@ -31,7 +32,7 @@ def nightly(context: ScheduleEvaluationContext, profile: ProfileResource) -> Run
         why = why_a_night(context.instance, context.repository_def.asset_graph, profile)
     except InputError as error:
         # Of a tick that fails nobody hears; of a run that does, the webhook tells.
-        why = f"what changed cannot be told: {error}"
+        why = f"what changed cannot be told: {without_secrets(str(error))}"
     return RunRequest(tags={WHY_TAG: why}) if why else SkipReason("nothing is new: no input of any student changed")
 
 

@@ -27,7 +27,7 @@ from pipelines.deployment import webhook
 from pipelines.failures import describe_failure, post
 from pipelines.jobs import decide, distil, nightly_redistillation
 from pipelines.nights.conductor import Night, next_step
-from pipelines.pools import give_free_slots
+from pipelines.recovery import end_noted_runs, give_free_slots
 
 PAUSES = (0, 3600, 4 * 3600, 24 * 3600)
 """Seconds until a dropped file is asked for again that a night failed to take: at the next look, and then seldom, so
@@ -62,14 +62,17 @@ def new_recipes(context: SensorEvaluationContext, profile: ProfileResource) -> S
 
 
 @sensor(
-    description="Gives a free slot of a pool to a step that waits for one, where Dagster lost it.",
+    description="Ends the runs that a code server before this one left when it was killed, and gives a free slot of a "
+    "pool to a step that waits for one, where Dagster lost it.",
     minimum_interval_seconds=30,
     default_status=DefaultSensorStatus.RUNNING,
 )
-def free_slots(context: SensorEvaluationContext) -> SkipReason:
-    """Look at each pool."""
-    lost = give_free_slots(context.instance)
-    return SkipReason(f"a step got a slot that was lost: {', '.join(lost)}" if lost else "no slot was lost")
+def recovery(context: SensorEvaluationContext) -> SkipReason:
+    """Look at the runs that were left and at each pool."""
+    ended, given = end_noted_runs(context.instance), give_free_slots(context.instance)
+    found = [f"ended, since its process is gone: {run_id}" for run_id in ended]
+    found += [f"a step got a slot that was lost: {pool}" for pool in given]
+    return SkipReason("; ".join(found) or "nothing was lost")
 
 
 @sensor(

@@ -83,7 +83,7 @@ def find_imported(root: str | Path, name: str) -> SoftLabelCache:
     if name not in found:
         there = f"; there are {', '.join(found)}" if found else ""
         raise InputError(
-            f"no teacher '{name}' was imported into the cache {root}{there}",
+            f"no teacher '{name}' was imported into the cache{there}",
             where="teacher.imported",
             remedy=f"Run `finstill cache import TABLE --teacher {name} ...`",
         )

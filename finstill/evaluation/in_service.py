@@ -39,7 +39,7 @@ SAMPLE = 1000
 RESAMPLES = 2000
 
 LEVEL = 0.05
-"""Share of the nights in which a student that holds may be said not to."""
+"""A student that still holds is named in at most this share of the nights."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def left_the_promotion(night: Night, champion: Package) -> list[str]:
 
 
 def _p_of_no_change(name: str, now: float, before: float, night: Night, measured: dict[str, Any]) -> float | None:
-    """Return the p-value that a measure is what it was; None where it is not known how it varies over texts."""
+    """Return the p-value of the test that a measure has not changed; None where its variance over texts is unknown."""
     texts, rows = night.texts, measured["test_rows"]
     if name == "kl_to_teacher":
         deviations = night.kl_deviation, measured.get("kl_deviation")

@@ -130,7 +130,7 @@ def build_package(
         long = test.provenance.long if test.provenance else None
         answers = (*task.labels, repr(temperature), *(repr(each) for each in (decision, deferral) if each))
         if long == "cut":
-            # What does not say so is read in windows, and keeps the digest that it had.
+            # Not "windows": packages that were always read so keep their digest.
             answers = (*answers, long)
         identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *answers)
         package = Package(

@@ -179,7 +179,8 @@ def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
     _, best = linear_sum_assignment(preferred, maximize=True)
     right = best[predicted] == labels
     # Bonferroni's, since this is the best of all permutations.
-    shown = mcnemar(right, predicted == labels) * math.factorial(len(names)) < 0.05
+    p = mcnemar(right, predicted == labels)
+    shown = p == 0 or math.log(p) + math.lgamma(len(names) + 1) < math.log(0.05)
     if not shown or right.sum() <= np.bincount(labels).max():
         return {}
     return {names[i]: names[best[i]] for i in range(len(names))}

@@ -339,7 +339,7 @@ def test_a_graph_unequal_to_its_checkpoint_blocks_the_teacher_pass(
     }
     later = deployment.make([teacher_logits], raising=False)
     (failure,) = [event for event in later.all_events if event.is_step_failure]
-    assert "the check graph_equals_checkpoint found its graph wrong" in failure.step_failure_data.error.message
+    assert "the check graph_equals_checkpoint refused its graph" in failure.step_failure_data.error.message
     assert not (deployment.root / "cache").exists()
     graph.write_bytes(right)
     assert deployment.make(BEFORE).success

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from finstill import metrics
 from finstill.config.architectures import LstmAttentionConfig
-from finstill.config.profile import Budgets, CorpusSource, Profile, Teacher
+from finstill.config.profile import Budgets, CorpusSource, OutOfDomainSource, Profile, Teacher
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.corpus.provenance import LongTexts, TableProvenance
@@ -441,7 +441,7 @@ def test_contaminated_figures_are_marked(bench: Bench, tmp_path: Path) -> None:
         name="mine",
         task=SENTIMENT,
         corpus=CorpusSource(path="x.csv", name="phrasebank"),
-        out_of_domain=CorpusSource(path="y.csv", label="tone", name="tweets"),
+        out_of_domain=OutOfDomainSource(path="y.csv", label="tone", name="tweets"),
         teacher=Teacher(checkpoint="ProsusAI/finbert", trained_on=("Tweets",)),
         recipes=Path("recipes.yaml"),
         corrections=Path("mine.corrections"),

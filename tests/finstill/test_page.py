@@ -31,6 +31,7 @@ ODD = [
     "a[MASK]b [SEP] [cls]",
     "x" * 101 + " " + "y" * 100,
     "🙂 📈 e\u0301 ก่ हिन्दी",
+    "EPS\u2260guidance a\u226eb a\u226fb 5=\u03385 nul\x00nul",
 ]
 
 

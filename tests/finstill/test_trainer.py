@@ -270,7 +270,9 @@ def test_a_training_cut_off_by_sigkill_ends_as_an_undisturbed_one(
     arguments = [str(tmp_path / "rows.npz"), recipe.model_dump_json(), str(tiny_checkpoint), str(folder)]
     process = subprocess.Popen([sys.executable, "-c", CUT_OFF, *arguments], start_new_session=True)
     deadline = time.monotonic() + 120
-    while len(list(folder.parent.glob("training-*/checkpoint-*"))) < 2 and time.monotonic() < deadline:
+    while len(list(folder.parent.glob("training-*/checkpoint-*"))) < 2:
+        assert process.poll() is None, "it ended by itself"
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -16,9 +16,10 @@ from dagster._core.test_utils import create_run_for_test, instance_for_test
 from assets.resources import ProfileResource
 from finstill.config.recipe import Recipe
 from finstill.errors import UnreachableError
-from pipelines.execution import CALL_TAG, RunFailedError, calling, end_runs_of_a_gone_server, execute
+from pipelines.execution import CALL_TAG, RunFailedError, calling, execute
+from pipelines.recovery import LOST_RUNS, note_lost_runs
 from pipelines.run import distil_side_by_side
-from pipelines.sensors import free_slots
+from pipelines.sensors import recovery
 from tests.pipelines.house import House
 
 POOL, STEP = "training", "student"
@@ -78,13 +79,19 @@ def test_a_call_whose_neighbour_has_ended_is_still_seen(instance: DagsterInstanc
                 assert status(instance, alive) == DagsterRunStatus.STARTED
 
 
-def test_a_new_server_ends_the_runs_of_the_one_before_and_no_others(instance: DagsterInstance) -> None:
+def test_a_new_server_ends_the_runs_of_the_one_before_and_no_others(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LOST_RUNS, "")
     of_a_pod = create_run_for_test(instance, status=DagsterRunStatus.STARTED).run_id
     of_the_server = started(instance)
     instance.add_run_tags(of_the_server, {GRPC_INFO_TAG: "{}"})
     assert waits(instance)
-    end_runs_of_a_gone_server(instance)
+    note_lost_runs(instance)
+    alive = create_run_for_test(instance, status=DagsterRunStatus.STARTED, tags={GRPC_INFO_TAG: "{}"}).run_id
+    assert of_the_server in str(recovery.evaluate_tick(build_sensor_context(instance=instance)).skip_message)
     assert status(instance, of_the_server) == DagsterRunStatus.FAILURE
+    assert status(instance, alive) == DagsterRunStatus.STARTED
     assert status(instance, of_a_pod) == DagsterRunStatus.STARTED
     assert not waits(instance)
 
@@ -162,10 +169,10 @@ def test_the_daemon_too_gives_a_lost_slot_to_the_step_that_waits(instance: Dagst
     assert not storage.claim_concurrency_slot(POOL, first, STEP).is_claimed
 
     def tick() -> str | None:
-        return free_slots.evaluate_tick(build_sensor_context(instance=instance)).skip_message
+        return recovery.evaluate_tick(build_sensor_context(instance=instance)).skip_message
 
     assert tick() == f"a step got a slot that was lost: {POOL}"
     assert storage.claim_concurrency_slot(POOL, first, STEP).is_claimed
     storage.claim_concurrency_slot(POOL, second, STEP)
-    assert tick() == "no slot was lost"
+    assert tick() == "nothing was lost"
     assert not storage.claim_concurrency_slot(POOL, second, STEP).is_claimed

@@ -37,7 +37,8 @@ async function load() {
       attention: words.map((word, i) => ({ ...word, weight: weights[i] })),
     };
   };
-  return (text) => (last = last.then(() => run(text)));
+  // After one that failed, too.
+  return (text) => (last = last.catch(() => {}).then(() => run(text)));
 }
 
 function softmax(logits, temperature) {

@@ -25,10 +25,10 @@ class WordPiece {
     return sides;
   }
 
-  // As finstill.text.normalise: NFKC, what Python takes for white space folded.
+  // As finstill.corpus.text reads a text: NUL as a space, NFKC, what Python takes for white space folded.
   static fold(text) {
     const space = /[\t-\r\x1c-\x1f \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/g;
-    return text.normalize("NFKC").replace(space, " ").replace(/^ | $/g, "");
+    return text.replaceAll("\0", " ").normalize("NFKC").replace(space, " ").replace(/^ | $/g, "");
   }
 
   // Returns ids, special tokens included; for each the number of its word, or -1; and the words as they stand in text.
@@ -37,7 +37,7 @@ class WordPiece {
     const wordOf = this.before.map(() => -1);
     const words = [];
     for (const [piece, start] of this.split(WordPiece.fold(text))) {
-      const pieces = this.added.has(piece) ? [this.added.get(piece)] : this.pieces(this.normalized(piece));
+      const pieces = this.added.has(piece) ? [this.added.get(piece)] : this.piecesOf(this.normalized(piece));
       if (pieces.length === 0) continue;
       ids.push(...pieces);
       wordOf.push(...pieces.map(() => words.length));
@@ -77,6 +77,11 @@ class WordPiece {
     if (strip_accents ?? lowercase) word = word.normalize("NFD").replace(/\p{Mn}/gu, "");
     // Character by character, as the original does: JavaScript writes a final sigma otherwise.
     return lowercase ? [...word].map((character) => character.toLowerCase()).join("") : word;
+  }
+
+  // Where accents go, the strokes of \u2260 \u226e \u226f go too, and what is left of them stands alone.
+  piecesOf(word) {
+    return word.split(/(?=[=<>])|(?<=[=<>])/).flatMap((part) => this.pieces(part));
   }
 
   // The longest pieces of the vocabulary from the left; a word that they do not cover is unknown as a whole.
