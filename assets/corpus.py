@@ -115,7 +115,10 @@ def corpus(context: AssetExecutionContext, config: CorpusConfig, profile: Profil
             "files_read": table(report.source.files[:FILES_SHOWN]),
             "files_passed_over": table(
                 [{"file": name, "why": "it is empty"} for name in report.source.empty[:FILES_SHOWN]]
-                + [{"file": name, "why": "no reader knows it"} for name in report.source.unknown[:FILES_SHOWN]]
+                + [
+                    {"file": name, "why": report.source.reasons.get(name, "no reader knows it")}
+                    for name in report.source.unknown[:FILES_SHOWN]
+                ]
             ),
             **_corrections_shown(report.corrected),
             "texts_cleaned": table([{"what": what, "rows": rows} for what, rows in report.cleaned.items()]),

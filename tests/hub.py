@@ -141,7 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, send: bool) -> None:
         path = self.path.partition("?")[0]
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
+        if found := re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?", path):
             name, kind, revision = found.groups()
             if name not in self.server.commits:
                 return self._refuse("RepoNotFound")

@@ -117,9 +117,10 @@ def _chunks(
         )
     rows = pq.read_table(corpus, columns=["key", "text", "label", "split"])
     measured_on = rows["text"].filter(pc.not_equal(rows["split"], "train"))
-    measured = NearDuplicates(Shingles.of(measured_on.combine_chunks()))
+    measured = NearDuplicates(Shingles.of(measured_on))
     read = pq.read_table(tokens, columns=["key", "text_key", "input_ids"])
-    ids = read["input_ids"].combine_chunks()
+    # Ids of all texts may be more than an offset of `list` can count.
+    ids = read["input_ids"].cast(pa.large_list(pa.int32())).combine_chunks()
     # Nor is a variant that decodes to nothing a text.
     seen = {_content(np.array(tokenizer.encode("").ids, np.int32)), *map(_content, _rows_of(ids))}
     chosen = pc.equal(rows["split"], "train")
@@ -173,7 +174,7 @@ def _new_texts(
     return pa.table(columns, schema=AUGMENTED_SCHEMA).take(pa.array(new, pa.int64()))
 
 
-def _texts(keys: pa.ChunkedArray, ids: pa.ListArray, vocabulary: Vocabulary) -> tuple[Texts, pa.ChunkedArray]:
+def _texts(keys: pa.ChunkedArray, ids: pa.LargeListArray, vocabulary: Vocabulary) -> tuple[Texts, pa.ChunkedArray]:
     """Return texts in the order of their keys, those left out that hold nothing, and their whole keys."""
     flat = ids.flatten().to_numpy().astype(np.int64)
     row = np.repeat(np.arange(len(ids)), ids.value_lengths().to_numpy())
@@ -188,7 +189,7 @@ def _texts(keys: pa.ChunkedArray, ids: pa.ListArray, vocabulary: Vocabulary) -> 
     return Texts.from_ids(numbers[order], ordered, lengths[order], vocabulary), keys.take(pa.array(order))
 
 
-def _rows_of(ids: pa.ListArray) -> Iterator[np.ndarray]:
+def _rows_of(ids: pa.ListArray | pa.LargeListArray) -> Iterator[np.ndarray]:
     offsets, values = ids.offsets.to_numpy(), ids.values.to_numpy()
     for start, stop in itertools.pairwise(offsets.tolist()):
         yield values[start:stop]

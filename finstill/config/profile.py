@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -52,7 +52,8 @@ class CorpusSource(_Section):
     Attributes:
         path: a file, a list of files, a folder or zip of them, or `embedded` for the corpus that ships with Finstill;
             see `finstill.corpus.readers` for the formats. Relative paths start at the profile's folder.
-        hub: the name of a Hugging Face data set, or a local folder in that layout; its splits are honoured.
+        hub: the name of a Hugging Face data set, or a folder in that layout beside the profile; its splits are
+            honoured.
         hub_config: configuration of the data set, where it has several.
         hub_revision: branch, tag or commit of the data set.
         known: the name of a data set that Finstill knows as it is published; sets what the profile does not say.
@@ -73,7 +74,10 @@ class CorpusSource(_Section):
         bad_rows_at_most: share of the rows that may be set aside; more stop the run.
         name: what the data set is called, as `teacher.trained_on` would call it.
         licence: as the hub names it (`cc0-1.0`); the model card of each student says it.
+        section: the profile's section that it stands in, by which messages name its settings.
     """
+
+    section: ClassVar[str] = "corpus"
 
     path: str | tuple[str, ...] | None = None
     hub: str | None = None
@@ -109,6 +113,9 @@ class CorpusSource(_Section):
     def _one_source(self) -> CorpusSource:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of 'path' (a file or folder) and 'hub' (a Hugging Face data set)")
+        given = self.path if isinstance(self.path, tuple) else (self.path or self.hub,)
+        if not given or not all(given):
+            raise ValueError("'path' and 'hub' must not be empty: name a file, a folder or a Hugging Face data set")
         if self.thresholds is not None and self.thresholds[0] > self.thresholds[1]:
             raise ValueError(f"'thresholds' must ascend, and are {list(self.thresholds)}")
         if isinstance(self.split, SplitByDate) and self.date is None:
@@ -135,6 +142,12 @@ class CorpusSource(_Section):
     def _names_are_text(cls, value: object) -> object:
         # YAML reads 0 and 1 as numbers, and files hold them as text.
         return {str(key): name for key, name in value.items()} if isinstance(value, dict) else value
+
+
+class OutOfDomainSource(CorpusSource):
+    """Where the texts come from that students are measured on and from which none learns."""
+
+    section: ClassVar[str] = "out_of_domain"
 
 
 class FineTuning(_Section):
@@ -327,7 +340,7 @@ class ProfileFile(_Section):
     task: Task
     corpus: CorpusSource
     teacher: Teacher
-    out_of_domain: CorpusSource | None = None
+    out_of_domain: OutOfDomainSource | None = None
     augmentation: Augmentation = Augmentation()
     tuning: Tuning | None = None
     recipes: Path
@@ -339,7 +352,7 @@ class ProfileFile(_Section):
 
     @field_validator("out_of_domain")
     @classmethod
-    def _labelled_and_named(cls, value: CorpusSource | None) -> CorpusSource | None:
+    def _labelled_and_named(cls, value: OutOfDomainSource | None) -> OutOfDomainSource | None:
         if value is not None and (value.label is None or value.name is None):
             raise ValueError("it needs a 'label', the column to measure against, and a 'name'")
         return value
@@ -397,6 +410,9 @@ def read_profile(path: Path) -> Profile:
 
 
 def _absolute(source: CorpusSource, base: Path) -> CorpusSource:
+    # A data set's name looks like a path too, as a checkpoint's does.
+    if source.hub is not None and (folder := base / source.hub).is_dir():
+        return source.model_copy(update={"hub": str(folder)})
     if not source.path or source.path == EMBEDDED:
         return source
     path = str(base / source.path) if isinstance(source.path, str) else tuple(str(base / each) for each in source.path)

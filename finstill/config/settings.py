@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.tokens import ScalarToken
 
 from finstill.errors import InputError
 
@@ -51,13 +53,23 @@ def read_settings(
     if not path.is_file():
         raise InputError("there is no such file", where=where)
     try:
-        # The round-trip loader keeps line numbers, refuses duplicate keys and builds plain data only.
-        document = YAML(typ="rt").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise InputError(f"the file is not UTF-8 ({error})", where=where) from error
+    try:
+        # The round-trip loader keeps line numbers, refuses duplicate keys and builds plain data only.
+        document = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         raise InputError(f"not valid YAML: {error.problem}", where=where, line=line) from error
+    except ReaderError as error:
+        character, line = text[error.position], text.count("\n", 0, error.position) + 1
+        raise InputError(
+            f"not valid YAML: the character {character!r} is not allowed", where=where, line=line
+        ) from error
+    except ValueError as error:
+        # YAML reads 2019-06-31 as a date, which does not exist.
+        raise InputError(f"not valid YAML: {error}", where=where, line=_line_of_impossible_value(text)) from error
     values = _plain(document)
     as_written = rename_old_keys(values, model.__name__)
     for old, new in RENAMED.get(model.__name__, {}).items():
@@ -149,6 +161,18 @@ def _field_names(model: type[BaseModel]) -> list[str]:
     """Return every property name in `model`'s schema, nested models included."""
     schema = model.model_json_schema()
     return [name for part in (schema, *schema.get("$defs", {}).values()) for name in part.get("properties", {})]
+
+
+def _line_of_impossible_value(text: str) -> int | None:
+    """Return the line, from 1, of the first value that looks like a date or a number and is none; None if it is none
+    of the plain ones."""
+    for token in YAML(typ="rt").scan(text):
+        if isinstance(token, ScalarToken) and token.plain:
+            try:
+                YAML(typ="rt").load(token.value)
+            except ValueError:
+                return token.start_mark.line + 1
+    return None
 
 
 def _line(document: Any, location: tuple[int | str, ...]) -> int | None:

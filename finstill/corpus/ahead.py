@@ -12,8 +12,13 @@ T = TypeVar("T")
 def ahead(items: Iterator[T]) -> Iterator[T]:
     """Yield items, of which a thread makes the next one meanwhile: reading and writing leave it the interpreter."""
     end = object()
-    with ThreadPoolExecutor(1) as pool:
+    pool = ThreadPoolExecutor(1)
+    try:
         following: Future[Any] = pool.submit(next, items, end)
         while (item := following.result()) is not end:
             following = pool.submit(next, items, end)
             yield item
+    finally:
+        # Without waiting: where an error left this unfinished, garbage collection ends it, in whichever thread. One
+        # that just starts holds the lock that Python takes when a thread has been waited for.
+        pool.shutdown(wait=False)

@@ -138,9 +138,9 @@ def _marks(drop: str) -> dict[str, str]:
     except FileNotFoundError as error:
         raise InputError("there is no such folder", where=base, remedy="Make it, or name another") from error
     return {
-        str(PurePosixPath(info.path).relative_to(base)): _mark(info)
+        name: _mark(info)
         for info in sorted(listing, key=lambda info: info.path)
-        if info.type == fs.FileType.File and is_readable(info.base_name)
+        if info.type == fs.FileType.File and is_readable(name := str(PurePosixPath(info.path).relative_to(base)))
     }
 
 

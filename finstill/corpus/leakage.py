@@ -63,7 +63,7 @@ def find_leaks(corpus: Path, augmented: Path) -> list[Leak]:
     measured = pq.read_table(corpus, columns=["text", "split"], filters=[("split", "!=", "train")])
     rows_to_compare = pq.read_metadata(corpus).num_rows + pq.read_metadata(augmented).num_rows
     advance = progress_logger(logger, "no_test_text_is_learned_from", rows_to_compare, "texts")
-    index = NearDuplicates(Shingles.of(measured["text"].combine_chunks()))
+    index = NearDuplicates(Shingles.of(measured["text"]))
 
     def leaks(rows: str, texts: pa.StringArray) -> Iterator[Leak]:
         for i, match in enumerate(index.nearest(Shingles.of(texts))):

@@ -23,6 +23,7 @@ from finstill.corpus.readers import (
     json_rows,
     kind_of,
     parquet_batches,
+    reading,
 )
 from finstill.errors import InputError
 
@@ -64,7 +65,8 @@ def look(path: Path) -> Look:
     """Return what the file `path` looks like from its first megabyte.
 
     Raises:
-        InputError: there is no such file, it has no row or no line break in its first megabyte, or no reader knows it.
+        InputError: there is no such file, it cannot be read, it has no row or no line break in its first megabyte, or
+            no reader knows it.
     """
     if not path.is_file():
         raise InputError("there is no such file", where=path)
@@ -73,7 +75,7 @@ def look(path: Path) -> Look:
         raise InputError("no reader knows a file with this ending", where=path)
     if kind in ("parquet", "json", "jsonl"):
         return _look_at_objects(path, kind)
-    with path.open("rb") as raw:
+    with reading(str(path), Form()), path.open("rb") as raw:
         start = decompressed(raw, path.name).read(BYTES_LOOKED_AT)
     if not start:
         raise InputError("the file is empty", where=path)
@@ -143,12 +145,15 @@ def recognise(path: Path) -> str | None:
 
 
 def _members(path: Path) -> list[str]:
-    with zipfile.ZipFile(path) as archive:
-        return [Path(name).name for name in archive.namelist()]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [Path(name).name for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"not readable as zip: {error}", where=path) from error
 
 
 def _look_at_objects(path: Path, kind: Kind) -> Look:
-    with path.open("rb") as raw:
+    with reading(str(path), Form()), path.open("rb") as raw:
         stream = decompressed(raw, path.name)
         if kind == "parquet":
             batch, names = next(parquet_batches(stream, path.name, Form(), [], everything=True), (None, {}))

@@ -41,7 +41,7 @@ def build_out_of_domain(
     texts, report = distinct_texts(rows, labels, label_names, bad_rows)
     _leave_out(texts.filter(pc.is_null(texts["label"])), "no label", report)
     texts = texts.filter(pc.is_valid(texts["label"]))
-    index = NearDuplicates(Shingles.of(texts["text"].combine_chunks()))
+    index = NearDuplicates(Shingles.of(texts["text"]))
     near = np.zeros(len(texts), bool)
     with pq.ParquetFile(corpus) as file:
         for batch in file.iter_batches(ROWS_PER_CHUNK, columns=["text", "split"]):

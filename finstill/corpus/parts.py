@@ -104,7 +104,9 @@ def write_part(
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
     """
-    rows = _keyed(ahead(_counted(batches)), _label_names(labels, label_names), labels, bad_rows, report, by_date)
+    rows = _keyed(
+        ahead(_counted(batches)), _label_names(labels, label_names, bad_rows.section), labels, bad_rows, report, by_date
+    )
     with (
         whole_file(path) as unfinished,
         pq.ParquetWriter(
@@ -146,7 +148,7 @@ def _keyed(
 ) -> Iterator[pa.RecordBatch]:
     for batch in batches:
         report.read += batch.num_rows
-        given, label_faults = _mapped(batch["label"], lambda label: _label(label, names, labels))
+        given, label_faults = _mapped(batch["label"], lambda label: _label(label, names, labels, bad_rows.section))
         split, split_faults = _mapped(batch["split"], _split)
         faults = [label_faults, split_faults, *([_mapped(batch["date"], _date)[1]] if by_date else [])]
         read = {name: batch[name] for name in ("text", "source", "date", "id", "number")}
@@ -249,7 +251,7 @@ class _BadValueError(Exception):
         self.fault = fault
 
 
-def _label_names(labels: tuple[str, ...], label_names: Mapping[str, str | None]) -> dict[str, str | None]:
+def _label_names(labels: tuple[str, ...], label_names: Mapping[str, str | None], section: str) -> dict[str, str | None]:
     """Return the task's label for each that a source may give, folded; None for what is no label.
 
     Raises:
@@ -259,19 +261,23 @@ def _label_names(labels: tuple[str, ...], label_names: Mapping[str, str | None])
     names |= {label.casefold(): label for label in labels}
     for given, name in label_names.items():
         if name is not None and name not in labels:
-            raise InputError(f"label_names maps '{given}' to '{name}', which is not one of the labels {list(labels)}")
+            raise InputError(
+                f"it maps '{given}' to '{name}', which is not one of the labels {list(labels)}",
+                where=f"{section}.label_names",
+            )
         names[(canonical_label(given) or "").casefold()] = name
     return names
 
 
-def _label(value: str, names: Mapping[str, str | None], labels: tuple[str, ...]) -> str | None:
+def _label(value: str, names: Mapping[str, str | None], labels: tuple[str, ...], section: str) -> str | None:
     given = canonical_label(value) or ""
     try:
         return names[given.casefold()]
     except KeyError:
         fault = Fault(
             f"the label '{value}' is not one of the task's labels {list(labels)}",
-            f"Map it in the profile, as corpus.label_names: {{'{given}': {labels[0]}}}; to null where it is no label",
+            f"Map it in the profile, as {section}.label_names: {{'{given}': {labels[0]}}}; "
+            "to null where it is no label",
         )
         raise _BadValueError(fault) from None
 

@@ -79,6 +79,7 @@ class CorpusReport:
         self.source.files += other.source.files
         self.source.empty += other.source.empty
         self.source.unknown += other.source.unknown
+        self.source.reasons |= other.source.reasons
 
     def as_dict(self) -> dict[str, Any]:
         """Return this as values that JSON keeps, but the rows set aside, which `write_bad_rows` keeps, and what
@@ -108,14 +109,16 @@ class BadRows:
     Attributes:
         stop: whether it stops the run; where not, it is set aside.
         at_most: share of the rows that may be set aside; more stop the run.
+        section: the profile's section that says so.
     """
 
     stop: bool = True
     at_most: float = 1.0
+    section: str = CorpusSource.section
 
     @classmethod
     def of(cls, source: CorpusSource) -> BadRows:
-        return cls(source.on_bad_rows == "stop", source.bad_rows_at_most)
+        return cls(source.on_bad_rows == "stop", source.bad_rows_at_most, source.section)
 
     def take(self, row: Row, fault: Fault, report: CorpusReport) -> None:
         """Set a row aside.
@@ -124,7 +127,7 @@ class BadRows:
             InputError: it stops the run.
         """
         if self.stop:
-            aside = "Or write corpus.on_bad_rows: set_aside, to go on without such rows"
+            aside = f"Or write {self.section}.on_bad_rows: set_aside, to go on without such rows"
             remedy = f"{fault.remedy}. {aside}" if fault.remedy else f"Correct the row. {aside}"
             raise InputError(fault.reason, where=row.source, row=row.number, remedy=remedy)
         report.set_aside.append(BadRow(row.source, row.number, fault.reason, row.text or ""))
@@ -143,7 +146,7 @@ class BadRows:
             raise InputError(
                 f"{len(report.set_aside):,} of {report.read:,} rows cannot be used, and the profile allows "
                 f"{self.at_most:.1%} ({first})",
-                where="corpus.bad_rows_at_most",
+                where=f"{self.section}.bad_rows_at_most",
                 remedy="Correct the rows, or allow more",
             )
 

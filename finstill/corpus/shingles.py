@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -53,10 +53,12 @@ class Shingles:
     hashes: np.ndarray
 
     @classmethod
-    def of(cls, texts: Sequence[str] | pa.StringArray) -> Shingles:
+    def of(cls, texts: Sequence[str] | pa.StringArray | pa.ChunkedArray) -> Shingles:
+        # Chunks are not put together: their characters may be more than an offset of `string` can count.
+        chunks = texts.chunks if isinstance(texts, pa.ChunkedArray) else [pa.array(texts, pa.string())]
         # Arrays leave other threads the interpreter.
         with ThreadPoolExecutor(cpu_count()) as pool:
-            return cls.joined(pool.map(_shingles, _pieces(pa.array(texts, pa.string()))))
+            return cls.joined(pool.map(_shingles, chain.from_iterable(map(_pieces, chunks))))
 
     @classmethod
     def joined(cls, parts: Iterable[Shingles]) -> Shingles:

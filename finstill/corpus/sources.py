@@ -41,6 +41,9 @@ from finstill.errors import InputError, UnreachableError
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
+NOTES = ("changelog", "citation", "copying", "licence", "license", "notice", "readme")
+"""How text files are called, without their endings, that data sets have beside their tables."""
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -79,12 +82,18 @@ class SourceReport:
     Attributes:
         files: for each file that was read its name and how: encoding, delimiter and columns, as far as it has them.
         empty: names of files without content, which were passed over.
-        unknown: names of files that no reader knows, or that hold no rows, which were passed over.
+        unknown: names of other files that were passed over.
+        reasons: why, for those of `unknown` that a reader knows.
     """
 
     files: list[dict[str, str]] = field(default_factory=list)
     empty: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def pass_over(self, name: str, reason: str) -> None:
+        self.unknown.append(name)
+        self.reasons[name] = reason
 
 
 def read_rows(source: CorpusSource, report: SourceReport | None = None) -> Iterator[Row]:
@@ -119,17 +128,22 @@ def read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> I
             raise
         # Data sets have notes in JSON beside them, and writers leave empty files compressed.
         report.files.pop()
-        (report.empty if error.empty else report.unknown).append(file.name)
+        if error.empty:
+            report.empty.append(file.name)
+        else:
+            report.pass_over(file.name, "it holds no rows")
 
 
 def source_files(source: CorpusSource, report: SourceReport | None = None) -> list[SourceFile]:
     """Return the files of a `path` source, sorted by name.
 
     In a folder or a zip, files and folders whose name begins with `.` or `_` are passed over, and so are empty files
-    and files that no reader knows; `report` is told of the last two.
+    and files that no reader knows. So are text files beside tables, where the profile names columns that their lines
+    do not have, or where they are called as notes are. `report` is told of all but the first.
 
     Raises:
-        InputError: the path does not exist, or holds no file of a known kind.
+        InputError: the path does not exist, holds no file of a known kind, or holds text files beside tables that may
+            be texts as well as notes.
     """
     report = SourceReport() if report is None else report
     if source.path == EMBEDDED:
@@ -137,54 +151,70 @@ def source_files(source: CorpusSource, report: SourceReport | None = None) -> li
         return [SourceFile(path.name, path)]
     paths = [Path(source.path)] if isinstance(source.path, str) else [Path(each) for each in source.path or ()]
     pattern = KNOWN[source.known].files if source.known else "*"
-    divided = source.delimiter is not None or source.columns is not None
     if len(paths) == 1:
-        return _files_of(paths[0], pattern, divided, report)
+        return _files_of(paths[0], pattern, source, report)
     # Two folders may hold files of the same name.
     base = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     return [
         replace(file, name=(path.absolute().relative_to(base) / (file.name if file.found else "")).as_posix())
         for path in paths
-        for file in _files_of(path, pattern, divided, report)
+        for file in _files_of(path, pattern, source, report)
     ]
 
 
 def is_readable(name: str) -> bool:
-    """Return whether a dropped file of this name would be read as rows."""
-    return kind_of(name) is not None and not name.startswith((".", "_"))
+    """Return whether a dropped file would be read as rows; `name` is its path within the drop."""
+    return kind_of(name) is not None and not _is_hidden(name)
 
 
-def _files_of(path: Path, pattern: str, divided: bool, report: SourceReport) -> list[SourceFile]:
-    """Return the files of one path; `divided` says that text files have columns."""
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
+def _files_of(path: Path, pattern: str, source: CorpusSource, report: SourceReport) -> list[SourceFile]:
+    """Return the files of one of the paths of `source`."""
     if not path.exists():
-        raise InputError("there is no such file or folder", where=path, remedy="Set corpus.path in the profile")
+        remedy = f"Set {source.section}.path in the profile"
+        raise InputError("there is no such file or folder", where=path, remedy=remedy)
     if path.is_file() and path.suffix.lower() != ".zip":
         if kind_of(path.name) is None:
-            raise _no_known_file(path, [path.name])
+            raise _no_known_file(path, source, [path.name])
         if not path.stat().st_size:
             raise InputError("the file is empty", where=path.name)
         return [SourceFile(path.name, path)]
-    found, unknown = [], []
-    for name, member, size, file in sorted(_listing(path)):
+    found: list[SourceFile] = []
+    before = len(report.unknown)
+    for name, member, size, on_disk in sorted(_listing(path)):
         parts = PurePosixPath(name).parts
-        if any(part.startswith((".", "_")) for part in parts):
+        if _is_hidden(name):
             continue
         if kind_of(name) is None:
-            unknown.append(name)
+            report.unknown.append(name)
         elif not size:
             report.empty.append(name)
         elif fnmatch.fnmatch(parts[-1], pattern):
-            found.append(SourceFile(name, file, member, _folder_columns(parts[:-1]), found=True))
+            found.append(SourceFile(name, on_disk, member, _folder_columns(parts[:-1]), found=True))
         else:
-            unknown.append(name)
-    if not divided and any(kind_of(file.name) != "lines" for file in found):
-        # Notes beside a table are no texts of the corpus.
-        unknown += [file.name for file in found if kind_of(file.name) == "lines"]
-        found = [file for file in found if kind_of(file.name) != "lines"]
-    report.unknown += unknown
+            report.pass_over(name, f"the data set's files are named {pattern}")
     if not found:
-        raise _no_known_file(path, unknown, pattern)
-    return found
+        raise _no_known_file(path, source, report.unknown[before:], pattern)
+    divided = source.delimiter is not None or source.columns is not None
+    tables = [file for file in found if divided or kind_of(file.name) != "lines"]
+    if not tables or len(tables) == len(found):
+        return found
+    for file in found:
+        if kind_of(file.name) != "lines":
+            continue
+        others = sorted({*_roles(source).values()} - {source.text, *file.folders})
+        if not others and PurePosixPath(file.name).name.split(".")[0].casefold() not in NOTES:
+            raise InputError(
+                "this text file stands beside tables: it may hold a text a line, or notes",
+                where=path / file.name,
+                remedy="Move text files with texts to a folder of their own, and list both folders in "
+                f"{source.section}.path; begin the names of notes with _",
+            )
+        report.pass_over(file.name, f"a text file has no column {others}" if others else "it is called as notes are")
+    return tables
 
 
 def _folder_columns(folders: Sequence[str]) -> dict[str, str | None]:
@@ -205,24 +235,26 @@ def _listing(path: Path) -> Iterator[tuple[str, str | None, int, Path]]:
             for info in archive.infolist():
                 if not info.is_dir():
                     yield info.filename, info.filename, info.file_size, path
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise InputError(f"not readable as zip: {error}", where=path.name) from error
 
 
-def _no_known_file(path: Path, present: Sequence[str], pattern: str = "*") -> InputError:
+def _no_known_file(path: Path, source: CorpusSource, present: Sequence[str], pattern: str = "*") -> InputError:
     wanted = f"named {pattern}" if pattern != "*" else f"that ends in {', '.join(KINDS)} (or {', '.join(COMPRESSED)})"
     there = f"; there are {list(present[:5])}" if present else ""
-    return InputError(f"no file {wanted}{there}", where=path, remedy="Set corpus.path in the profile")
+    return InputError(f"no file {wanted}{there}", where=path, remedy=f"Set {source.section}.path in the profile")
 
 
 def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> Iterator[pa.RecordBatch]:
     known = KNOWN.get(source.known or "")
-    form = Form(source.encoding, source.delimiter, source.columns, known.quotes if known else True)
+    form = Form(
+        source.encoding, source.delimiter, source.columns, known.quotes if known else True, f"{source.section}."
+    )
     kind = kind_of(file.name)
     wanted = list(dict.fromkeys(column for column in _roles(source).values() if column not in file.folders))
     understood = {"file": file.name}
     report.files.append(understood)
-    with file.open() as raw, reading(file.name, form):
+    with reading(file.name, form), file.open() as raw:
         stream = decompressed(raw, file.name)
         records: Iterator[Record]
         if kind == "delimited" or (kind == "lines" and (form.delimiter is not None or form.columns is not None)):
@@ -235,7 +267,7 @@ def _read_file(file: SourceFile, source: CorpusSource, report: SourceReport) -> 
                 raise InputError(
                     f"a text file holds a text a line, and no column {others}",
                     where=file.name,
-                    remedy="Write corpus.delimiter where its lines have columns",
+                    remedy=f"Write {source.section}.delimiter where its lines have columns",
                 )
             understood |= {"encoding": form.encoding or "utf-8", "read as": "a text a line"}
             records = text_lines(stream, file.name, form)
@@ -316,14 +348,14 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
         told = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
         message = next(iter(str(told).strip().splitlines()), type(error).__name__)
         if "scripts are no longer supported" in message:
-            raise _script_data_set(name, message) from error
+            raise _script_data_set(name, source, message) from error
         if "Config name is missing" in str(error):
-            raise InputError(message, where=name, remedy="Write corpus.hub_config, one of those") from error
+            raise InputError(message, where=name, remedy=f"Write {source.section}.hub_config, one of those") from error
         kind = UnreachableError if isinstance(error, ConnectionError) else InputError
         raise kind(
             f"the data set cannot be loaded ({type(error).__name__}: {message})",
             where=name,
-            remedy="Check the name and the connection, or download it and give its folder as corpus.path",
+            remedy=f"Check the name and the connection, or download it and give its folder as {source.section}.path",
         ) from error
     roles = _roles(source)
     for split, rows in data.items():
@@ -334,7 +366,7 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
                 raise InputError(
                     f"there is no column '{column}'; the columns are {rows.column_names}",
                     where=place,
-                    remedy="Set the column names under `corpus` in the profile",
+                    remedy=f"Set the column names under `{source.section}` in the profile",
                 )
         # The hub stores labels as numbers and their names beside them.
         names = rows.features[source.label] if source.label else None
@@ -347,12 +379,12 @@ def _read_hub(source: CorpusSource, report: SourceReport) -> Iterator[Row]:
             yield row if source.split else row._replace(split=str(split) if len(data) > 1 else None)
 
 
-def _script_data_set(name: str, message: str) -> InputError:
-    remedy = "Download its files and give them as corpus.path"
+def _script_data_set(name: str, source: CorpusSource, message: str) -> InputError:
+    remedy = f"Download its files and give them as {source.section}.path"
     if "phrasebank" in name.lower():
         remedy = (
-            "Download Financial PhraseBank's zip and write `corpus: {path: FinancialPhraseBank-v1.0.zip, known: "
-            "financial_phrasebank}`"
+            f"Download Financial PhraseBank's zip and write `{source.section}: {{path: FinancialPhraseBank-v1.0.zip, "
+            "known: financial_phrasebank}`"
         )
     return InputError(
         f"it is a data set with a loading script, which the library datasets no longer runs ({message})",

@@ -18,7 +18,7 @@ def source_state(source: CorpusSource) -> str:
     and holds what it held counts as changed: the stages after it find out that it is not.
 
     Raises:
-        InputError: the source does not exist.
+        InputError: the source, or its revision on the hub, does not exist.
         UnreachableError: the hub does not answer.
     """
     if source.hub is None:
@@ -26,7 +26,7 @@ def source_state(source: CorpusSource) -> str:
     folder = Path(source.hub)
     if folder.is_dir():
         return files_state(folder.rglob("*"))
-    return digest(source.hub, source.hub_config or "", _hub_commit(source.hub, source.hub_revision))
+    return digest(source.hub, source.hub_config or "", _hub_commit(source, source.hub))
 
 
 def files_state(files: Iterable[Path]) -> str:
@@ -35,13 +35,24 @@ def files_state(files: Iterable[Path]) -> str:
     return digest(*(f"{file}\0{status.st_size}\0{status.st_mtime_ns}" for file, status in statuses))
 
 
-def _hub_commit(name: str, revision: str | None) -> str:
+def _hub_commit(source: CorpusSource, name: str) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
     from huggingface_hub.utils import httpx
 
     try:
-        return str(HfApi().dataset_info(name, revision=revision).sha)
+        return str(HfApi().dataset_info(name, revision=source.hub_revision).sha)
+    except RevisionNotFoundError as error:
+        where = f"{source.section}.hub_revision"
+        raise InputError(f"'{name}' has no revision '{source.hub_revision}'", where=where) from error
+    except HFValidationError as error:
+        problem = f"'{name}' is no folder here, and cannot name a data set on the hub"
+        raise InputError(problem, where=f"{source.section}.hub") from error
     except RepositoryNotFoundError as error:
         raise InputError("the hub has no such data set, or it is private", where=name) from error
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:

@@ -29,7 +29,10 @@ from finstill.config.recipe import Recipe, read_recipes
 from finstill.config.task import class_groups, task_logits
 from finstill.config.workspace import Workspace
 from finstill.corpus.build import read_corpus, texts_by_split_and_label, write_corpus
+from finstill.corpus.out_of_domain import build_out_of_domain
+from finstill.corpus.report import BadRows
 from finstill.corpus.soundness import faults
+from finstill.corpus.sources import read_rows
 from finstill.corpus.splits import SPLITS
 from finstill.corpus.tokenizer import load_tokenizer, unknown_id
 from finstill.corpus.tokens import NOTABLE_UNKNOWN_SHARE, TokensReport, texts_read, tokenize_corpus
@@ -195,11 +198,16 @@ def check_profile(path: Path, home: Path, cache: str) -> CheckReport:
         corpus = None
         with report.reported():
             corpus = _corpus(profile, scratch, report)
+        workspace = Workspace.of_profile(home, path)
+        if report.students:
+            _require_recipe_to_tune(profile, recipes, workspace, report)
         if corpus is not None and report.students:
             _require_labels_of_baselines(profile, recipes, report)
             with report.reported():
                 _students_tokenizers(profile, recipes, corpus, report)
-        workspace = Workspace.of_profile(home, path)
+        if corpus is not None:
+            with report.reported():
+                _out_of_domain(profile, scratch)
         first, further = profile.teacher, profile.teacher.ensemble
         report.teacher = TeacherReport(first.name)
         report.ensemble = [TeacherReport(member.name) for member in further]
@@ -223,6 +231,21 @@ def _students(profile: Profile, report: CheckReport) -> dict[str, Recipe]:
             "has none. Remove these recipes, or name corpus.label"
         )
     return recipes
+
+
+def _require_recipe_to_tune(
+    profile: Profile, recipes: Mapping[str, Recipe], workspace: Workspace, report: CheckReport
+) -> None:
+    """Tell where the search has no recipe to start from, or one that hears no teacher."""
+    if profile.tuning is None:
+        return
+    name = profile.tuning.recipe
+    if name in recipes:
+        if recipes[name].alpha == 0:
+            report.stop(f"tuning.recipe: '{name}' hears no teacher (alpha: 0), so there is no temperature to tune")
+    # What an earlier search found is the recipe `tuned`, without standing in the file.
+    elif name != "tuned" or not workspace.tuning.is_dir():
+        report.stop(f"tuning.recipe: there is no recipe '{name}' in {profile.recipes}; there are {list(recipes)}")
 
 
 def _require_labels_of_baselines(profile: Profile, recipes: Mapping[str, Recipe], report: CheckReport) -> None:
@@ -267,7 +290,8 @@ def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Tab
     report.rows, report.texts = built.read, built.kept
     report.understood = built.source.files
     for name in built.source.unknown:
-        report.warn(f"corpus: {name} is passed over: no reader knows such a file")
+        why = built.source.reasons.get(name, "no reader knows such a file")
+        report.warn(f"corpus: {name} is passed over: {why}")
     if built.source.empty:
         report.warn(f"corpus: {len(built.source.empty):,} files are empty and passed over, as {built.source.empty[0]}")
     report.dropped, report.examples = dict(built.reasons), dict(built.examples)
@@ -294,6 +318,17 @@ def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Tab
             "Label more texts"
         )
     return texts
+
+
+def _out_of_domain(profile: Profile, scratch: Workspace) -> None:
+    """Build the out-of-domain set in the scratch folder, as a run does, where the profile names one."""
+    source = profile.out_of_domain
+    if source is None:
+        return
+    logger.info("check: reading the out-of-domain set")
+    labels, corpus = profile.task.labels, scratch.corpus
+    texts, _ = build_out_of_domain(read_rows(source), labels, source.label_names, corpus, BadRows.of(source))
+    write_corpus(texts, scratch.out_of_domain.corpus)
 
 
 def _teacher(
@@ -415,10 +450,13 @@ def _judge(
 ) -> None:
     """Match the teacher's classes to the labels and compare it with the commonest class on labelled texts."""
     budget = profile.teacher.token_budget
+    tokenizer = load_tokenizer(graph.folder, graph.max_length)
 
     def answers() -> tuple[np.ndarray, np.ndarray]:
         labelled = (rows[split].labelled() for split in ("validation", "train"))
         sample = max((each.at(np.arange(min(len(each), SAMPLE))) for each in labelled), key=len)
+        # The rows are the first teacher's token ids, and a further one reads the same texts by its own tokenizer.
+        sample = sample.read_by(tokenizer, graph.max_length)
         if not len(sample):
             return sample.labels, np.empty((0, len(graph.labels)), np.float32)
         logits = sample.over_texts(OnnxClassifier(graph.float32_graph).logits(sample.input_ids, budget))
@@ -460,6 +498,12 @@ def _imported(
                 f"teacher.missing: {len(without):,} of {len(corpus):,} texts are left out of training and evaluation, "
                 f"since '{found.checkpoint}' has no row of them"
             )
+    measured_on = scratch.out_of_domain.corpus
+    if measured_on.is_file():
+        with report.reported():
+            keys = pq.read_table(measured_on, columns=["key"])["key"]
+            without = keys.take(pa.array(cache.unseen(keys)))
+            require_enough(found.checkpoint, cache, measured_on, without.combine_chunks(), profile.teacher.missing)
     judged = ~absent & corpus["label"].is_valid().to_numpy()
     validation = judged & pc.equal(corpus["split"], "validation").to_numpy(zero_copy_only=False)
     rows = corpus.filter(pa.array(validation if validation.any() else judged))[:SAMPLE]

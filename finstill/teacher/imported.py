@@ -88,11 +88,13 @@ def missing_keys(
         missing: whether such a text of a corpus stops the run or is left out.
 
     Raises:
-        InputError: a text has no row, and is not to be left out; or it is an augmented one, or a whole split has none.
+        InputError: a text has no row, and is not to be left out; or it is an augmented one, or no text of a split has a
+            row of each teacher.
     """
     found = [pa.array([], pa.binary(KEY_BYTES))]
     for ids, texts in tables.items():
         keys = pq.read_table(ids, columns=["key"])["key"]
+        of_table = []
         for name, cache in imported.items():
             absent = keys.take(pa.array(cache.unseen(keys))).combine_chunks()
             if not len(absent):
@@ -105,7 +107,18 @@ def missing_keys(
                     remedy=f"Set it to 0; or have the teacher answer for the column 'text' of {texts}, and import that",
                 )
             require_enough(name, cache, texts, absent, missing)
-            found.append(absent)
+            of_table.append(absent)
+        found += of_table
+        if len(of_table) < 2:
+            continue
+        # Each has rows of some texts of a split, and yet no text of it may have a row of all.
+        if empty := _empty_split(pq.read_table(texts, columns=["key", "split"]), pa.concat_arrays(of_table)):
+            raise InputError(
+                f"each of the {empty[1]:,} {empty[0]} texts lacks a row of one of the imported teachers "
+                f"{list(imported)}, and is left out for all",
+                where="teacher.ensemble",
+                remedy="Import rows of the same texts from each of them",
+            )
     return pa.concat_arrays(found).unique()
 
 
@@ -145,11 +158,16 @@ def require_enough(
             where=cache.where,
             remedy="Import their rows, or set teacher.missing to leave_out to train and evaluate without them",
         )
+    if empty := _empty_split(texts, absent):
+        raise InputError(
+            f"the imported teacher '{name}' has no row of any of the {empty[1]:,} {empty[0]} texts",
+            where=cache.where,
+            remedy="Import rows of some of them too: a text's split is written beside it by the asset corpus",
+        )
+
+
+def _empty_split(texts: pa.Table, absent: pa.Array) -> tuple[str, int] | None:
+    """Return the name and the number of texts of a split of which all keys are absent, or None."""
+    without = texts.filter(pc.is_in(texts["key"], absent))
     counts, left_out = (Counter(table["split"].to_pylist()) for table in (texts, without))
-    for split, count in counts.items():
-        if left_out[split] == count:
-            raise InputError(
-                f"the imported teacher '{name}' has no row of any of the {count:,} {split} texts",
-                where=cache.where,
-                remedy="Import rows of some of them too: a text's split is written beside it by the asset corpus",
-            )
+    return next(((split, count) for split, count in counts.items() if left_out[split] == count), None)

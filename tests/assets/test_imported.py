@@ -213,3 +213,10 @@ def test_check_tells_of_missing_rows_and_of_the_votes_worth(deployment: Imported
     assert not any(each.startswith("stops") for each in problems), problems
     assert any("1 of 120 texts are left out" in each for each in problems)
     assert (found.classes, found.accuracy, found.labelling_seconds) == (list(LABELS), 1.0, 0.0)
+    (deployment.root / "tweets.csv").write_text("tweet,mood\nTo the moon,positive\n")
+    other = "out_of_domain: {path: tweets.csv, text: tweet, label: mood, name: tweets}\n"
+    deployment.vote(votes(range(40)))
+    deployment.write_teacher(sections=other)
+    problems, _ = check()
+    (stop,) = [each for each in problems if each.startswith("stops")]
+    assert "has no row of 1 of 1 texts, as of “To the moon”" in stop

@@ -33,3 +33,20 @@ def test_an_error_comes_after_the_items_before_it() -> None:
     assert next(made) == 1
     with pytest.raises(ValueError, match="torn"):
         next(made)
+
+
+def test_what_is_left_unfinished_does_not_wait_for_the_next_item() -> None:
+    go_on, made = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 1
+        go_on.wait(5)
+        made.set()
+        yield 2
+
+    left = ahead(items())
+    assert next(left) == 1
+    # As garbage collection does.
+    del left
+    assert not made.is_set()
+    go_on.set()

@@ -48,6 +48,13 @@ def test_what_was_taken_is_not_taken_again(place: Place) -> None:
     assert list(place.watch().taken) == ["a.csv"]
 
 
+def test_files_in_hidden_folders_and_those_of_unfinished_writers_are_not_taken(place: Place) -> None:
+    for name in ("_temporary/0/part-0.csv", ".staging/x.jsonl", "_delta_log/000.json", "day/_x.csv", "day/x.csv"):
+        (place.drop / name).parent.mkdir(parents=True, exist_ok=True)
+        (place.drop / name).write_text("text\nx\n")
+    assert list(place.ready()) == ["day/x.csv"]
+
+
 def test_a_copy_that_a_person_mended_stays_as_it_is_and_one_that_was_removed_stays_away(place: Place) -> None:
     (place.drop / "a.csv").write_text("text\nx\n")
     ready = place.ready()

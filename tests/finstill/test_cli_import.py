@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,6 +21,8 @@ from finstill.cache.imported import find_imported
 from finstill.cache.upkeep import export
 from finstill.cli import main
 from finstill.corpus.text import normalise, text_key
+from finstill.errors import InputError
+from finstill.teacher.imported import missing_keys
 
 CLASSES = ("negative", "neutral", "positive")
 PROBABILITIES = ["--values", "probabilities"]
@@ -51,8 +55,6 @@ def write_csv(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str
 
 def softmax_of(root: Path, text: str, name: str = "votes") -> list[float]:
     """Return the probabilities that the cache holds for a text."""
-    import pyarrow as pa
-
     keys = pa.chunked_array([pa.array([text_key(normalise(text))], pa.binary(16))])
     logits = find_imported(root, name).lookup(keys)[0].astype(float)
     return (np.exp(logits) / np.exp(logits).sum()).tolist()
@@ -232,3 +234,21 @@ def test_a_checkpoints_logits_come_back_from_their_export(root: Path, tmp_path: 
     export(cache, tmp_path / "export.csv")
     assert load(tmp_path / "export.csv", "--key", "key", "--values", "logits")[0] == 0
     assert np.array_equal(find_imported(root, "votes").lookup(pa.chunked_array([keys])), logits)
+
+
+def test_texts_that_one_of_several_teachers_lacks_must_leave_some_of_each_split(
+    load: Import, root: Path, tmp_path: Path
+) -> None:
+    parts = {"Profit rose": "train", "Sales grew": "train", "Shares fell": "test", "Costs rose": "test"}
+    corpus, tokens = tmp_path / "corpus.parquet", tmp_path / "tokens.parquet"
+    keys = pa.array([text_key(normalise(text)) for text in parts], pa.binary(16))
+    pq.write_table(pa.table({"key": keys, "text": list(parts), "split": list(parts.values())}), corpus)
+    pq.write_table(pa.table({"key": keys}), tokens)
+    imported = {}
+    for name, lacking in (("votes", "Shares fell"), ("model", "Costs rose")):
+        rows = [(text, 0.25, 0.5, 0.25) for text in parts if text != lacking]
+        assert load(write_csv(tmp_path / f"{name}.csv", rows), *PROBABILITIES, teacher=name)[0] == 0
+        imported[name] = find_imported(root, name)
+        assert len(missing_keys({tokens: corpus}, {name: imported[name]}, "leave_out")) == 1
+    with pytest.raises(InputError, match=r"each of the 2 test texts lacks a row of one of .*'votes', 'model'"):
+        missing_keys({tokens: corpus}, imported, "leave_out")

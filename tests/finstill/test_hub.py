@@ -13,6 +13,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
+from finstill.config.profile import CorpusSource
+from finstill.corpus.state import source_state
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError, UnreachableError
 from finstill.teacher.checkpoint import (
@@ -127,6 +129,26 @@ def test_a_name_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
 def test_a_revision_that_the_hub_does_not_know_is_said(server: hub.Hub) -> None:
     with pytest.raises(InputError, match=r"teacher\.revision: 'ProsusAI/finbert' has no revision 'v9'"):
         resolve_checkpoint("ProsusAI/finbert", "v9")
+
+
+def test_a_data_set_that_the_hub_does_not_have_is_no_fault_of_the_network(
+    server: hub.Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state(name: str, revision: str | None = None) -> str:
+        return source_state(CorpusSource(hub=name, hub_revision=revision))
+
+    assert state("ProsusAI/finbert") == state("ProsusAI/finbert", "main")
+    for given, message in (
+        (("ProsusAI/finbert", "v9"), r"corpus\.hub_revision: 'ProsusAI/finbert' has no revision 'v9'"),
+        (("ProsusAI/finbret",), r"no such data set"),
+        (("my texts/of 2026",), r"corpus\.hub: 'my texts/of 2026' is no folder here"),
+    ):
+        with pytest.raises(InputError, match=message) as error:
+            state(*given)
+        assert not isinstance(error.value, UnreachableError)
+    hub.point_at("http://127.0.0.1:9", monkeypatch)
+    with pytest.raises(UnreachableError):
+        state("ProsusAI/finbert")
 
 
 def test_what_was_found_once_is_read_when_main_moves(server: hub.Hub, tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def nearest(indexed: Sequence[str], asked: Sequence[str]) -> list[Match | None]:
 
 
 class TestNearDuplicates:
+    def test_the_chunks_of_a_column_need_not_be_one_array(self) -> None:
+        # Together they may hold more characters than an offset can count.
+        texts = pa.chunked_array([[NEAR, "Größe"], [], [OTHER]], pa.string())
+        whole, chunked = Shingles.of([NEAR, "Größe", OTHER]), Shingles.of(texts)
+        assert chunked.sizes.tolist() == whole.sizes.tolist()
+        assert chunked.hashes.tolist() == whole.hashes.tolist()
+
     def test_similarity_is_the_jaccard_index_of_runs_of_two_words(self) -> None:
         # a-b b-c c-d against a-b b-c c-e: two shared of four.
         assert shingles("A b, c d") == {"a b", "b c", "c d"}

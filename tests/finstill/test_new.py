@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -43,6 +44,14 @@ def test_an_export_by_excel(tmp_path: Path) -> None:
     assert profile.task.name == "sentiment"
     assert "# guessed: it is not UTF-8" in text
     assert profile.corpus.path == str(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("name", ["x.csv.gz", "x.jsonl.gz", "x.txt.zst", "x.zip"])
+def test_a_damaged_file_is_named(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(b"text\nplain\n")
+    assert main(["new", str(tmp_path / name), "--profile", str(tmp_path / "mine.yaml")]) != 0
+    assert re.search(rf"{name}: (the file cannot be read to its end|not readable as zip)", capsys.readouterr().err)
+    assert not (tmp_path / "mine.yaml").exists()
 
 
 def test_a_byte_order_mark_and_a_tab_separated_file_need_no_setting(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ from finstill.config.profile import ProfileFile, read_profile
 from finstill.config.settings import read_settings
 from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.out_of_domain import build_out_of_domain
+from finstill.corpus.report import BadRows
 from finstill.corpus.rows import Row
+from finstill.corpus.sources import read_rows
 from finstill.errors import InputError
 
 LABELS = ("negative", "neutral", "positive")
@@ -73,3 +75,26 @@ def test_an_out_of_domain_corpus_needs_labels_and_a_name(tmp_path: Path) -> None
     (tmp_path / "mine.yaml").write_text(PROFILE.replace(", name: tweets", ""))
     with pytest.raises(InputError, match=r"line 4: 'out_of_domain': it needs a 'label'.*and a 'name'"):
         read_settings(tmp_path / "mine.yaml", ProfileFile)
+
+
+@pytest.mark.parametrize(
+    ("content", "extra", "remedy"),
+    [
+        ("tweet,mood\nTo the moon,bullish\n", "", r"as out_of_domain\.label_names: .*write out_of_domain\.on_bad_rows"),
+        ("tweet,mood\nZur\xfcck,positive\n", "", r"Write out_of_domain\.encoding: 'windows-1252'"),
+        ("tweet;mood\nUp,positive\n", "", r"Write out_of_domain\.delimiter: ';'"),
+        ("tweet,mood\nUp\n", ", on_bad_rows: set_aside", r"out_of_domain\.bad_rows_at_most: 1 of 1 rows"),
+    ],
+)
+def test_remedies_name_the_settings_of_its_own_section(
+    content: str, extra: str, remedy: str, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tweets.csv").write_bytes(content.encode("latin-1"))
+    (tmp_path / "mine.yaml").write_text(
+        "task: sentiment\ncorpus: {path: embedded}\nteacher: {checkpoint: embedded}\nrecipes: recipes.yaml\n"
+        f"out_of_domain: {{path: tweets.csv, text: tweet, label: mood, name: tweets{extra}}}\n"
+    )
+    source = read_profile(tmp_path / "mine.yaml").out_of_domain
+    assert source is not None
+    with pytest.raises(InputError, match=remedy):
+        build_out_of_domain(read_rows(source), LABELS, source.label_names, corpus, BadRows.of(source))

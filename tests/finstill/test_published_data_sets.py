@@ -24,7 +24,7 @@ from finstill.corpus.build import build_corpus, read_corpus
 from finstill.corpus.readers import Form
 from finstill.corpus.report import CorpusReport, write_bad_rows
 from finstill.corpus.rows import Row
-from finstill.corpus.sources import SourceReport, read_rows
+from finstill.corpus.sources import SourceReport, read_file, read_rows, source_files
 from finstill.corpus.state import source_state
 from finstill.corpus.text import normalise
 from finstill.errors import InputError
@@ -293,6 +293,14 @@ class TestMessages:
         source = CorpusSource(path=str(tmp_path / "x.csv"), label="label", **written)
         assert [(row.text, row.label) for row in read_rows(source)] == [("x", "positive")]
 
+    def test_a_file_that_cannot_be_opened_names_itself(self, tmp_path: Path) -> None:
+        (tmp_path / "x.csv").write_text("text\nProfit rose\n")
+        source = CorpusSource(path=str(tmp_path))
+        (file,) = source_files(source)
+        (tmp_path / "x.csv").unlink()
+        with pytest.raises(InputError, match=r"^x\.csv: the file cannot be read.*No such file"):
+            list(read_file(file, source, SourceReport()))
+
     def test_a_damaged_zip_names_its_file(self, tmp_path: Path) -> None:
         with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a.csv", "text\n" + "hello\n" * 1000)
@@ -444,6 +452,31 @@ def test_a_text_file_is_a_text_a_line(tmp_path: Path) -> None:
     texts = [row.text for row in read_rows(CorpusSource(path=str(tmp_path / "x.txt")), report)]
     assert texts == ["Profit rose, it said", "Shares fell"]
     assert report.files[0]["read as"] == "a text a line"
+
+
+def test_text_files_beside_a_table_are_never_lost_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "x.txt").write_text("Profit rose\nShares fell\n")
+    assert len(list(read_rows(CorpusSource(path=str(tmp_path / "texts"))))) == 2
+    (tmp_path / "texts" / "README.txt").write_text("These are texts\n")
+    (tmp_path / "texts" / "y.jsonl").write_text('{"text": "Sales grew"}\n')
+    with pytest.raises(InputError, match=r"x\.txt: this text file stands beside tables.*list both folders"):
+        source_state(CorpusSource(path=str(tmp_path / "texts")))
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "texts" / "x.txt").rename(tmp_path / "lines" / "x.txt")
+    report = SourceReport()
+    both = CorpusSource(path=(str(tmp_path / "lines"), str(tmp_path / "texts")))
+    assert len(list(read_rows(both, report))) == 3
+    assert report.unknown == ["README.txt"]
+    assert report.reasons == {"README.txt": "it is called as notes are"}
+
+
+def test_a_text_file_beside_tables_with_labels_is_passed_over_for_its_true_reason(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\nProfit rose,positive\n")
+    (tmp_path / "about.txt").write_text("Sentences of last year\n")
+    report = SourceReport()
+    assert len(list(read_rows(CorpusSource(path=str(tmp_path), label="label"), report))) == 1
+    assert report.reasons == {"about.txt": "a text file has no column ['label']"}
 
 
 def test_dictionaries_of_parquet_are_texts(tmp_path: Path) -> None:

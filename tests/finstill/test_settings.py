@@ -44,6 +44,13 @@ def test_a_checkpoint_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> 
     assert read_profile(write(tmp_path, PROFILE)).teacher.checkpoint == str(tmp_path / "ProsusAI" / "finbert")
 
 
+def test_a_data_set_in_the_hubs_layout_beside_the_profile_goes_before_the_hub(tmp_path: Path) -> None:
+    path = write(tmp_path, PROFILE.replace("path: texts.csv", "hub: someone/texts"))
+    assert read_profile(path).corpus.hub == "someone/texts"
+    (tmp_path / "someone" / "texts").mkdir(parents=True)
+    assert read_profile(path).corpus.hub == str(tmp_path / "someone" / "texts")
+
+
 def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Path) -> None:
     path = write(tmp_path, PROFILE.replace("checkpoint: ProsusAI/finbert", "imported: votes"))
     assert read_profile(path).teacher.starting_checkpoint == "embedded"
@@ -65,6 +72,9 @@ def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Pat
         ("teacher:", "teacher:\n  max_length: 4", r"line 7: 'teacher\.max_length': .*greater than or equal to 8.*4"),
         ("teacher:", "teacher:\n  precision: float16", r"line 6: 'teacher': 'precision: float16' is for a GPU"),
         ("  path: texts.csv\n", "", r"exactly one of 'path'"),
+        ("path: texts.csv", "path: []", r"line 2: 'corpus': 'path' and 'hub' must not be empty"),
+        ("path: texts.csv", 'path: ""', r"line 2: 'corpus': 'path' and 'hub' must not be empty"),
+        ("path: texts.csv", 'hub: ""', r"line 2: 'corpus': 'path' and 'hub' must not be empty"),
         ("recipes: recipes.yaml\n", "", r"mine\.yaml: 'recipes' is missing"),
         ("  checkpoint: ProsusAI/finbert\n", "", r"line 6: 'teacher': give exactly one of 'checkpoint'.*'imported'"),
         ("checkpoint: ProsusAI/finbert", "imported: votes\n  fine_tune: {}", r"'fine_tune' and 'precision' are for a"),
@@ -76,6 +86,12 @@ def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Pat
         ("teacher:", "teacher:\n  tokenizer: embedded", r"'tokenizer' is for an imported teacher"),
         ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
         ("task: risk", "task: [risk", r"not valid YAML"),
+        (
+            "  label: verdict",
+            "  label: verdict\n  split: {by: date, validation_from: 2019-06-31, test_from: 2020-01-01}",
+            r"mine\.yaml, line 5: not valid YAML: day is out of range",
+        ),
+        ("label: verdict", "label: ver\x01dict", r"mine\.yaml, line 4: not valid YAML: the character '\\x01'"),
         ("task: risk", "task: risk\nseed: -1", r"line 2: 'seed': .*greater than or equal to 0.*-1"),
         ("task: risk", "task: risk\nseed: 4294967296", r"line 2: 'seed': .*less than or equal to 4294967276"),
     ],

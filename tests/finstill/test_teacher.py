@@ -92,7 +92,6 @@ def test_a_graph_that_somebody_removed_is_made_again(tiny_checkpoint: Path, tmp_
         made.graph.unlink()
 
 
-
 def test_an_int8_teacher_has_a_fingerprint_of_its_own_and_the_float32_graph_beside_it(
     teacher: TeacherGraph, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -67,6 +67,24 @@ def test_classes_without_names_stop_a_run_and_their_mappings_are_shown(
     assert "teacher_classes: {negative: [LABEL_" in capsys.readouterr().out
 
 
+def test_a_further_teacher_is_judged_on_the_texts_as_it_reads_them(house: House, tiny_checkpoint: Path) -> None:
+    other = house.root / "other"
+    other.mkdir()
+    # Its vocabulary is so small that most of the first teacher's ids are none of its own.
+    roberta(other, ["negative", "neutral", "positive"])
+    house.write_profile(other)
+    alone = check(house)[1]["teacher"]
+    profile = house.root / "mine.yaml"
+    profile.write_text(
+        profile.read_text().replace(str(other), f"{tiny_checkpoint}, ensemble: [{{checkpoint: {other}}}]")
+    )
+    _, report = check(house)
+    (further,) = report["ensemble"]
+    assert alone["labelled_texts"] > 0
+    told = ("labelled_texts", "accuracy", "macro_f1", "unknown_share", "lengths")
+    assert {name: further[name] for name in told} == {name: alone[name] for name in told}
+
+
 def test_every_problem_is_told_at_once(house: House) -> None:
     folder = house.root / "teacher"
     folder.mkdir()
@@ -114,6 +132,18 @@ def test_a_label_only_baseline_that_would_find_no_label_stops_a_run(house: House
     assert status == 1
     (stop,) = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
     assert "small-baseline would learn from labels alone (alpha: 0), and no text of the validation split" in stop
+
+
+def test_the_out_of_domain_set_and_the_search_are_looked_at_too(house: House, tiny_checkpoint: Path) -> None:
+    (house.root / "tweets.csv").write_text("tweet,mood\nTo the moon,bullish\n")
+    other = "out_of_domain: {path: tweets.csv, text: tweet, label: mood, name: tweets}\n"
+    house.write_profile(tiny_checkpoint, f"{other}tuning: {{recipe: smal}}\n")
+    status, report = check(house)
+    assert status == 1
+    stops = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    assert len(stops) == 2, stops
+    assert any("tweets.csv, row 1: the label 'bullish'" in message for message in stops)
+    assert any("tuning.recipe: there is no recipe 'smal'" in message for message in stops)
 
 
 def test_a_profile_that_cannot_be_read_is_the_only_problem(house: House) -> None:
