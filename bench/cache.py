@@ -22,6 +22,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from memory import peak_gib
 
 from finstill.cache.cache import SoftLabelCache
 from finstill.cache.labelling import label_texts, write_logits
@@ -87,12 +88,6 @@ def polars_anti_join(corpus: Path, root: Path) -> int:
 
     cached = pl.scan_parquet(root / FINGERPRINT / "part-*.parquet").select("key")
     return pl.scan_parquet(corpus).select("key").join(cached, on="key", how="anti").collect(engine="streaming").height
-
-
-def peak_gib() -> float:
-    """Return this process's largest resident memory so far; `getrusage` would count the parent's too."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) / 2**20
 
 
 def measure(find: Callable[[Path, Path], int], corpus: Path, root: Path) -> Measurement:

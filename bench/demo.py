@@ -9,7 +9,6 @@ same class: a student that hears one of the two cannot be asked for more. `--qui
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe_machine, read_arguments, report
+from machine import describe_machine, no_deployment, read_arguments, report
 from scipy.special import softmax
 from taught import self_agreement, student_logits
 
@@ -74,8 +73,7 @@ def main() -> None:
 def run_demo(home: Path) -> float:
     """Return the seconds of a run of every stage."""
     started = time.perf_counter()
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))}
-    environment = {**kept, "FINSTILL_HOME": str(home), "FINSTILL_PROFILE": "embedded"}
+    environment = {**no_deployment(), "FINSTILL_HOME": str(home), "FINSTILL_PROFILE": "embedded"}
     subprocess.run([sys.executable, "-m", "pipelines.run"], cwd=ROOT, env=environment, check=True)
     return time.perf_counter() - started
 

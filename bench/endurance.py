@@ -28,7 +28,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from machine import describe_machine, read_arguments, report
+from machine import describe_machine, no_deployment, read_arguments, report
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -107,14 +107,11 @@ class House:
         shutil.copy(tokenizer, folder / "teacher")
 
     def start(self) -> subprocess.Popen[bytes]:
-        environment = {
-            name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))
-        }
-        environment |= {"FINSTILL_PROFILE": str(self.folder / "mine.yaml"), "FINSTILL_HOME": str(self.home)}
+        own = {"FINSTILL_PROFILE": str(self.folder / "mine.yaml"), "FINSTILL_HOME": str(self.home)}
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.run"],
             cwd=ROOT,
-            env=environment,
+            env={**no_deployment(), **own},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,

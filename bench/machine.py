@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -50,6 +51,11 @@ def read_shared(name: str) -> pa.Table:
 def draw_rows(table: pa.Table, rows: int) -> pa.Table:
     """Return `rows` rows of a table, always the same ones."""
     return table.take(np.random.default_rng(0).choice(table.num_rows, rows, replace=False))
+
+
+def no_deployment() -> dict[str, str]:
+    """Return the environment without what sets a deployment: a run of the pipeline is to be the benchmark's own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("FINSTILL_", "DAGSTER_"))}
 
 
 def take_turns(rivals: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:

@@ -28,6 +28,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from machine import describe_machine, read_arguments, read_shared, report
+from memory import peak_gib
 
 GOALS = {
     "corpus_rows": "",
@@ -158,7 +159,7 @@ def scan(folder: Path) -> dict[str, float]:
     with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(folder / "spilled")}) as connection:
         texts, target = folder / "source" / TEXTS, folder / "sorted.parquet"
         connection.sql(f"SELECT * FROM read_parquet('{texts}') ORDER BY text").write_parquet(str(target))
-    return {"seconds": time.perf_counter() - started, "gib": peak()}
+    return {"seconds": time.perf_counter() - started, "gib": peak_gib()}
 
 
 def corpus(folder: Path) -> dict[str, float]:
@@ -168,7 +169,7 @@ def corpus(folder: Path) -> dict[str, float]:
     started = time.perf_counter()
     source = CorpusSource(path=str(folder / "source"), label="label")
     read_corpus(source, LABELS, folder / "built.parquet", folder / "parts")
-    return {"seconds": time.perf_counter() - started, "gib": peak()}
+    return {"seconds": time.perf_counter() - started, "gib": peak_gib()}
 
 
 def tokens(folder: Path) -> dict[str, float]:
@@ -179,7 +180,7 @@ def tokens(folder: Path) -> dict[str, float]:
     tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, 128)
     started = time.perf_counter()
     tokenize_corpus(folder / "built.parquet", tokenizer, folder / "built.tokens.parquet")
-    return {"seconds": time.perf_counter() - started, "gib": peak()}
+    return {"seconds": time.perf_counter() - started, "gib": peak_gib()}
 
 
 def night(folder: Path) -> dict[str, float]:
@@ -187,7 +188,7 @@ def night(folder: Path) -> dict[str, float]:
     row = pa.table({"text": ["a row that nobody has seen before tonight"], "label": pa.nulls(1, pa.string())})
     pq.write_table(row, folder / "source" / "tonight.parquet")
     parts = corpus(folder), tokens(folder)
-    return {"seconds": sum(part["seconds"] for part in parts), "gib": peak()}
+    return {"seconds": sum(part["seconds"] for part in parts), "gib": peak_gib()}
 
 
 def training(folder: Path) -> dict[str, float]:
@@ -220,18 +221,12 @@ def training(folder: Path) -> dict[str, float]:
     tables = [folder / f"{name}.parquet" for name in ("corpus", "tokens")]
     rows = training_rows(*tables, SENTIMENT, folder / "teacher_logits.parquet")
     pa.default_memory_pool().release_unused()
-    held, most = psutil.Process().memory_info().rss - before, peak() - before / GIB
+    held, most = psutil.Process().memory_info().rss - before, peak_gib() - before / GIB
     recipe = Recipe(epochs=1, batch_size=64, rows_per_epoch=EPOCH_ROWS, architecture=LstmAttentionConfig())
     unlabelled = rows["train"].at(np.flatnonzero(rows["train"].labels < 0))
     clock = Clock()
     train_epoch(recipe, unlabelled, VOCABULARY, clock)
     return {"gib": held / GIB, "peak_gib": most, "overhead": 1 - clock.steps / clock.epoch}
-
-
-def peak() -> float:
-    """Return this process's largest resident memory so far, GiB; `getrusage` would count the parent's too."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return int(line.split()[1]) * 1024 / GIB
 
 
 STAGES: dict[str, Callable[[Path], dict[str, float]]] = {
