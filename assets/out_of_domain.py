@@ -9,7 +9,7 @@ from assets.corpus import corpus
 from assets.faults import explain_faults
 from assets.metadata import OWNERS, table
 from assets.resources import ProfileResource
-from assets.teacher import require_proved, teacher_ensemble, teacher_onnx
+from assets.teacher import teacher_ensemble, teacher_onnx
 from assets.teacher_logits import label_tables
 
 
@@ -36,7 +36,6 @@ def out_of_domain(context: AssetExecutionContext, profile: ProfileResource) -> M
     from finstill.files import digest
     from finstill.teacher.export import read_teachers
 
-    require_proved(context.instance, profile)
     settings, workspace = profile.profile(), profile.workspace
     source, made = settings.out_of_domain, workspace.out_of_domain
     if source is None:
@@ -50,7 +49,7 @@ def out_of_domain(context: AssetExecutionContext, profile: ProfileResource) -> M
     teacher, *_ = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     tokenizer = load_tokenizer(teacher.folder, teacher.max_length)
     tokenize_corpus(made.corpus, tokenizer, made.tokens, settings.teacher.long)
-    labelling, _ = label_tables(profile, {made.tokens: made.corpus}, made.teacher_logits)
+    labelling, _ = label_tables(context.instance, profile, {made.tokens: made.corpus}, made.teacher_logits)
     counts = Counter(texts["label"].to_pylist())
     return MaterializeResult(
         metadata={

@@ -17,9 +17,7 @@ from dagster import (
     asset,
     asset_check,
 )
-from dagster._core.storage.asset_check_execution_record import (
-    COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES,
-)
+from dagster._core.storage.asset_check_execution_record import COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
 
 from assets.cancelling import stop_when_cancelled
 from assets.corpus import corpus
@@ -454,8 +452,8 @@ def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     )
 
 
-def require_proved(instance: DagsterInstance, profile: ProfileResource) -> None:
-    """Refuse a graph that its checks have not proved: what it says would stay in the cache.
+def require_proved(instance: DagsterInstance, teacher: "TeacherGraph") -> None:
+    """Refuse the graph of a teacher that its checks have not proved: what it says would stay in the cache.
 
     The checks stop the run that they are part of, and no later one that begins with the labelling.
 
@@ -463,17 +461,13 @@ def require_proved(instance: DagsterInstance, profile: ProfileResource) -> None:
         InputError: one of them found it wrong, or was asked about another graph when it last answered.
     """
     from finstill.errors import InputError
-    from finstill.teacher.export import TeacherGraph
 
-    if profile.profile().teacher.imported is not None:
-        return
-    fingerprint = TeacherGraph.read(profile.workspace.teacher_onnx).fingerprint
     for key in graph_equals_checkpoint.check_keys | labels_as_float32.check_keys:
         records = instance.event_log_storage.get_asset_check_execution_history(
             key, limit=1, status=COMPLETED_ASSET_CHECK_EXECUTION_RECORD_STATUSES
         )
         answer = records[0].evaluation if records else None
-        if answer is None or (said := answer.metadata.get("fingerprint")) is None or said.value != fingerprint:
+        if answer is None or (said := answer.metadata.get("fingerprint")) is None or said.value != teacher.fingerprint:
             problem, remedy = "has not looked at its graph yet", "Materialize teacher_onnx with its checks"
         elif not answer.passed:
             problem = f"refused its graph: {answer.description}"

@@ -10,6 +10,7 @@ from dagster import (
     AssetCheckResult,
     AssetCheckSeverity,
     AssetExecutionContext,
+    DagsterInstance,
     DataVersion,
     MaterializeResult,
     TableColumn,
@@ -61,11 +62,10 @@ def teacher_logits(context: AssetExecutionContext, profile: ProfileResource) -> 
     from finstill.files import digest
     from finstill.training.rows import read_left_out
 
-    require_proved(context.instance, profile)
     workspace = profile.workspace
     started = time.monotonic()
     tables = {workspace.tokens: workspace.corpus, workspace.augmented: workspace.augmented}
-    report, cache = label_tables(profile, tables, workspace.teacher_logits)
+    report, cache = label_tables(context.instance, profile, tables, workspace.teacher_logits)
     seconds = time.monotonic() - started
     left_out = read_left_out(pq.read_schema(workspace.teacher_logits))
     return MaterializeResult(
@@ -85,7 +85,7 @@ def teacher_logits(context: AssetExecutionContext, profile: ProfileResource) -> 
 
 
 def label_tables(
-    profile: ProfileResource, tables: Mapping[Path, Path], logits: Path
+    instance: DagsterInstance, profile: ProfileResource, tables: Mapping[Path, Path], logits: Path
 ) -> "tuple[LabellingReport, SoftLabelCache]":
     """Write to `logits` what the teacher says of each row of token tables, from the cache where it can.
 
@@ -100,8 +100,9 @@ def label_tables(
         What reached the teachers, and the cache of the first.
 
     Raises:
-        InputError: a table holds ids of another tokenizer or length than the teacher's, or an imported teacher has no
-            row of a text that is not to be left out; no text reaches a teacher then.
+        InputError: a check has not proved the first teacher's graph, a table holds ids of another tokenizer or length
+            than the teacher's, or an imported teacher has no row of a text that is not to be left out; no text reaches
+            a teacher then.
     """
     from finstill.cache.ensemble import write_average_logits
     from finstill.cache.labelling import LabellingReport
@@ -113,6 +114,9 @@ def label_tables(
 
     workspace = profile.workspace
     teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    # The others of an ensemble are proved where their graphs are made.
+    if not isinstance(teachers[0], ImportedTeacher):
+        require_proved(instance, teachers[0])
     caches = {each.source: _cache(profile, each) for each in teachers if isinstance(each, ImportedTeacher)}
     missing = missing_keys(tables, caches, profile.profile().teacher.missing)
     with tempfile.TemporaryDirectory(dir=workspace.root) as name:
