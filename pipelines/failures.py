@@ -19,6 +19,8 @@ TIMEOUT_SECONDS = 10
 OWN_ERROR = re.compile(r"^finstill(\.\w+)+: ")
 """How Dagster writes the class of an error that Finstill raised for a person to read."""
 
+KILLED = "its process was killed, most often for want of memory"
+
 SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 SHORTEST_SECRET = 6
 
@@ -33,7 +35,7 @@ def cause_of(error: SerializableErrorInfo | None) -> str:
     while error is not None and error.cause is not None and not OWN_ERROR.match(error.message):
         error = error.cause
     if error is not None and error.cls_name == ChildProcessCrashException.__name__:
-        return "its process was killed, most often for want of memory"
+        return KILLED
     return OWN_ERROR.sub("", error.message.strip()) if error else ""
 
 

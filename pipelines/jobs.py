@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dagster import AssetSelection, define_asset_job
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 from assets.champion import champion
 from assets.comparison import comparison
@@ -17,8 +18,7 @@ from assets.students import student
 from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 
-MAX_RUNTIME_TAG = "dagster/max_runtime"
-A_WEEK = {MAX_RUNTIME_TAG: str(7 * 86_400)}
+A_WEEK = {MAX_RUNTIME_SECONDS_TAG: str(7 * 86_400)}
 """The first labelling of a large corpus may take longer than `dagster.yaml` lets another run last."""
 
 LABELLED = AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus)

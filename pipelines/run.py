@@ -34,6 +34,7 @@ from finstill.files import read_json
 from finstill.progress import progress_to
 from pipelines.deployment import home, prepare_instance, profile_path
 from pipelines.execution import CALL_TAG, RunFailedError, calling, execute
+from pipelines.failures import KILLED
 
 # Where the output is no terminal, rich would fold the table into 80 columns.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
@@ -111,11 +112,9 @@ def distil_side_by_side(recipes: Sequence[str], instance: DagsterInstance, tags:
                     running.add(processes.submit(_distil, waiting.pop(), tags))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for distilled in done:
-                    try:
-                        distilled.result()
-                    except BrokenProcessPool as error:
-                        cause = "a training's process was killed, most often for want of memory. Run it again: it goes "
-                        raise RunFailedError("distil", None, "student", f"{cause}on from here") from error
+                    distilled.result()
+        except BrokenProcessPool as error:
+            raise RunFailedError("distil", None, "student", f"{KILLED}. Run it again: it goes on from here") from error
         except (DagsterExecutionInterruptedError, KeyboardInterrupt):
             # An interrupt may be lost where a library is imported; a training asks what its run's status is.
             if wait(running, timeout=SECONDS_TO_HEAR).not_done:

@@ -20,6 +20,10 @@ def check(house: House) -> tuple[int, dict]:
     return status, json.loads(path.read_text())
 
 
+def told(report: dict, severity: str) -> list[str]:
+    return [problem["message"] for problem in report["problems"] if problem["severity"] == severity]
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*"))
 
@@ -62,8 +66,8 @@ def test_classes_without_names_stop_a_run_and_their_mappings_are_shown(
     house.write_profile(folder)
     status, report = check(house)
     assert status == 1
-    (problem,) = [problem for problem in report["problems"] if problem["severity"] == "stops"]
-    assert problem["message"].count("% with {negative: [LABEL_") == 6
+    (stop,) = told(report, "stops")
+    assert stop.count("% with {negative: [LABEL_") == 6
     assert "teacher_classes: {negative: [LABEL_" in capsys.readouterr().out
 
 
@@ -94,7 +98,7 @@ def test_every_problem_is_told_at_once(house: House) -> None:
     house.recipes.write_text("small: {epochs: many}\n")
     status, report = check(house)
     assert status == 1
-    stops = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    stops = told(report, "stops")
     assert len(stops) == 2, stops
     assert any("recipes.yaml, line 1" in message for message in stops)
     assert any("more.csv, row 1: the label 'marvellous'" in message for message in stops)
@@ -107,7 +111,7 @@ def test_a_teacher_of_another_language_and_texts_that_are_cut_are_warned_of(hous
     house.write_profile(folder)
     house.add("more.csv", range(0), "".join(f"{'Ж ' * 60} {i},neutral\n" for i in range(30)))
     _, report = check(house)
-    warnings = [problem["message"] for problem in report["problems"] if problem["severity"] == "warning"]
+    warnings = told(report, "warning")
     assert any("unknown to the tokenizer" in message for message in warnings), warnings
     assert any("of the texts are longer than 32 tokens and would be cut" in message for message in warnings), warnings
     assert any("validation texts have a label" in message for message in warnings)
@@ -130,7 +134,7 @@ def test_a_label_only_baseline_that_would_find_no_label_stops_a_run(house: House
     (house.corpus / "first.csv").write_text("\n".join(["body,tone,part", *lines, ""]))
     status, report = check(house)
     assert status == 1
-    (stop,) = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    (stop,) = told(report, "stops")
     assert "small-baseline would learn from labels alone (alpha: 0), and no text of the validation split" in stop
 
 
@@ -140,7 +144,7 @@ def test_the_out_of_domain_set_and_the_search_are_looked_at_too(house: House, ti
     house.write_profile(tiny_checkpoint, f"{other}tuning: {{recipe: smal}}\n")
     status, report = check(house)
     assert status == 1
-    stops = [problem["message"] for problem in report["problems"] if problem["severity"] == "stops"]
+    stops = told(report, "stops")
     assert len(stops) == 2, stops
     assert any("tweets.csv, row 1: the label 'bullish'" in message for message in stops)
     assert any("tuning.recipe: there is no recipe 'smal'" in message for message in stops)
