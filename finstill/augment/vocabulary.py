@@ -40,7 +40,6 @@ def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     """Return the vocabulary of `tokenizer` over `size` ids, as many as the teacher has word embeddings."""
     pieces = [tokenizer.id_to_token(i) or "" for i in range(size)]
     marker = np.array([next((n for n, m in enumerate(_MARKERS, 1) if p.startswith(m)), 0) for p in pieces], np.int8)
-    # Where one piece says that it continues a word, all others start one.
     # WordPiece marks what continues a word, and the others what starts one; RoBERTa too has pieces that begin with ##.
     starts_word = marker != 1 if isinstance(tokenizer.model, WordPiece) else marker > 1
     starts_word |= np.array([_stands_alone(piece, tokenizer) for piece in pieces])

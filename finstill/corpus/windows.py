@@ -1,4 +1,4 @@
-"""Cutting a text that is longer than a student reads into overlapping windows."""
+"""Cutting a text that is longer than is read at once into overlapping windows."""
 
 from __future__ import annotations
 

@@ -57,7 +57,8 @@ def build_package(
     """Package the student in the folder `student` into `folder`, whole or not at all.
 
     Args:
-        name, recipe: what it is called and what it was made by.
+        name: the student's.
+        recipe: the recipe that it was trained with.
         teachers: whom it learned from, one or the members of an ensemble.
         provenance: what the model card says of licences and corpus.
         rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the

@@ -25,8 +25,8 @@ class Provenance:
     """What a card says of the teacher and the corpus.
 
     Attributes:
-        corpus: its name: of a data set on the hub, or of a file or folder.
-        corpus_digest: of its texts, labels and splits.
+        corpus: the name of a data set on the hub, or of a file or folder.
+        corpus_digest: hash of the corpus's texts, labels and splits.
         on_hub: whether `corpus` is the name of a data set on the hub.
         corpus_licence, teacher_licence: as the profile declares them; None where it does not.
         rows: texts by split.

@@ -31,7 +31,7 @@ class Int8Proof:
 
     Attributes:
         rows: texts compared.
-        rows_that_differ: in their most likely class.
+        rows_that_differ: number of rows whose most likely class differs between the two graphs.
         agreement: share of rows with the same most likely class.
         macro_f1_lost: the float32 graph's macro-F1 less the int8 one's, over labelled rows; None where there are none.
         batch_dependence: the largest distance of a logit in a batch from that of its text alone.

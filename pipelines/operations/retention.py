@@ -62,7 +62,7 @@ class Ages(Config):
         default=7,
         ge=1,
         description="Unfinished files and checkpoints of runs that were cut off, replaced versions of folders, and the "
-        "word vectors that students started from.",
+        "weights that students started from.",
     )
 
 
