@@ -331,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--rejects", metavar="FILE", help="of rows set aside, as JSONL (OUTPUT.rejects.jsonl)")
 
     command = _add(commands, new)
-    command.add_argument("files", type=Path, nargs="+", help="Files of texts, one folder of them, or Financial PhraseBank's zip.")
+    command.add_argument("files", type=Path, nargs="+", help="Files of texts, one folder or one zip of them.")
     command.add_argument(
         "--teacher",
         default="ProsusAI/finbert",

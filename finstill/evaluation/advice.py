@@ -62,8 +62,12 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
     if learned.rows < (1 + SOFT_ROWS_PER_LABEL) * learned.labelled:
         found.append(
             f"It learned from {learned.rows:,} texts, {learned.labelled:,} of them labelled, and agrees with the "
-            f"teacher on {student.agreement:.1%}: train it on more text that the teacher labels. Leave rows without a label "
-            + ("in the corpus, or set augmentation.variants_per_text." if teacher.speed else "in the corpus.")
+            f"teacher on {student.agreement:.1%}: train it on more text that the teacher labels. Leave rows without a "
+            + (
+                "label in the corpus, or set augmentation.variants_per_text."
+                if teacher.speed
+                else "label in the corpus."
+            )
         )
     losses = [epoch["validation_loss"] for epoch in learned.history if "validation_loss" in epoch]
     if losses and losses[-1] > OVERFITTING * min(losses):
