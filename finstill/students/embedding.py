@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finstill.errors import InputError
-from finstill.students.graph import GraphPart, as_array
+from finstill.students.graph import as_array
 from finstill.students.vocabulary import Vocabulary
 
 
@@ -91,13 +91,13 @@ class TokenEmbedding(nn.Module):
             return vectors
         return torch.where((places >= 0).unsqueeze(-1), vectors, functional.embedding(known, self._all))
 
-    def graph_part(self, ids: str = "input_ids") -> GraphPart:
-        """Return nodes that make `known` and `embedded` from the value `ids`."""
-        vectors = {"embedding": as_array(self.vectors.weight)}
+    def onnx_nodes(self, ids: str) -> tuple[str, dict[str, np.ndarray]]:
+        """Return nodes that make `embedded` from the value `ids`, and the weights that they name."""
+        weights = {"embedding": as_array(self.vectors.weight)}
         if self.positions is None:
-            return GraphPart(f"known = Identity ({ids})\nembedded = Gather (embedding, known)", vectors)
+            return f"embedded = Gather (embedding, {ids})", weights
         nodes = f"known = Gather (token_positions, {ids})\nembedded = Gather (embedding, known)"
-        return GraphPart(nodes, {**vectors, "token_positions": self.positions.cpu().numpy()})
+        return nodes, {**weights, "token_positions": self.positions.cpu().numpy()}
 
 
 def pca_to(width: int, vectors: np.ndarray) -> PCA:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -13,14 +13,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finstill.inference.export import export_onnx
-
-MASKED_SOFTMAX = """
-    mask = Cast <to = 9> (attention_mask)
-    excluded = Constant <value_float = -inf> ()
-    masked = Where (mask, scores, excluded)
-    attention = Softmax <axis = -1> (masked)
-"""
-"""Makes `attention` from `scores` (rows, tokens): padding gets 0."""
 
 
 class _Answers(nn.Module):
@@ -48,30 +40,25 @@ def exported_graph(student: PreTrainedModel) -> onnx.ModelProto:
     return program.model_proto
 
 
-@dataclass(frozen=True)
-class GraphPart:
-    """Nodes in ONNX's text form, and the weights they name."""
+def build_graph(name: str, nodes: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """Return the checked graph of nodes in ONNX's text form, with the inputs and outputs of `exported_graph`.
 
-    nodes: str
-    weights: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-def build_graph(name: str, *parts: GraphPart) -> onnx.ModelProto:
-    """Return the checked graph of the parts' nodes in order, with the inputs and outputs of `exported_graph`."""
+    Args:
+        weights: what the nodes name, by name.
+    """
     model = onnx.parser.parse_model(
         f"""
         <ir_version: 10, opset_import: ["": 20]>
         {name} (int64[rows, tokens] input_ids, int64[rows, tokens] attention_mask)
             => (float[rows, classes] logits, float[rows, tokens] attention)
         {{
-            {chr(10).join(part.nodes for part in parts)}
+            {nodes}
         }}
         """
     )
-    for part in parts:
-        model.graph.initializer.extend(
-            onnx.numpy_helper.from_array(np.ascontiguousarray(array), weight) for weight, array in part.weights.items()
-        )
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.ascontiguousarray(array), weight) for weight, array in weights.items()
+    )
     onnx.checker.check_model(model, full_check=True)
     return model
 

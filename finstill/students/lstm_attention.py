@@ -16,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.students.base import StudentConfig, TokenStateStudent, masked_softmax
 from finstill.students.embedding import TokenEmbedding
-from finstill.students.graph import MASKED_SOFTMAX, GraphPart, as_array, build_graph
+from finstill.students.graph import as_array, build_graph
 
 
 class PretrainedLstmAttentionConfig(StudentConfig):
@@ -154,14 +154,17 @@ class LstmAttention(TokenStateStudent):
         return states * self.dropout(torch.ones_like(states[:1]))
 
     def onnx_graph(self) -> onnx.ModelProto:
-        nodes = """
+        # The ids are turned round and not their vectors, which are a hundred times as much.
+        embedding, weights = self.embedding.onnx_nodes("ids_by_token")
+        nodes = f"""
+            ids_by_token = Transpose <perm = [1, 0]> (input_ids)
+            {embedding}
             last_axis = Constant <value_ints = [-1]> ()
             side_by_side = Constant <value_ints = [0, 0, -1]> ()
             count = ReduceSum <keepdims = 0> (attention_mask, last_axis)
             lengths = Cast <to = 6> (count)
             states_0 = Identity (embedded)
         """
-        weights: dict[str, np.ndarray] = {}
         for i, layer in enumerate(self.layers):
             assert isinstance(layer, BidirectionalLayer)
             # An LSTM takes (tokens, rows, width); what follows the last takes (rows, tokens, width).
@@ -179,7 +182,10 @@ class LstmAttention(TokenStateStudent):
             bent = Tanh (shifted)
             scored = MatMul (bent, query)
             scores = Squeeze (scored, last_axis)
-            {MASKED_SOFTMAX}
+            mask = Cast <to = 9> (attention_mask)
+            excluded = Constant <value_float = -inf> ()
+            masked = Where (mask, scores, excluded)
+            attention = Softmax <axis = -1> (masked)
             middle_axis = Constant <value_ints = [1]> ()
             shares = Unsqueeze (attention, middle_axis)
             mean = MatMul (shares, states_{len(self.layers)})
@@ -193,11 +199,7 @@ class LstmAttention(TokenStateStudent):
             "head": as_array(self.head.weight),
             "head_bias": as_array(self.head.bias),
         }
-        # The ids are turned round and not their vectors, which are a hundred times as much.
-        turned = GraphPart("ids_by_token = Transpose <perm = [1, 0]> (input_ids)")
-        return build_graph(
-            "lstm_attention", turned, self.embedding.graph_part("ids_by_token"), GraphPart(nodes, weights)
-        )
+        return build_graph("lstm_attention", nodes, weights)
 
 
 def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
