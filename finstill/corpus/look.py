@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import codecs
 import csv
+import fnmatch
 import io
 import itertools
 import sys
-import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from finstill.config.known import KNOWN
+from finstill.config.profile import CorpusSource
 from finstill.corpus.readers import (
     DELIMITERS,
     Form,
     Kind,
+    NoTableError,
     decompressed,
     json_lines,
     json_rows,
@@ -25,6 +27,7 @@ from finstill.corpus.readers import (
     parquet_batches,
     reading,
 )
+from finstill.corpus.sources import SourceFile, source_files
 from finstill.errors import InputError
 
 BYTES_LOOKED_AT = 1 << 20
@@ -38,13 +41,14 @@ class Look:
     """What a file looks like.
 
     Attributes:
-        path: the file.
+        path: the file; within a zip, the zip's path and the member's.
         kind: what it holds.
         encoding: of a text file.
         delimiter: of a delimited file; None where it has one column.
         header: whether the first row names the columns.
         columns: names of the columns; `column1`, ... where the file names none.
         rows: the first rows, values as text, None where a row has none.
+        nested: columns that hold lists or objects.
     """
 
     path: Path
@@ -54,6 +58,7 @@ class Look:
     header: bool
     columns: Sequence[str]
     rows: Sequence[Sequence[str | None]]
+    nested: frozenset[str] = frozenset()
 
     def values(self, column: str) -> list[str]:
         """Return the values of a column in the rows looked at, those that are missing left out."""
@@ -61,24 +66,26 @@ class Look:
         return [value for row in self.rows if (value := row[position]) not in (None, "")]
 
 
-def look(path: Path) -> Look:
-    """Return what the file `path` looks like from its first megabyte.
+def look(path: Path, member: str | None = None) -> Look:
+    """Return what the file `path`, or a member of the zip `path`, looks like from its first megabyte.
 
     Raises:
+        NoTableError: it is empty, or JSON that holds no rows.
         InputError: there is no such file, it cannot be read, it has no row or no line break in its first megabyte, or
             no reader knows it.
     """
     if not path.is_file():
         raise InputError("there is no such file", where=path)
+    file = SourceFile(member or path.name, path, member)
+    path = path / member if member else path
     kind = kind_of(path.name)
     if kind is None:
         raise InputError("no reader knows a file with this ending", where=path)
     if kind in ("parquet", "json", "jsonl"):
-        return _look_at_objects(path, kind)
-    with reading(str(path), Form()), path.open("rb") as raw:
-        start = decompressed(raw, path.name).read(BYTES_LOOKED_AT)
+        return _look_at_objects(file, path, kind)
+    start = _start(file)
     if not start:
-        raise InputError("the file is empty", where=path)
+        raise NoTableError("the file is empty", str(path), empty=True)
     encoding = guess_encoding(start)
     text = start.decode(encoding, errors="replace")
     if len(start) == BYTES_LOOKED_AT:
@@ -119,41 +126,80 @@ def guess_encoding(start: bytes) -> str:
         return "iso-8859-1"
 
 
-def recognise(path: Path) -> str | None:
-    """Return the name of the known data set that a file, folder or zip holds as it is published, or None."""
-    if path.is_dir() or path.suffix.lower() == ".zip":
-        names = [file.name for file in path.rglob("*")] if path.is_dir() else _members(path)
-        wanted = {name: KNOWN[name].files for name in ("financial_phrasebank", "financial_phrasebank_kaggle")}
-        return next((name for name, file in wanted.items() if file in names), None)
-    seen = look(path)
-    lines = ["" if row[0] is None else row[0] for row in seen.rows]
+def files_of(path: Path) -> list[SourceFile]:
+    """Return the files of a file, folder or zip that a corpus could be read from, sorted by name.
+
+    Raises:
+        InputError: a folder or zip cannot be read, or holds no file that a reader knows.
+    """
+    if path.is_file() and path.suffix.lower() != ".zip":
+        return [SourceFile(path.name, path)]
+    # With columns, text files are listed beside tables too.
+    return source_files(CorpusSource(path=str(path), columns=("text",)))
+
+
+def first_table(files: Sequence[SourceFile]) -> tuple[SourceFile, Look] | None:
+    """Return the first of some files that holds rows, and what it looks like; text files go last.
+
+    Raises:
+        InputError: as `look` does; a file of a folder or zip that holds no rows is passed over.
+    """
+    for file in sorted(files, key=lambda file: kind_of(file.name) == "lines"):
+        try:
+            return file, look(file.path, file.member)
+        except NoTableError:
+            if not file.found:
+                raise
+    return None
+
+
+def recognise(files: Sequence[SourceFile]) -> str | None:
+    """Return the name of the known data set that files hold as it is published, or None.
+
+    Of a folder or zip, it is the first file that is named as the data set's are which says so.
+
+    Raises:
+        InputError: as `look` does.
+    """
+    if not files[0].found:
+        return _holds(files[0], look(files[0].path))
+    for name, known in KNOWN.items():
+        named = [file for file in files if fnmatch.fnmatch(_name(file), known.files)]
+        if (first := first_table(named)) and _holds(*first) == name:
+            return name
+    return None
+
+
+def _holds(file: SourceFile, seen: Look) -> str | None:
+    """Return the name of the known data set that a file holds, or None."""
     if seen.kind == "lines":
-        with path.open("rb") as raw:
-            start = raw.read(BYTES_LOOKED_AT).decode("iso-8859-1")
-        lines = [line.strip() for line in start.splitlines()[:100] if line.strip()]
+        lines = [line.strip() for line in _start(file).decode("iso-8859-1").splitlines()[:100] if line.strip()]
         labelled = [line.rpartition("@")[2] in SENTIMENTS for line in lines]
         return "financial_phrasebank" if labelled and all(labelled[:-1] or labelled) else None
     if {"Title", "Decisions"} <= set(seen.columns):
         return "sentfin"
     if seen.kind == "json" and {"sentence", "info"} <= set(seen.columns):
         return "fiqa"
-    if seen.kind == "delimited" and not seen.header and len(seen.columns) == 2 and set(lines) <= SENTIMENTS:
-        return "financial_phrasebank_kaggle"
-    if path.name.startswith("sent_") and {"text", "label"} <= set(seen.columns):
+    if seen.kind == "delimited" and not seen.header and len(seen.columns) == 2:
+        # Anyone's rows may look like it: the name has to say so too.
+        labels, kaggle = {row[0] for row in seen.rows}, "financial_phrasebank_kaggle"
+        return kaggle if labels <= SENTIMENTS and _name(file) == KNOWN[kaggle].files else None
+    if _name(file).startswith("sent_") and {"text", "label"} <= set(seen.columns):
         return "twitter_financial_news" if set(seen.values("label")) <= {"0", "1", "2"} else None
     return None
 
 
-def _members(path: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return [Path(name).name for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"not readable as zip: {error}", where=path) from error
+def _name(file: SourceFile) -> str:
+    return PurePosixPath(file.name).name
 
 
-def _look_at_objects(path: Path, kind: Kind) -> Look:
-    with reading(str(path), Form()), path.open("rb") as raw:
+def _start(file: SourceFile) -> bytes:
+    with reading(file.name, Form()), file.open() as raw:
+        return decompressed(raw, file.name).read(BYTES_LOOKED_AT)
+
+
+def _look_at_objects(file: SourceFile, path: Path, kind: Kind) -> Look:
+    with reading(str(path), Form()), file.open() as raw:
         stream = decompressed(raw, path.name)
         if kind == "parquet":
             batch, names = next(parquet_batches(stream, path.name, Form(), [], everything=True), (None, {}))
@@ -173,7 +219,10 @@ def _look_at_objects(path: Path, kind: Kind) -> Look:
             rows = [tuple(each.get(column) for column in columns) for each in found]
     if not rows:
         raise InputError("the file has no row", where=path)
-    return Look(path, kind, "utf-8", None, True, columns, [tuple(map(_as_text, row)) for row in rows])
+    nested = frozenset(
+        column for i, column in enumerate(columns) if any(isinstance(row[i], (list, dict)) for row in rows)
+    )
+    return Look(path, kind, "utf-8", None, True, columns, [tuple(map(_as_text, row)) for row in rows], nested)
 
 
 def _as_text(value: object) -> str | None:

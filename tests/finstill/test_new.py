@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import zipfile
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +15,7 @@ import pytest
 from finstill.cli import main
 from finstill.config.profile import Profile, read_profile
 from finstill.config.recipe import read_recipes
+from tests.published_data_sets import PROFILES, PUBLISHED
 
 WORDS = ("Bearish", "Neutral", "Bullish")
 
@@ -64,9 +67,17 @@ def test_a_byte_order_mark_and_a_tab_separated_file_need_no_setting(tmp_path: Pa
 def test_a_file_without_a_header(tmp_path: Path) -> None:
     file = table(tmp_path / "x.csv", "", "{word},Profit rose {i} percent in the year")
     profile, text = propose(tmp_path, file)
-    assert profile.corpus.columns == ("column1", "column2")
-    assert (profile.corpus.text, profile.corpus.label) == ("column2", "column1")
+    assert profile.corpus.columns == ("label", "text")
+    assert (profile.corpus.text, profile.corpus.label) == ("text", "label")
     assert "# guessed: the first line is no header" in text
+
+
+def test_rows_as_in_kaggles_phrasebank_are_not_taken_for_it_under_another_name(tmp_path: Path) -> None:
+    lines = [f"{label},Größe {i} stieg" for label in ("negative", "neutral", "positive") for i in range(3)]
+    (tmp_path / "mine.csv").write_text("\n".join(lines), encoding="utf-8")
+    corpus = propose(tmp_path, tmp_path / "mine.csv")[0].corpus
+    assert (corpus.known, corpus.encoding, corpus.licence, corpus.name) == (None, None, None, None)
+    assert corpus.columns == ("label", "text")
 
 
 def test_numbers_for_names_are_a_guess_that_is_marked(tmp_path: Path) -> None:
@@ -90,6 +101,93 @@ def test_other_classes_are_a_task_of_ones_own_with_a_teacher_that_learns_them(tm
     assert profile.teacher.fine_tune is not None
 
 
+@pytest.mark.parametrize("rows", [600, 1500])
+def test_a_file_that_is_sorted_by_label_has_all_of_its_labels(rows: int, tmp_path: Path) -> None:
+    lines = [f"News {i},{label}" for label in ("negative", "neutral", "positive") for i in range(rows)]
+    (tmp_path / "x.csv").write_text("\n".join(["text,label", *lines]))
+    profile, text = propose(tmp_path, tmp_path / "x.csv")
+    assert (profile.task.name, profile.teacher.checkpoint) == ("sentiment", "ProsusAI/finbert")
+    assert "no row that was read is labelled" not in text
+
+
+def test_labels_of_other_files_count_and_a_file_that_cannot_be_read_is_left_to_the_check(tmp_path: Path) -> None:
+    for name, content in {"a": "text,label\nx,a\n", "b": "text,label\ny,b\n", "c": "text,class\nz,c\n"}.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    profile, text = propose(tmp_path, *(tmp_path / f"{name}.csv" for name in "abc"))
+    assert profile.task.labels == ("a", "b")
+    assert "`finstill check` says why" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "task", "missing"),
+    [
+        (("Bullish",), "sentiment", "negative or neutral"),
+        (("risk",), "risk", "no_risk"),
+    ],
+)
+def test_one_label_of_a_built_in_task_keeps_the_task_and_says_so(
+    found: tuple[str, ...], task: str, missing: str, tmp_path: Path
+) -> None:
+    (tmp_path / "x.csv").write_text("text,label\n" + "".join(f"News {i},{label}\n" for i, label in enumerate(found)))
+    profile, text = propose(tmp_path, tmp_path / "x.csv")
+    assert profile.task.name == task
+    assert f"# no row that was read is labelled {missing}\n" in text
+
+
+def test_two_labels_of_three_are_a_task_of_ones_own_where_all_rows_were_read(tmp_path: Path) -> None:
+    rows = "text,label\n" + "".join(f"News {i},{('negative', 'Positive')[i % 2]}\n" for i in range(4))
+    (tmp_path / "a.csv").write_text(rows)
+    profile, _ = propose(tmp_path, tmp_path / "a.csv")
+    assert profile.task.labels == ("Positive", "negative")
+    (tmp_path / "b.csv").write_text("text,class\nNews,neutral\n")
+    (tmp_path / "other").mkdir()
+    profile, text = propose(tmp_path / "other", tmp_path / "a.csv", tmp_path / "b.csv")
+    assert profile.task.name == "sentiment"
+    assert "# no row that was read is labelled neutral\n" in text
+
+
+def test_one_value_is_no_task(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\nNews,merger\nNo news,merger\n")
+    profile, text = propose(tmp_path, tmp_path / "x.csv")
+    assert (profile.task.name, profile.corpus.label) == ("sentiment", None)
+    assert "# 'label' has one value and is not taken for the label" in text
+
+
+def test_case_makes_no_other_class(tmp_path: Path) -> None:
+    labels = ["POSITIVE", "negative", "Negative", "Neutral", "positive", "neutral"]
+    (tmp_path / "x.csv").write_text("text,label\n" + "".join(f"News {i},{label}\n" for i, label in enumerate(labels)))
+    assert propose(tmp_path, tmp_path / "x.csv")[0].task.name == "sentiment"
+    (tmp_path / "y.csv").write_text("text,label\na,merger\nb,Merger\nc,merger\nd,Earnings\n")
+    (tmp_path / "mine.yaml").unlink()
+    (tmp_path / "mine.students.yaml").unlink()
+    assert propose(tmp_path, tmp_path / "y.csv")[0].task.labels == ("Earnings", "merger")
+
+
+@pytest.mark.parametrize("word", ["N/A", "na", "None", "#N/A", "-"])
+def test_a_word_for_no_label_is_none_beside_a_known_task(word: str, tmp_path: Path) -> None:
+    file = table(tmp_path / "x.csv", "text,label", "News {i},{word}")
+    file.write_text(f"{file.read_text()}News,{word}\n")
+    profile, text = propose(tmp_path, file)
+    assert profile.task.name == "sentiment"
+    assert profile.corpus.label_names == {"Bearish": "negative", "Bullish": "positive", word: None}
+    assert "# guessed: null stands for no label" in text
+
+
+def test_a_word_for_no_label_may_be_a_class_beside_others(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("text,label\na,merger\nb,none\nc,merger\n")
+    profile, _ = propose(tmp_path, tmp_path / "x.csv")
+    assert profile.task.labels == ("merger", "none")
+
+
+@pytest.mark.parametrize("label", [["negative"], {"name": "negative"}])
+def test_lists_and_objects_are_no_labels(label: object, tmp_path: Path) -> None:
+    rows = [{"text": f"News {i}", "label": label} for i in range(6)]
+    (tmp_path / "x.json").write_text(json.dumps(rows))
+    profile, text = propose(tmp_path, tmp_path / "x.json")
+    assert profile.corpus.label is None
+    assert "# 'label' holds lists or objects, which are no labels" in text
+
+
 def test_texts_without_labels_have_no_student_that_learns_from_labels_alone(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text("Profit rose, it said\nShares fell\n")
     profile, text = propose(tmp_path, tmp_path / "x.txt")
@@ -107,11 +205,53 @@ def test_class_names_of_a_hub_parquet_are_read(tmp_path: Path) -> None:
     assert profile.corpus.label_names == {"bearish": "negative", "bullish": "positive"}
 
 
+@pytest.mark.parametrize(
+    "name", ["financial_phrasebank.csv", "FinancialPhraseBank-v1.0/train.csv", "takala/financial-phrasebank_test.csv"]
+)
+def test_a_data_set_that_the_teacher_was_trained_on_is_named_after_its_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    file = table(tmp_path / name, "text,label", "News {i},{word}")
+    profile, text = propose(tmp_path, file if file.parent == tmp_path else file.parent)
+    assert profile.is_contaminated(profile.corpus)
+    assert "# guessed: a file or folder is named after this data set" in text
+
+
+def test_another_file_has_no_name_of_a_known_data_set(tmp_path: Path) -> None:
+    profile, _ = propose(tmp_path, table(tmp_path / "sentfinal.csv", "text,label", "News {i},{word}"))
+    assert profile.corpus.name is None
+
+
 def test_a_lake_whose_folders_are_splits(tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / "lake" / f"split={split}").mkdir(parents=True)
         table(tmp_path / "lake" / f"split={split}" / "part.csv", "text,label", "News {i},{word}")
     profile, _ = propose(tmp_path, tmp_path / "lake")
+    assert profile.corpus.split == "split"
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+@pytest.mark.parametrize("name", [name for name, said in PROFILES.items() if said.startswith("known: ")])
+def test_a_known_data_set_is_recognised_in_a_folder_and_in_a_zip(name: str, form: str, tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    given.mkdir()
+    PUBLISHED[name](given)
+    for archive in given.glob("*.zip"):
+        shutil.unpack_archive(archive, given)
+        archive.unlink()
+    (given / "dataset_info.json").write_text('{"builder_name": "csv"}')
+    if form == "zip":
+        given = Path(shutil.make_archive(str(given), "zip", given))
+    profile, _ = propose(tmp_path, given)
+    assert f"known: {profile.corpus.known}" == PROFILES[name]
+
+
+def test_another_zip_is_looked_into_as_a_folder_is(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("README.txt", "Headlines of a year\n")
+        archive.writestr("dataset_info.json", '{"builder_name": "csv"}')
+        archive.writestr("split=train/x.csv", "Headline;Mood\nGröße 1;Bullish\nGröße 2;Bearish\nGröße 3;Neutral\n")
+    profile, _ = propose(tmp_path, tmp_path / "x.zip")
+    assert (profile.corpus.text, profile.corpus.label, profile.corpus.delimiter) == ("Headline", "Mood", ";")
     assert profile.corpus.split == "split"
 
 
