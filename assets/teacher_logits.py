@@ -169,12 +169,11 @@ def _label_by(
     provider, budget = settings.execution_provider, settings.token_budget
     for ids in tables:
         if profile.ray:
-            from finstill.cache.on_ray import label_texts_on_ray
+            from finstill.cache.on_ray import Work, label_texts_on_ray
 
-            graph, precision, made_with = teacher.graph, teacher.precision, teacher.arithmetic
-            report += label_texts_on_ray(
-                profile.ray, ids, profile.cache, cache, graph, precision, provider, budget, made_with
-            )
+            fingerprint, graph, precision = teacher.fingerprint, teacher.graph, teacher.precision
+            work = Work(ids, profile.cache, fingerprint, graph, precision, provider, budget, teacher.arithmetic)
+            report += label_texts_on_ray(profile.ray, cache, work)
         else:
             report += label_texts(ids, cache, lambda: teacher.open(provider), budget)
     write_logits(tables, cache, logits, left_out)

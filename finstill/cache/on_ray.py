@@ -61,18 +61,8 @@ class Work:
     arithmetic: str
 
 
-def label_texts_on_ray(
-    address: str,
-    tokens: Path,
-    cache_root: str,
-    cache: SoftLabelCache,
-    graph: Path,
-    precision: str,
-    provider: str,
-    token_budget: int,
-    made_with: str = "",
-) -> LabellingReport:
-    """Make `cache` hold a row for each row of the token table `tokens`, as `label_texts` does, on a cluster.
+def label_texts_on_ray(address: str, cache: SoftLabelCache, work: Work) -> LabellingReport:
+    """Make `cache` hold a row for each row of a token table, as `label_texts` does, on a cluster.
 
     Each worker reads its chunks' ids from the table, and writes each chunk to the cache as one part before it reports
     it: the driver moves positions and counts alone. Workers come and go with the cluster's size. One that is lost costs
@@ -80,20 +70,16 @@ def label_texts_on_ray(
 
     Args:
         address: `auto` for the cluster that this machine is part of, or `host:port` where it is part of several.
-        cache_root: of `cache`, as the workers reach it.
-        graph, precision: the ONNX file that labels.
-        made_with: what decided the last bits of a float where the teacher was made; where empty, this machine's.
+        cache: the one that the work names.
 
     Raises:
         InputError: the cluster cannot be reached, a worker does not see the files, or its processor would give other
             logits than those that the fingerprint stands for.
     """
-    keys, unseen = open_pass(tokens, cache)
+    keys, unseen = open_pass(work.tokens, cache)
     if not len(unseen):
         return LabellingReport(len(keys), 0)
-    made_with = made_with or arithmetic(precision)
-    work = Work(tokens, cache_root, cache.fingerprint, graph, precision, provider, token_budget, made_with)
-    chunks = cut(unseen, rows_of_chunks(len(unseen), provider))
+    chunks = cut(unseen, rows_of_chunks(len(unseen), work.provider))
     advance = progress_logger(logger, "teacher_logits", len(unseen), "texts")
     workers: set[str] = set()
     with connected(address):
