@@ -31,10 +31,11 @@ def in_service(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.in_service import record_night, table_of
     from finstill.evaluation.plots import nights_in_service
-    from finstill.teacher.export import read_teachers
+    from finstill.teacher.export import ensemble_fingerprint, read_teachers, require_answers_of
 
     workspace, champion = profile.workspace, _champion(profile)
-    teacher = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)[0]
+    teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
+    require_answers_of(teachers, workspace.teacher_logits)
     nights = record_night(
         workspace.corpus,
         workspace.tokens,
@@ -42,8 +43,9 @@ def in_service(profile: ProfileResource) -> MaterializeResult:
         workspace.scores / champion.digest,
         profile.profile().task,
         champion,
-        load_tokenizer(teacher.folder, teacher.max_length),
+        load_tokenizer(teachers[0].folder, teachers[0].max_length),
         workspace.in_service,
+        teacher=ensemble_fingerprint(teachers),
         recorded=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return MaterializeResult(
@@ -57,18 +59,23 @@ def in_service(profile: ProfileResource) -> MaterializeResult:
 @asset_check(asset=in_service)
 @explain_faults
 def holds_what_it_was_promoted_for(profile: ProfileResource) -> AssetCheckResult:
-    """On the latest new texts, agreement, divergence and alert rate are what they were at promotion."""
+    """On the latest new texts, agreement, divergence and alert rate are what they were at promotion.
+
+    Beside another teacher than at promotion the alert rate alone is compared.
+    """
     from finstill.evaluation.in_service import left_the_promotion, read_nights
 
     nights, champion = read_nights(profile.workspace.in_service), _champion(profile)
     if not nights or nights[-1].digest != champion.digest:
         return AssetCheckResult(passed=True, description=f"No text has come since {champion.name} was promoted.")
-    found = left_the_promotion(nights[-1], champion)
-    return AssetCheckResult(
-        passed=not found,
-        severity=AssetCheckSeverity.WARN,
-        description=" ".join(found) or f"Measured on {nights[-1].texts:,} texts, it holds.",
-    )
+    night = nights[-1]
+    found = left_the_promotion(night, champion)
+    said = found or [f"Measured on {night.texts:,} texts, it holds."]
+    if night.is_of_another_teacher(champion):
+        rate = [] if champion.decision is None else [f"Measured on {night.texts:,} texts, the alert rate holds."]
+        another = "The teacher is another than at the promotion: agreement and divergence do not compare."
+        said = [another, *(found or rate)]
+    return AssetCheckResult(passed=not found, severity=AssetCheckSeverity.WARN, description=" ".join(said))
 
 
 def _champion(profile: ProfileResource) -> "Package":

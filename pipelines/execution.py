@@ -34,10 +34,11 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from pipelines.failures import cause_of, step_failure
-from pipelines.recovery import RUNNING, end_lost_run, give_free_slots
+from pipelines.recovery import end_lost_run, give_free_slots
 
 # Below the library's logger: progress lines go where a caller looks, and so do these.
 logger = logging.getLogger("finstill.execution")
@@ -87,7 +88,7 @@ def calling(instance: DagsterInstance) -> Iterator[None]:
             pass
         else:
             # One that was executed again from the UI has the tag too, and a process of its own.
-            for run in instance.get_runs(RunsFilter(statuses=RUNNING)):
+            for run in instance.get_runs(RunsFilter(statuses=ACTIVE_RUN_STATUSES)):
                 if CALL_TAG in run.tags and run.parent_run_id is None:
                     end_lost_run(instance, run)
         # Held to the end by each of several calls, so that the next one sees any of them.

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from dagster import DagsterEvent, RunFailureSensorContext
 from dagster._core.executor.child_process_executor import ChildProcessCrashException
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._utils.error import SerializableErrorInfo
 
 from finstill.errors import UnreachableError
@@ -42,7 +43,7 @@ def cause_of(error: SerializableErrorInfo | None) -> str:
 def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:
     """Return job, run, stage, partition and the first line of the cause; and `text`, which chat programs show."""
     run = context.dagster_run
-    stage, partition = run.job_name, run.tags.get("dagster/partition", "")
+    stage, partition = run.job_name, run.tags.get(PARTITION_NAME_TAG, "")
     cause = context.failure_event.message or "" if context.failure_event else ""
     if failures := context.get_step_failure_events():
         stage, cause = step_failure(failures[0])

@@ -19,7 +19,7 @@ from assets.teacher_logits import teacher_logits
 from assets.tuning import tuning
 
 A_WEEK = {MAX_RUNTIME_SECONDS_TAG: str(7 * 86_400)}
-"""The first labelling of a large corpus may take longer than `dagster.yaml` lets another run last."""
+"""The first labelling of a large corpus, or a search, may take longer than `dagster.yaml` lets another run last."""
 
 LABELLED = AssetSelection.assets(teacher_logits, out_of_domain).upstream() | AssetSelection.assets(corpus)
 
@@ -42,6 +42,7 @@ tune = define_asset_job(
     "tune",
     AssetSelection.assets(tuning),
     description="Search for a better recipe on the validation split; what it finds is the student `tuned`.",
+    tags=A_WEEK,
 )
 
 distil = define_asset_job(

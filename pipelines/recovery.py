@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster import DagsterInstance, DagsterRun, RunsFilter
+from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
-
-RUNNING = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 
 LOST_RUNS = "FINSTILL_LOST_RUNS"
 """The variable by which a code server knows the runs that the one before it left."""
@@ -38,14 +37,14 @@ def note_lost_runs(instance: DagsterInstance) -> None:
     stay as it was, and so would its slot in a pool. They are ended when the server answers: a retry that is asked for
     before has no code to run, and is given up.
     """
-    running = instance.get_runs(RunsFilter(statuses=RUNNING))
+    running = instance.get_runs(RunsFilter(statuses=ACTIVE_RUN_STATUSES))
     os.environ[LOST_RUNS] = " ".join(run.run_id for run in running if GRPC_INFO_TAG in run.tags)
 
 
 def end_noted_runs(instance: DagsterInstance) -> list[str]:
     """End the runs that were written down and are still taken for alive, and return their ids."""
     noted = os.environ.get(LOST_RUNS, "").split()
-    lost = instance.get_runs(RunsFilter(run_ids=noted, statuses=RUNNING)) if noted else []
+    lost = instance.get_runs(RunsFilter(run_ids=noted, statuses=ACTIVE_RUN_STATUSES)) if noted else []
     for run in lost:
         end_lost_run(instance, run)
     return [run.run_id for run in lost]

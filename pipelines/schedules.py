@@ -11,7 +11,7 @@ from pipelines.deployment import nightly_cron, time_zone
 from pipelines.failures import without_secrets
 from pipelines.jobs import nightly_redistillation
 from pipelines.nights.conductor import Night, why_a_night
-from pipelines.nights.summary import WHY_TAG
+from pipelines.nights.summary import tag_why
 from pipelines.operations.retention import retention
 
 
@@ -26,14 +26,14 @@ from pipelines.operations.retention import retention
 def nightly(context: ScheduleEvaluationContext, profile: ProfileResource) -> RunRequest | SkipReason:
     """Begin a night, or say why there is none; where it cannot be told whether there is need for one, begin it."""
     night = Night.latest(context.instance)
-    if night is not None and night.outcome(context.instance) is None:
+    if night is not None and night.is_going_on(context.instance):
         return SkipReason(f"{night} is still going on")
     try:
         why = why_a_night(context.instance, context.repository_def.asset_graph, profile)
-    except InputError as error:
+    except (InputError, OSError) as error:
         # Of a tick that fails nobody hears; of a run that does, the webhook tells.
         why = f"what changed cannot be told: {without_secrets(str(error))}"
-    return RunRequest(tags={WHY_TAG: why}) if why else SkipReason("nothing is new: no input of any student changed")
+    return RunRequest(tags=tag_why(why)) if why else SkipReason("nothing is new: no input of any student changed")
 
 
 @schedule_by_cron(

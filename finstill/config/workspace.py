@@ -9,14 +9,15 @@ from finstill.config.recipe import RECIPE_NAME
 from finstill.errors import InputError
 from finstill.files import read_json, write_json
 
-NOT_A_PROFILE = ("cache", "onnxruntime-web")
-"""What else stands in the folder of all workspaces begins like this; the second is what pages are made with."""
+NOT_A_PROFILE = ("cache", "huggingface", "onnxruntime-web")
+"""What else stands in the folder of all workspaces begins like this: the soft labels, what was fetched from the hub
+where a deployment keeps it there, and what pages are made with."""
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder of one profile's artefacts: everything in it can be made again. Soft labels, which are kept for good,
-    live elsewhere.
+    """The folder of one profile's artefacts. Most can be made again; the champion, its record and the studies of tuning
+    cannot, see docs/operating.md. Soft labels, which are kept for good, live elsewhere.
     """
 
     root: Path

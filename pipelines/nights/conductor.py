@@ -10,34 +10,32 @@ daemon that is killed in the middle of a night goes on with it when it is back, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRequest, RunsFilter, SensorResult, SkipReason
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARTITION_NAME_TAG, WILL_RETRY_TAG
 
 from assets.comparison import comparison
 from assets.corpus import INPUTS_TAG, corpus
 from assets.resources import ProfileResource
 from assets.students import students
-from finstill.config.recipe import Recipe
 from pipelines.jobs import decide, distil, nightly_redistillation
 from pipelines.nights.staleness import STAGES_OF_A_STUDENT, latest_materialization, stale_students
-from pipelines.nights.summary import NIGHT, NIGHT_TAG, WHY_TAG, summarise_night
+from pipelines.nights.summary import NIGHT, NIGHT_TAG, summarise_night, tag_why
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
 
-IN_PROGRESS = [
-    DagsterRunStatus.QUEUED,
-    DagsterRunStatus.NOT_STARTED,
-    DagsterRunStatus.STARTING,
-    DagsterRunStatus.STARTED,
-    DagsterRunStatus.CANCELING,
-]
+ALIVE = [DagsterRunStatus.QUEUED, *IN_PROGRESS_RUN_STATUSES]
+"""Without NOT_STARTED, which a run is for a moment, or for good where Dagster could not store all of it."""
 
-WILL_RETRY_TAG = "dagster/will_retry"
-"""Dagster sets it on a run that failed, where `run_retries` of `dagster.yaml` says so."""
+PATIENCE_SECONDS = 86_400
+"""How long a night is waited for of which nothing runs."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +61,20 @@ class Night:
         told = latest_materialization(instance, NIGHT.key)
         return told.description if told is not None and (told.tags or {}).get(NIGHT_TAG) == self.id else None
 
+    def is_going_on(self, instance: DagsterInstance) -> bool:
+        """Whether its end is waited for.
+
+        Where nothing of it ran for a day it is not: `continue_night` is off or fails at each tick, and would leave the
+        deployment without nights for good.
+        """
+        if self.outcome(instance) is not None:
+            return False
+        filters = [RunsFilter(run_ids=[self.id]), RunsFilter(tags={NIGHT_TAG: self.id})]
+        records = [record for each in filters for record in instance.get_run_records(each)]
+        since = time.time() - PATIENCE_SECONDS
+        ran = any(each.dagster_run.status in ALIVE or each.update_timestamp.timestamp() > since for each in records)
+        return ran or bool(_students_in_progress(instance))
+
     def runs(self, instance: DagsterInstance, job: str) -> list[DagsterRun]:
         """Return its runs of a job, the latest first."""
         return list(instance.get_runs(RunsFilter(job_name=job, tags={NIGHT_TAG: self.id})))
@@ -73,13 +85,13 @@ class Night:
             job_name=job,
             partition_key=partition,
             run_key=f"{self.id} {job} {partition or ''}".strip(),
-            tags={NIGHT_TAG: self.id} | ({WHY_TAG: why} if why else {}),
+            tags={NIGHT_TAG: self.id} | (tag_why(why) if why else {}),
         )
 
 
 def next_step(instance: DagsterInstance, graph: AssetGraph, profile: ProfileResource) -> SensorResult | SkipReason:
     """Return what is to be done next about the latest night: runs to start, its summary, or what it waits for."""
-    night, recipes = Night.latest(instance), profile.recipes()
+    night = Night.latest(instance)
     if night is None:
         return SkipReason("no night was begun yet")
     if outcome := night.outcome(instance):
@@ -87,14 +99,16 @@ def next_step(instance: DagsterInstance, graph: AssetGraph, profile: ProfileReso
     if night.first.tags.get(NIGHT_TAG) != night.id:
         # The first run was started by the schedule, the sensor or a person, none of which knew its id.
         instance.add_run_tags(night.id, {NIGHT_TAG: night.id})
-    if is_in_progress(night.first):
+    if is_in_progress(instance, night.first):
         return SkipReason(f"{night} waits for its texts to be labelled")
     if night.first.status != DagsterRunStatus.SUCCESS:
-        return _end(instance, night, recipes)
+        # Without the recipes: that they cannot be read may be the reason.
+        return _end(instance, night, [])
 
-    asked = {run.tags["dagster/partition"] for run in night.runs(instance, distil.name)}
+    recipes = profile.recipes()
+    asked = {run.tags[PARTITION_NAME_TAG] for run in night.runs(instance, distil.name)}
     in_progress = _students_in_progress(instance)
-    stale = stale_students(graph, recipes, profile.profile(), instance)
+    stale = stale_students(graph, recipes, profile, instance)
     if start := {name: why for name, why in stale.items() if name not in asked | in_progress}:
         return SensorResult(
             run_requests=[night.request(distil.name, name, why) for name, why in start.items()],
@@ -104,50 +118,60 @@ def next_step(instance: DagsterInstance, graph: AssetGraph, profile: ProfileReso
         return SkipReason(f"{night} waits for students: {', '.join(sorted(in_progress))}")
     if not (decided := night.runs(instance, decide.name)):
         return SensorResult(run_requests=[night.request(decide.name)])
-    if is_in_progress(decided[0]):
+    if is_in_progress(instance, decided[0]):
         return SkipReason(f"{night} waits for the comparison and the champion")
-    return _end(instance, night, recipes)
+    return _end(instance, night, list(recipes))
 
 
 def why_a_night(instance: DagsterInstance, graph: AssetGraph, profile: ProfileResource) -> str:
     """Return the reason to begin a night, empty where a night would find nothing to do."""
     night = Night.latest(instance)
-    outcome = night.outcome(instance) if night is not None else None
-    if outcome in ("failed", "cancelled"):
-        return f"{night} {outcome}"
-    read = latest_materialization(instance, corpus.key)
-    if read is None:
+    if night is not None and (outcome := night.outcome(instance)) not in ("promoted", "kept"):
+        return f"{night} {outcome}" if outcome else f"{night} never ended: the sensor continue_night is off or fails"
+    if latest_materialization(instance, corpus.key) is None:
         return "the corpus was never read"
-    if (read.tags or {}).get(INPUTS_TAG) != profile.inputs():
+    told = latest_materialization(instance, NIGHT.key)
+    made_from = (told.tags or {}).get(INPUTS_TAG) if told is not None else None
+    if made_from is None:
+        return "what the last night was made from is not known"
+    if made_from != profile.inputs():
         return "the corpus's source, the teacher, the profile or the recipes changed"
-    if stale := stale_students(graph, profile.recipes(), profile.profile(), instance):
+    if not profile.workspace.corpus.is_file():
+        return "the corpus's table is gone"
+    if stale := stale_students(graph, profile.recipes(), profile, instance):
         return "; ".join(f"{name}: {why}" for name, why in stale.items())
-    compared = latest_materialization(instance, comparison.key)
-    return "" if compared is not None else "the students were never compared"
+    if latest_materialization(instance, comparison.key) is None:
+        return "the students were never compared"
+    return "" if (profile.workspace.champion / "current").is_dir() else "the champion's folder is gone"
 
 
-def is_in_progress(run: DagsterRun) -> bool:
+def is_in_progress(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Whether a run is going on, or failed and is about to be started again by Dagster."""
-    about_to_retry = run.tags.get(WILL_RETRY_TAG) == "true" and "dagster/auto_retry_run_id" not in run.tags
-    return run.status in IN_PROGRESS or (run.status == DagsterRunStatus.FAILURE and about_to_retry)
+    if not run.is_complete_and_waiting_to_retry:
+        return run.status in NOT_FINISHED_STATUSES
+    if (backfill_id := run.tags.get(BACKFILL_ID_TAG)) is None:
+        return True
+    # A run whose backfill has ended is not started again, and its tags say further that it will be.
+    backfill = instance.get_backfill(backfill_id)
+    return backfill is not None and backfill.status not in BULK_ACTION_TERMINAL_STATUSES
 
 
 def _students_in_progress(instance: DagsterInstance) -> set[str]:
     """Return the students that a run is making now or is about to, whoever started it."""
     runs = [
-        *instance.get_runs(RunsFilter(statuses=IN_PROGRESS)),
+        *instance.get_runs(RunsFilter(statuses=NOT_FINISHED_STATUSES)),
         *instance.get_runs(RunsFilter(statuses=[DagsterRunStatus.FAILURE], tags={WILL_RETRY_TAG: "true"})),
     ]
     return {
-        run.tags["dagster/partition"]
+        run.tags[PARTITION_NAME_TAG]
         for run in runs
-        if is_in_progress(run)
-        and "dagster/partition" in run.tags
+        if is_in_progress(instance, run)
+        and PARTITION_NAME_TAG in run.tags
         and (run.job_name == distil.name or not set(STAGES_OF_A_STUDENT).isdisjoint(run.asset_selection or ()))
     }
 
 
-def _end(instance: DagsterInstance, night: Night, recipes: Mapping[str, Recipe]) -> SensorResult:
-    summary = summarise_night(instance, night.id, list(recipes))
+def _end(instance: DagsterInstance, night: Night, recipes: Sequence[str]) -> SensorResult:
+    summary = summarise_night(instance, night.id, recipes)
     instance.add_run_tags(night.id, {"finstill/outcome": summary.outcome})
     return SensorResult(asset_events=[summary.materialization()], skip_reason=f"{night} is over: {summary.outcome}")

@@ -18,14 +18,23 @@ from dagster import (
     MetadataValue,
     RunsFilter,
 )
+from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from assets.corpus import corpus
+from assets.corpus import INPUTS_TAG, corpus
 from assets.metadata import OWNERS
 from pipelines.failures import step_failure
 from pipelines.jobs import decide, distil, nightly_redistillation
 
 NIGHT_TAG = "finstill/night"
 WHY_TAG = "finstill/why"
+
+WHY_CHARACTERS = 500
+"""A tag's length: PostgreSQL's index of tags takes no more than 2,704 bytes, and there may be many students."""
+
+
+def tag_why(why: str) -> dict[str, str]:
+    """Return the tag that says why a run was started."""
+    return {WHY_TAG: why[:WHY_CHARACTERS]}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class StageRun:
 
     @property
     def partition(self) -> str | None:
-        return self.run.tags.get("dagster/partition")
+        return self.run.tags.get(PARTITION_NAME_TAG)
 
     @property
     def ending(self) -> str:
@@ -75,19 +84,21 @@ class Summary:
         text: Markdown.
         outcome: `promoted` or `kept`; `failed` where a run did; `cancelled` where the labelling was.
         figures: what Dagster plots over the nights.
+        inputs: what it was made from, see `ProfileResource.inputs`; None where it did not end well, or where somebody
+            else read the corpus meanwhile.
     """
 
     night: str
     text: str
     outcome: str
     figures: dict[str, float | int]
+    inputs: str | None
 
     def materialization(self) -> AssetMaterialization:
         """Return the event that puts this on the page of the asset `night`."""
         metadata = {"summary": MetadataValue.md(self.text), **self.figures}
-        return AssetMaterialization(
-            NIGHT.key, metadata=metadata, description=self.outcome, tags={NIGHT_TAG: self.night}
-        )
+        tags = {NIGHT_TAG: self.night} | ({INPUTS_TAG: self.inputs} if self.inputs else {})
+        return AssetMaterialization(NIGHT.key, metadata=metadata, description=self.outcome, tags=tags)
 
 
 NIGHT = AssetSpec(
@@ -142,7 +153,8 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
     if warnings := [warning for run in latest.values() for warning in run.warnings.values() if warning]:
         lines.append("**Checks to look at.**\n" + "\n".join(f"- {warning}" for warning in warnings))
     outcome = first.ending or ("failed" if failures else "promoted" if promoted else "kept")
-    return Summary(night, "\n\n".join(lines), outcome, figures)
+    inputs = _inputs(instance, first.run) if outcome in ("promoted", "kept") else None
+    return Summary(night, "\n\n".join(lines), outcome, figures, inputs)
 
 
 def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[str]:
@@ -164,6 +176,18 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
         quality = f"macro-F1 {measured['macro_f1']:.3f}, " if "macro_f1" in measured else ""
         lines.append(f"`{name}` was made again ({why}): {quality}agreement {measured['agreement']:.3f}.")
     return lines
+
+
+def _inputs(instance: DagsterInstance, first: DagsterRun) -> str | None:
+    """Return what the corpus says that it was made from, where the first run of a night read it last.
+
+    A run that Dagster started again does not read it anew.
+    """
+    for record in instance.fetch_materializations(AssetRecordsFilter(asset_key=corpus.key), limit=1).records:
+        made = record.asset_materialization
+        if made is not None and record.run_id in (first.run_id, first.root_run_id):
+            return (made.tags or {}).get(INPUTS_TAG)
+    return None
 
 
 def _rows_before(instance: DagsterInstance) -> int | None:
@@ -193,7 +217,7 @@ def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
             check = event.asset_check_evaluation_data
             # What distilling pays is said with the verdicts.
             if check.check_name != "distilling_pays":
-                where = run.tags.get("dagster/partition")
+                where = run.tags.get(PARTITION_NAME_TAG)
                 of = f"{check.asset_key.to_user_string()} of `{where}`" if where else check.asset_key.to_user_string()
                 name = f"{check.check_name} ({of})"
                 warnings[name] = "" if check.passed else f"{name}: {check.description}"

@@ -14,13 +14,13 @@ from dagster import (
     AssetRecordsFilter,
     Config,
     DagsterInstance,
-    DagsterRunStatus,
     OpExecutionContext,
     RunsFilter,
     in_process_executor,
     job,
     op,
 )
+from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from pydantic import Field
 
 from assets.faults import explain_faults
@@ -43,8 +43,6 @@ LEFTOVERS = (
 )
 """What runs that were cut off leave in a workspace, and what is made again where it is missing. A student may be called
 `training-long`: the place tells."""
-
-FINISHED = [DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED]
 
 
 class Ages(Config):
@@ -115,7 +113,7 @@ def remove_runs(instance: DagsterInstance, before: float) -> int:
     """
     # All before any is deleted: a page begins where the run before it stands.
     old, cursor = set(), None
-    while page := instance.get_run_records(RunsFilter(statuses=FINISHED), limit=RUNS_A_PAGE, cursor=cursor):
+    while page := instance.get_run_records(RunsFilter(statuses=FINISHED_STATUSES), limit=RUNS_A_PAGE, cursor=cursor):
         cursor = page[-1].dagster_run.run_id
         old |= {
             record.dagster_run.run_id

@@ -15,14 +15,13 @@ from dagster import (
     build_schedule_context,
     build_sensor_context,
 )
+from dagster._core.storage.tags import PARTITION_NAME_TAG, RUN_KEY_TAG
 
 import pipelines.definitions
 from pipelines.nights.summary import NIGHT
 from pipelines.schedules import nightly
 from pipelines.sensors import continue_night
 from tests.pipelines.house import House
-
-RUN_KEY = "dagster/run_key"
 
 
 def tick(house: House) -> RunRequest | SkipReason:
@@ -54,8 +53,8 @@ def look(house: House) -> SensorResult | SkipReason:
 def start(house: House, request: RunRequest) -> None:
     """Run what was asked for, where no run has the request's key."""
     assert request.job_name
-    if not house.instance.get_runs(RunsFilter(tags={RUN_KEY: str(request.run_key)})):
-        house.run(request.job_name, None, request.partition_key, {**request.tags, RUN_KEY: str(request.run_key)})
+    if not house.instance.get_runs(RunsFilter(tags={RUN_KEY_TAG: str(request.run_key)})):
+        house.run(request.job_name, None, request.partition_key, {**request.tags, RUN_KEY_TAG: str(request.run_key)})
 
 
 def conduct(house: House) -> str:
@@ -83,7 +82,7 @@ def outcome(house: House) -> str:
 
 
 def jobs_run(house: House) -> Counter:
-    return Counter((run.job_name, run.tags.get("dagster/partition")) for run in house.instance.get_runs())
+    return Counter((run.job_name, run.tags.get(PARTITION_NAME_TAG)) for run in house.instance.get_runs())
 
 
 def going_on(house: House, job: str, partition: str | None = None, **tags: str) -> str:
@@ -93,7 +92,7 @@ def going_on(house: House, job: str, partition: str | None = None, **tags: str) 
 
 def started_again(house: House, job: str, partition: str | None = None) -> str:
     """Note a further run of a job in the latest night that had nothing left to make, and return its id."""
-    tags = {"dagster/partition": partition} if partition else {}
+    tags = {PARTITION_NAME_TAG: partition} if partition else {}
     (first,) = house.instance.get_runs(RunsFilter(job_name=job, tags=tags))
     own = {name: value for name, value in first.tags.items() if name.startswith("finstill/")}
     return _noted(house, job, partition, own, DagsterRunStatus.SUCCESS)
@@ -101,5 +100,5 @@ def started_again(house: House, job: str, partition: str | None = None) -> str:
 
 def _noted(house: House, job: str, partition: str | None, tags: dict[str, str], status: DagsterRunStatus) -> str:
     definition = pipelines.definitions.defs.resolve_job_def(job)
-    tags |= {"dagster/partition": partition} if partition else {}
+    tags |= {PARTITION_NAME_TAG: partition} if partition else {}
     return house.instance.create_run_for_job(definition, status=status, tags=tags).run_id

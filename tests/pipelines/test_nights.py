@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import csv
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from dagster import RunRequest, SensorResult, SkipReason, build_sensor_context
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.storage.tags import AUTO_RETRY_RUN_ID_TAG, BACKFILL_ID_TAG, RUN_KEY_TAG, WILL_RETRY_TAG
 
+import pipelines.definitions
+from assets.corpus import corpus
 from finstill.errors import InputError
 from pipelines.nights.summary import NIGHT, NIGHT_TAG
 from pipelines.sensors import dropped_files
 from tests.pipelines.conducting import (
-    RUN_KEY,
     conduct,
     going_on,
     jobs_run,
@@ -172,9 +176,9 @@ def test_the_comparison_waits_for_a_student_that_somebody_else_trains(labelled_h
     run = house.instance.get_run_by_id(by_hand)
     assert run is not None
     house.instance.report_run_failed(run)
-    house.instance.add_run_tags(by_hand, {"dagster/will_retry": "true"})
+    house.instance.add_run_tags(by_hand, {WILL_RETRY_TAG: "true"})
     assert isinstance(look(house), SkipReason), "Dagster is about to start it again"
-    house.instance.add_run_tags(by_hand, {"dagster/auto_retry_run_id": "another"})
+    house.instance.add_run_tags(by_hand, {AUTO_RETRY_RUN_ID_TAG: "another"})
     asked = look(house)
     assert isinstance(asked, SensorResult)
     assert [request.partition_key for request in asked.run_requests or []] == ["small"], (
@@ -182,12 +186,32 @@ def test_the_comparison_waits_for_a_student_that_somebody_else_trains(labelled_h
     )
 
 
+def test_a_retry_that_ended_with_its_backfill_is_not_waited_for(labelled_house: House) -> None:
+    house = labelled_house
+    backfill = PartitionBackfill("backfill", BulkActionStatus.REQUESTED, False, {}, backfill_timestamp=time.time())
+    house.instance.add_backfill(backfill)
+    failed = going_on(house, "distil", "small", **{BACKFILL_ID_TAG: "backfill"})
+    run = house.instance.get_run_by_id(failed)
+    assert run is not None
+    house.instance.report_run_failed(run)
+    house.instance.add_run_tags(failed, {WILL_RETRY_TAG: "true"})
+
+    def asked_for() -> list[str | None]:
+        asked = look(house)
+        assert isinstance(asked, SensorResult)
+        return [request.partition_key for request in asked.run_requests or []]
+
+    assert asked_for() == ["small-baseline"]
+    house.instance.update_backfill(backfill.with_status(BulkActionStatus.COMPLETED_FAILED))
+    assert asked_for() == ["small", "small-baseline"]
+
+
 def test_a_cancelled_student_keeps_nobody_waiting(labelled_house: House) -> None:
     house = labelled_house
     asked = look(house)
     assert isinstance(asked, SensorResult)
     first, second = asked.run_requests or []
-    cancelled = going_on(house, "distil", first.partition_key, **first.tags, **{RUN_KEY: str(first.run_key)})
+    cancelled = going_on(house, "distil", first.partition_key, **first.tags, **{RUN_KEY_TAG: str(first.run_key)})
     start(house, second)
     assert isinstance(look(house), SkipReason)
     run = house.instance.get_run_by_id(cancelled)
@@ -223,6 +247,66 @@ def test_a_night_begins_where_it_cannot_be_told_what_changed(lived_in_house: Hou
     assert isinstance(asked, RunRequest)
     assert "what changed cannot be told" in asked.tags["finstill/why"]
     assert "did you mean 'max_length'" in asked.tags["finstill/why"]
+    profile.write_text(f"? {'x' * 3000}\n: 1\n{profile.read_text()}")
+    asked = tick(lived_in_house)
+    assert isinstance(asked, RunRequest)
+    assert len(asked.tags["finstill/why"].encode()) < 2704, "PostgreSQL's index of tags takes no more"
+
+
+def test_a_night_begins_and_ends_where_the_recipes_are_gone(lived_in_house: House) -> None:
+    house = lived_in_house
+    house.recipes.rename(house.root / "moved.yaml")
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert "what changed cannot be told" in asked.tags["finstill/why"]
+    assert "**Labelling failed** at corpus" in night(house)
+    assert outcome(house) == "failed"
+
+
+def test_a_night_of_which_nothing_ran_for_a_day_is_not_waited_for(
+    labelled_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, now = labelled_house, time.time()
+    assert isinstance(tick(house), SkipReason), "continue_night goes on with it"
+    monkeypatch.setattr("pipelines.nights.conductor.time.time", lambda: now + 2 * 86_400)
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert "never ended: the sensor continue_night is off or fails" in asked.tags["finstill/why"]
+    going_on(house, "distil", "small")
+    assert isinstance(tick(house), SkipReason), "a training may take days"
+
+
+def test_what_a_run_by_hand_read_is_new_to_the_night(lived_in_house: House) -> None:
+    house = lived_in_house
+    profile = house.root / "mine.yaml"
+    profile.write_text(profile.read_text() + "budgets: {megabytes: 50}\n")
+    label = pipelines.definitions.defs.resolve_job_def("label")
+    assert label.execute_in_process(instance=house.instance, asset_selection=[corpus.key]).success
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert "the teacher, the profile or the recipes changed" in asked.tags["finstill/why"]
+
+
+def test_a_lost_home_is_made_again(lived_in_house: House) -> None:
+    house = lived_in_house
+    workspace = house.profile.workspace
+    for lost, why in (
+        (workspace.champion, "the champion's folder is gone"),
+        (workspace.evaluation("small"), "small: its files are gone"),
+        (workspace.corpus, "the corpus's table is gone"),
+    ):
+        kept = lost.rename(lost.with_name("kept"))
+        asked = tick(house)
+        assert isinstance(asked, RunRequest)
+        assert asked.tags["finstill/why"] == why
+        kept.rename(lost)
+    assert isinstance(tick(house), SkipReason)
+    shutil.rmtree(workspace.root)
+    summary = night(house)
+    assert outcome(house) == "promoted"
+    assert "0 texts reached it" in summary
+    assert "`small` was made again (its files are gone)" in summary
+    assert isinstance(tick(house), SkipReason)
 
 
 def test_a_changed_teacher_begins_a_night(house: House, tiny_checkpoint: Path) -> None:
@@ -302,6 +386,14 @@ class TestDroppedFiles:
         (self.drop / "b.csv").write_text("body,tone\n" + csv_rows(range(55, 56)))
         self.look()
         assert self.look() == ["b.csv"], "another file waits for nothing"
+
+    def test_the_run_key_of_many_files_is_as_short_as_that_of_one(self) -> None:
+        for number in range(300):
+            (self.drop / f"{number}.csv").write_text("body,tone\n" + csv_rows(range(50, 51)))
+        self.look()
+        assert len(self.look()) == 300
+        assert self.run_key is not None
+        assert len(self.run_key) <= 64, "it becomes a tag, and PostgreSQL's index takes no long one"
 
     def test_a_file_with_a_bad_row_begins_one_night(self) -> None:
         (self.drop / "a.csv").write_text("body,tone\nShares were bullish,bullish\n")

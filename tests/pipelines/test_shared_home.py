@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
 from finstill.config.workspace import Workspace
 from finstill.serving.package import Package
 from tests.pipelines.house import Folder
@@ -56,3 +58,12 @@ def test_what_one_machine_labels_another_distils(tmp_path: Path, tiny_checkpoint
     run("one", "label")
     run("two", "distil", "small")
     assert Package.read(Workspace.of_profile(volume, profile).package("small")).labels
+
+
+def test_what_a_run_downloads_from_the_hub_lies_on_the_volume_of_all_runs() -> None:
+    compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((ROOT / "deploy" / "values.yaml").read_text(encoding="utf-8"))
+    (code_server,) = values["dagster-user-deployments"]["deployments"]
+    assert code_server["includeConfigInLaunchedRuns"]["enabled"]
+    for environment in (compose["services"]["code"]["environment"], code_server["env"]):
+        assert Path(environment["HF_HOME"]).is_relative_to(environment["FINSTILL_HOME"])

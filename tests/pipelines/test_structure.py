@@ -10,6 +10,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("finstill", "assets", "pipelines")
@@ -124,6 +126,15 @@ def test_every_asset_says_what_it_is() -> None:
         assert node.kinds, key
         assert node.group_name != "default", key
         assert node.code_version, key
+
+
+@pytest.mark.parametrize("job", ["label", "nightly_redistillation", "tune"])
+def test_what_may_take_days_is_not_cut_off_as_other_runs_are(job: str) -> None:
+    from pipelines.definitions import defs
+
+    settings = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8"))
+    own = int(defs.resolve_job_def(job).tags[MAX_RUNTIME_SECONDS_TAG])
+    assert own > settings["run_monitoring"]["max_runtime_seconds"]
 
 
 GROUPS = ("corpus", "teacher", "augmentation", "labelling", "students", "evaluation", "service")
