@@ -96,7 +96,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
     group_name="students",
     kinds={"onnx"},
     owners=OWNERS,
-    code_version="4",
+    code_version="5",
 )
 @explain_faults
 def student_package(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
@@ -127,6 +127,7 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
         rows,
         workspace.package(name),
         defer=settings.defer,
+        unescape=settings.corpus.unescape,
     )
     package, megabytes = built.package, built.package.measured["megabytes"]
     return MaterializeResult(

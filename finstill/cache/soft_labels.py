@@ -87,7 +87,7 @@ def read_soft_labels(
         classes: names of the classes, which are the names of their columns.
         values: what the columns hold.
         form: how a text file is written.
-        text: the column with the text.
+        text: the column with the text, HTML entities decoded where the corpus's are.
         key: the column with the text's key in hexadecimal, for a table without texts.
         floor: the probability of a class that has none: its cell is empty, NaN, or no probability at all. Smaller ones
             count as much. None is for tables without such a class.

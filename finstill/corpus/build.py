@@ -18,7 +18,7 @@ from finstill.config.profile import CorpusSource, SplitByDate
 from finstill.corpus.ahead import ahead
 from finstill.corpus.corrections import Correction, apply_corrections, read_corrections
 from finstill.corpus.leakage import is_forbidden
-from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows
+from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows, splits_to_cut
 from finstill.corpus.nearest import nearest_measured, read_batches_of
 from finstill.corpus.parts import REPEATED_COLUMNS, read_part, remove_unused, write_part
 from finstill.corpus.report import BadRows, CorpusReport
@@ -41,8 +41,10 @@ def read_corpus(
 ) -> CorpusReport:
     """Read, normalise, merge and split the rows of `source` and write them to `path`, whole or not at all.
 
-    Rows with the same normalised text are one text, see `finstill.corpus.merge.merge`. A train text that nearly is a
-    validation or test text is left out, see `finstill.corpus.leakage.is_forbidden`.
+    Rows with the same normalised text are one text, see `finstill.corpus.merge.merge`. Where no row is in validation,
+    or none in test, that split is cut from the texts given as train by their keys, see
+    `finstill.corpus.merge.splits_to_cut`. A train text that nearly is a validation or test text is left out, see
+    `finstill.corpus.leakage.is_forbidden`.
 
     Args:
         labels: the task's labels; matched without regard to case.
@@ -122,6 +124,8 @@ def distinct_texts(
 ) -> tuple[pa.Table, CorpusReport]:
     """Normalise, merge and split `rows`, as `build_corpus` does, and return each text, near-duplicates too.
 
+    A split that no row is in stays empty.
+
     Raises:
         InputError: a row cannot be used, and such rows are not set aside.
     """
@@ -181,7 +185,8 @@ def _build(
     texts = scratch / "texts.arrow"
     logger.info("corpus: sorts and merges %s rows", f"{report.read:,}")
     with pa.ipc.new_file(texts, CORPUS_SCHEMA) as writer:
-        merged = merge(sorted_rows(parts, scratch), report, by_date, corrections)
+        cut = [] if by_date else splits_to_cut(parts)
+        merged = merge(sorted_rows(parts, scratch), report, by_date, corrections, cut)
         # Before near-duplicates are left out: a corrected label is a label there too.
         for table in ahead(apply_corrections(merged, corrections, report.corrected)):
             writer.write_table(table)

@@ -3,7 +3,7 @@ together and are folded a batch at a time, by arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -47,6 +47,8 @@ ROWS_OF_A_FILE = 1 << 40
 BY_PRECEDENCE = pa.array(reversed(SPLITS))
 """A text that two splits claim goes to the one that must not leak into the others."""
 
+TRAIN = len(BY_PRECEDENCE) - 1
+
 NO_SPLIT = len(BY_PRECEDENCE)
 
 NO_DAY = np.iinfo(np.int64).max
@@ -76,11 +78,30 @@ def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
             yield pa.table(batch).cast(PLACED_SCHEMA)
 
 
+def splits_to_cut(parts: Iterable[Path]) -> list[str]:
+    """Return which of validation and test is to be cut from train, since no row of `parts` is in it.
+
+    Many data sets come in two splits. Where rows are in train alone, both are cut, unless rows without a split fill
+    them by their keys.
+
+    Args:
+        parts: Parquet files of `PART_SCHEMA`.
+    """
+    given: set[str | None] = set()
+    for part in parts:
+        with pq.ParquetFile(part, read_dictionary=["split"]) as file:
+            for batch in file.iter_batches(columns=["split"]):
+                given.update(pc.unique(batch["split"]).to_pylist())
+    missing = [split for split in ("validation", "test") if split not in given]
+    return [] if len(missing) == 2 and None in given else missing
+
+
 def merge(
     rows: Iterable[pa.Table],
     report: CorpusReport,
     by_date: SplitByDate | None = None,
     corrected: Iterable[bytes] = (),
+    cut: Collection[str] = (),
 ) -> Iterator[pa.Table]:
     """Yield each text once, `CORPUS_SCHEMA`, sorted by key.
 
@@ -94,10 +115,11 @@ def merge(
         report: is told of the rows that were merged and the texts that were left out.
         by_date: the days that divide the splits; None where keys or the rows themselves say the split.
         corrected: keys of the texts whose label a person says: these stay, whatever labels their rows give.
+        cut: splits that take the texts given as train which their keys put there; the texts are counted.
     """
     events, believed = _Events(report), pa.array(list(corrected), pa.binary(KEY_BYTES))
     for table in _whole_groups(rows):
-        yield _fold(table, events, by_date, believed)
+        yield _fold(table, events, by_date, believed, cut)
     events.show()
 
 
@@ -129,7 +151,9 @@ def key_halves(keys: pa.ChunkedArray) -> np.ndarray:
     return np.frombuffer(content, ">u8").astype(np.uint64).reshape(-1, 2)
 
 
-def _fold(rows: pa.Table, events: _Events, by_date: SplitByDate | None, believed: pa.Array) -> pa.Table:
+def _fold(
+    rows: pa.Table, events: _Events, by_date: SplitByDate | None, believed: pa.Array, cut: Collection[str]
+) -> pa.Table:
     begins = _begins(rows["key"])
     starts = np.flatnonzero(begins)
     group = np.cumsum(begins) - 1
@@ -140,13 +164,17 @@ def _fold(rows: pa.Table, events: _Events, by_date: SplitByDate | None, believed
     given = pc.index_in(rows["split"], BY_PRECEDENCE).fill_null(NO_SPLIT).combine_chunks().to_numpy()
     split, conflicts = _splits(given, starts, group)
     own = len(SPLITS) - 1 - split_numbers(key_halves(rows["key"])[starts, 0])
-    split = np.where(split == NO_SPLIT, own, split)
+    moved = (split == TRAIN) & np.isin(own, pc.index_in(pa.array(cut, pa.string()), BY_PRECEDENCE).to_numpy())
+    split = np.where((split == NO_SPLIT) | moved, own, split)
     contradicted = against >= 0
     if len(believed):
         contradicted &= ~pc.is_in(rows["key"].take(pa.array(starts)), believed).to_numpy()
     place = partial(place_of, rows)
     events.add("duplicate merged", rows, np.flatnonzero(~begins), place)
     events.add("in two splits", rows, conflicts, place)
+    for name in cut:
+        now = moved & (split == BY_PRECEDENCE.index(name).as_py()) & ~contradicted
+        events.add(f"cut from train for {name}, which no row is in", rows, starts[now], place)
     said = np.where(labelled >= 0, labelled, starts)
     events.add(
         "contradictory labels",

@@ -87,7 +87,7 @@ def _of_one(
             chosen[kind].append(row)
     classifier = StudentClassifier(package.folder)
     ordered = [(kind, row) for kind, rows in sorted(chosen.items()) for row in rows]
-    explained = classifier.score([texts[row] for _, row in ordered], explain=True)
+    explained = classifier.score([texts[row] for _, row in ordered], explain=True, of_corpus=True)
     return [
         Mistake(
             kind,

@@ -14,11 +14,12 @@ import onnx
 
 from finstill.config.task import Task
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
+from finstill.corpus.wordpiece import is_wordpiece
 from finstill.errors import InputError
 from finstill.evaluation.calibration import fit_temperature
 from finstill.evaluation.decisions import decision_quality, fit_threshold, probability_of
 from finstill.evaluation.deferral import fit_deferral
-from finstill.files import digest, whole_folder, write_json
+from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
 from finstill.metrics import agreement, calibration_error, quality, row_kl
@@ -53,6 +54,7 @@ def build_package(
     folder: Path,
     *,
     defer: float | None = None,
+    unescape: bool = False,
 ) -> Built:
     """Package the student in the folder `student` into `folder`, whole or not at all.
 
@@ -64,6 +66,7 @@ def build_package(
         rows: of each split. On `test` graphs and checkpoint are compared and quality is measured, on `validation` the
             temperature is fitted, and the threshold where the task decides about a label.
         defer: share of the texts that the student leaves to its teacher; None where it leaves none.
+        unescape: whether HTML entities in the corpus's texts were decoded.
 
     Raises:
         InputError: the graph and the checkpoint differ, the int8 graph answers otherwise, or no validation row has the
@@ -128,11 +131,18 @@ def build_package(
             deferral = fit_deferral(
                 defer, task, teachers[0].labels, validation.whole_texts(), scores, temperature, decision
             )
+        # A teacher that is asked in service reads by the same library.
+        read_in_service = {unfinished: tokenizer}
+        if deferral is not None and is_wordpiece(read_json(teachers[0].folder / TOKENIZER_FILE)):
+            read_in_service[teachers[0].folder] = read_tokenizer(teachers[0].folder)
+        alike = all(reads_alike(own, where, [validation.texts, test.texts]) for where, own in read_in_service.items())
         long = test.provenance.long if test.provenance else None
         answers = (*task.labels, repr(temperature), *(repr(each) for each in (decision, deferral) if each))
         if long == "cut":
             # Not "windows": packages that were always read so keep their digest.
             answers = (*answers, long)
+        if unescape:
+            answers = (*answers, "unescape")
         identity = digest(float32, int8, unfinished / TOKENIZER_FILE, *answers)
         package = Package(
             folder=folder,
@@ -149,8 +159,9 @@ def build_package(
             digest=identity,
             decision=decision,
             deferral=deferral,
-            tokenizer="tokie" if reads_alike(tokenizer, unfinished, [validation.texts, test.texts]) else "tokenizers",
+            tokenizer="tokie" if alike else "tokenizers",
             long=long,
+            unescape=unescape,
         )
         (unfinished / CARD_FILE).write_text(str(model_card(package, teachers, provenance)), encoding="utf-8")
         write_json(unfinished / PACKAGE_FILE, {**asdict(package), "folder": None})

@@ -189,7 +189,7 @@ On the test split, of the int8 graph where nothing else is said.
 
 - What the teacher and the labels have wrong, it has learned. Texts unlike its corpus were not measured.
 - {_long_limit(package)}
-- {_calibration_limit(package)}{_decision_limit(package)}
+- {_calibration_limit(package)}{_decision_limit(package)}{_entities_limit(package)}
 
 ## Licences
 
@@ -226,6 +226,15 @@ def _decision_limit(package: Package) -> str:
         f"\n- A text is decided to be `{rule.label}` from a calibrated probability of {rule.threshold:.3f} on "
         f"({LEVEL:.0%} interval {rule.low:.3f} to {rule.high:.3f}): fitted for {rule.wish} on "
         f"{rule.rows:,} validation texts, {rule.positives:,} of them of that label."
+    )
+
+
+def _entities_limit(package: Package) -> str:
+    if not package.unescape:
+        return ""
+    return (
+        "\n- HTML entities such as `&amp;` are decoded before a text is read, as in training. With transformers, "
+        "decode them yourself, as `html.unescape` does."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -110,11 +111,13 @@ class StudentClassifier:
         self.threshold = rule.threshold if rule and threshold is None else threshold
         self._teacher = None if teacher is None else AskedTeacher(Path(teacher), self.package, threads, self.long)
 
-    def score(self, texts: Iterable[str], *, explain: bool = False) -> Iterator[Score]:
+    def score(self, texts: Iterable[str], *, explain: bool = False, of_corpus: bool = False) -> Iterator[Score]:
         """Yield the score of each text, in order; any number of texts streams through.
 
         Args:
             explain: also return the attention over words.
+            of_corpus: the texts are of a corpus table, which holds them as students read them. They are not decoded
+                again: a `&lt;` there was `&amp;lt;` in the file.
 
         Raises:
             InputError: a text is too long, and such are refused; names its row.
@@ -124,7 +127,8 @@ class StudentClassifier:
         # One text alone is answered before a thread would have started.
         with nullcontext() if self._threads == 1 else ThreadPoolExecutor(self._threads) as pool:
             while chunk := list(islice(source, TEXTS_PER_CHUNK)):
-                yield from self._score_chunk(chunk, first_row, explain, map if pool is None else pool.map)
+                read = chunk if of_corpus else list(map(self.read, chunk))
+                yield from self._score_chunk(read, first_row, explain, map if pool is None else pool.map)
                 first_row += len(chunk)
 
     @property
@@ -134,20 +138,22 @@ class StudentClassifier:
 
     def tokens(self, text: str) -> int:
         """Return how many tokens a text has; the student reads `package.max_length` at once."""
-        return len(self._tokenizer.encode(normalise(cleaned(text))).ids)
+        return len(self._tokenizer.encode(self.read(text)).ids)
+
+    def read(self, text: str) -> str:
+        """Return a text as the student reads it, and as those of its corpus were read: in normal form."""
+        return normalise(cleaned(html.unescape(text) if self.package.unescape else text))
 
     def _score_chunk(
-        self, texts: Sequence[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
+        self, texts: list[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]
     ) -> Iterator[Score]:
-        # As the texts of the corpus were that the student learned from.
-        normalised = [normalise(cleaned(text)) for text in texts]
         if self._threads == 1:
-            encodings = [self._tokenizer.encode(text) for text in normalised]
+            encodings = [self._tokenizer.encode(text) for text in texts]
         else:
-            encodings = self._tokenizer.encode_batch(normalised)
+            encodings = self._tokenizer.encode_batch(texts)
         if self._refuses_long:
             self._refuse_long(encodings, first_row)
-        windows, owners, ids = read_texts(normalised, encodings, self._tokenizer, self.package.max_length, self.long)
+        windows, owners, ids = read_texts(texts, encodings, self._tokenizer, self.package.max_length, self.long)
         logits = np.empty((len(windows), len(self.package.labels)), np.float32)
         attention: list[np.ndarray] = [np.empty(0)] * len(windows)
 
@@ -171,7 +177,7 @@ class StudentClassifier:
         if (deferral := self.package.deferral) is not None:
             ask = answer.sureness < deferral.below
             if self._teacher is not None and ask.any():
-                theirs = self._teacher.logits([normalised[i] for i in np.flatnonzero(ask)])
+                theirs = self._teacher.logits([texts[i] for i in np.flatnonzero(ask)])
                 asked = _Answers.of(theirs, deferral.temperature, decided, deferral.threshold)
                 for ours, teachers in zip(answer, asked, strict=True):
                     ours[ask] = teachers
@@ -185,7 +191,7 @@ class StudentClassifier:
                 dict(zip(labels, probabilities[i], strict=True)),
                 None if temperature is None else dict(zip(labels, at_temperature[i], strict=True)),
                 end - start,
-                _by_word(normalised[i], windows[start:end], attention[start:end]) if explain else None,
+                _by_word(texts[i], windows[start:end], attention[start:end]) if explain else None,
                 None if rule is None else decisions[i],
                 None if asks is None else asks[i],
             )

@@ -118,7 +118,7 @@ def read_scores(
 
 
 def _scored(table: pa.Table, student: StudentClassifier) -> pa.Table:
-    scores = list(student.score(table["text"].to_pylist()))
+    scores = list(student.score(table["text"].to_pylist(), of_corpus=True))
     table = table.append_column("label", pa.array([score.label for score in scores]))
     if student.package.decision is not None:
         table = table.append_column("decision", pa.array([score.decision for score in scores], pa.bool_()))

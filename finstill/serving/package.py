@@ -102,13 +102,15 @@ class Package:
         temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where no
             validation row is labelled.
         measured: what was measured of it on the test split.
-        digest: of the graphs, the tokenizer, the labels, the temperature, the threshold and whether long texts are cut:
-            what decides every answer it gives.
+        digest: of the graphs, the tokenizer, the labels, the temperature, the threshold, whether long texts are cut and
+            whether HTML entities are decoded: what decides every answer it gives.
         decision: when a text is decided to have a label; None where the task decides about none.
         deferral: when a text is left to the teacher; None where none is.
         tokenizer: what reads `tokenizer.json` where the student serves, see `open_tokenizer`.
         long: what became of a longer text where the student was trained and measured, and so becomes of it in service:
             it is cut, or read in windows. None in a package that does not say it: then it is read in windows.
+        unescape: whether HTML entities such as `&amp;` were decoded in the texts it was trained and measured on, and so
+            are in service.
     """
 
     folder: Path
@@ -127,6 +129,7 @@ class Package:
     deferral: Deferral | None = None
     tokenizer: TokenizerReader = "tokenizers"
     long: LongTexts | None = None
+    unescape: bool = False
 
     @property
     def graph(self) -> Path:

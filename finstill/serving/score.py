@@ -131,12 +131,21 @@ class TableScorer:
     def _score(self, chunk: Chunk) -> tuple[list[Added | None], list[Fault]]:
         """Return what is added to each row, None where it is set aside, and the rows that are."""
         faults = list(chunk.faults)
+        if self._student.package.unescape:
+            faults += self._empty(chunk)
         if self._refuse_long:
             faults += self._too_long(chunk)
         # In the order of the rows, whatever each was set aside for.
         faults.sort(key=lambda fault: fault.row)
         scores = self._student.score((text for text in chunk.texts if text is not None), explain=self._explain)
         return [None if text is None else self._added(next(scores)) for text in chunk.texts], faults
+
+    def _empty(self, chunk: Chunk) -> Iterator[Fault]:
+        """Set texts aside that are empty without their HTML entities, as `&nbsp;`; the table has set others aside."""
+        for i, text in enumerate(chunk.texts):
+            if text is not None and not self._student.read(text):
+                chunk.texts[i] = None
+                yield Fault(chunk.first_row + i, "the text is empty", {"text": text})
 
     def _too_long(self, chunk: Chunk) -> Iterator[Fault]:
         limit = self._student.package.max_length

@@ -18,6 +18,7 @@ from finstill.corpus.build import build_corpus, write_corpus
 from finstill.corpus.report import CorpusReport
 from finstill.corpus.rows import Row
 from finstill.corpus.sources import read_rows
+from finstill.corpus.splits import split_of
 from finstill.errors import InputError
 
 LABELS = ("negative", "neutral", "positive")
@@ -71,6 +72,50 @@ def test_a_hub_data_set_keeps_its_splits_and_label_names(tmp_path: Path) -> None
     table, _ = build(CorpusSource(hub=str(tmp_path), text="sentence", label="label"))
     assert all(row["text"].startswith(row["split"]) for row in table.to_pylist())
     assert table.num_rows == 9
+
+
+@pytest.mark.parametrize("missing", [("validation",), ("test",), ("validation", "test")])
+def test_a_split_that_no_row_is_in_is_cut_from_train(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    given = [split for split in ("train", "validation", "test") if split not in missing]
+    texts = {f"{split} sentence number {i}": split for split in given for i in range(60)}
+    for split in given:
+        mine = [text for text in texts if texts[text] == split]
+        pq.write_table(pa.table({"sentence": mine, "label": [*LABELS] * 20}), tmp_path / f"{split}.parquet")
+    (tmp_path / "all.csv").write_text(
+        "sentence,label,split\n" + "".join(f"{text},{LABELS[i % 3]},{texts[text]}\n" for i, text in enumerate(texts))
+    )
+    in_file = CorpusSource(path=str(tmp_path / "all.csv"), text="sentence", label="label", split="split")
+    table, report = build(in_file)
+    for row in table.to_pylist():
+        own, was = split_of(row["key"]), texts[row["text"]]
+        assert row["split"] == (own if was == "train" and own in missing else was)
+    for split in missing:
+        assert report.reasons[f"cut from train for {split}, which no row is in"] == table["split"].to_pylist().count(
+            split
+        )
+    assert len(report.reasons) == len(missing)
+    # Whatever the order of the rows.
+    again, _ = build_corpus(list(read_rows(in_file))[::-1], LABELS, {})
+    assert again.drop_columns("source").equals(table.drop_columns("source"))
+    (tmp_path / "all.csv").unlink()
+    if len(given) > 1:
+        hub, _ = build(CorpusSource(hub=str(tmp_path), text="sentence", label="label"))
+        assert hub.drop_columns("source").equals(table.drop_columns("source"))
+
+
+def test_rows_without_a_split_leave_train_whole_but_move_no_text_of_a_data_set_in_two_splits() -> None:
+    train = rows(*(f"sentence number {i}" for i in range(60)), split="train")
+    # Enough that their keys fill all splits.
+    others = rows(*(f"of no split {i}" for i in range(60)))
+    table, report = build_corpus([*train, *others], LABELS, {})
+    assert {row["split"] for row in table.to_pylist() if row["text"].startswith("sentence")} == {"train"}
+    assert report.reasons == {}
+    published = [*train, *rows("a test text", split="test")]
+    before, _ = build_corpus(published, LABELS, {})
+    after, _ = build_corpus([*published, *others], LABELS, {})
+    splits = dict(zip(after["key"].to_pylist(), after["split"].to_pylist(), strict=True))
+    assert "validation" in before["split"].to_pylist()
+    assert all(splits[row["key"]] == row["split"] for row in before.to_pylist())
 
 
 def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,9 +256,15 @@ class TestBadInput:
         with pytest.raises(InputError, match="every labelled row of the corpus is 'neutral'"):
             build_corpus(rows("a", "b", label="neutral"), LABELS, {})
 
+    def test_no_train_rows(self) -> None:
+        others = [row for row in FILLER if row.split != "train"]
+        with pytest.raises(InputError, match="none of the 4 texts is in the split 'train'"):
+            build_corpus(others, LABELS, {})
+
     def test_no_test_rows(self) -> None:
-        train = [row._replace(split="train") for row in FILLER[:5]]
-        with pytest.raises(InputError, match="split 'test'"):
+        # Too few for a test split to be cut from them.
+        train = [Row("f.csv", i, f"{i}", LABELS[i % 3], None, None, "train") for i in range(3)]
+        with pytest.raises(InputError, match="none of the 4 texts is in the split 'test'"):
             build_corpus([*train, *rows("v", split="dev")], LABELS, {})
 
     def test_unknown_split(self) -> None:

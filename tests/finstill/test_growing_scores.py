@@ -41,6 +41,19 @@ def test_only_new_texts_are_scored(package: Package, tmp_path: Path) -> None:
     assert table["label"].to_list() == [score.label for score in student.score(table["text"].to_list())]
 
 
+def test_entities_that_a_corpus_holds_are_not_decoded_again(
+    package: Package, trained_on_cut_texts: Callable[..., Package], tmp_path: Path
+) -> None:
+    text = "the code says &lt; twice"
+    columns = {"key": pa.array([text_key(text)], pa.binary(16)), "text": [text], "date": [""], "id": [""]}
+    pq.write_table(pa.table(columns), tmp_path / "corpus.parquet")
+    decoding = trained_on_cut_texts(package, unescape=True)
+    report = grow_scores(tmp_path / "corpus.parquet", decoding.folder, tmp_path / "scores")
+    (expected,) = StudentClassifier(package.folder).score([text])
+    (row,) = pl.read_parquet(report.folder).to_dicts()
+    assert {name: row[f"probability_{name}"] for name in package.labels} == expected.probabilities
+
+
 def test_a_new_champion_scores_all_and_then_the_old_ones_rows_go(
     package: Package, make_package: Callable[..., Package], tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.evaluation.calibration import LEAST_ROWS, fit_temperature
-from finstill.files import standing_folder, write_json
+from finstill.files import read_json, standing_folder, write_json
 from finstill.inference.session import OnnxClassifier
 from finstill.packaging import build, proof
 from finstill.packaging.build import build_package
@@ -86,6 +86,32 @@ class TestFolder:
         assert "the beginning is read, as in training" in limits[0]
         assert "in windows whose logits are averaged; as in training" in limits[1]
         assert "in windows whose logits are averaged; that was not measured" in limits[2]
+
+    def test_it_says_whether_html_entities_are_decoded(
+        self, package: Package, teacher_of_packages: TeacherGraph, tmp_path: Path
+    ) -> None:
+        random = np.random.default_rng(5)
+        ids, logits = rows_of(random, 60), random.normal(size=(60, 3)).astype(np.float32)
+        rows = TrainingRows(TokenIds.of(ids), np.arange(60) % 3, logits)
+        about = Provenance("news.csv", "0" * 32, False, None, None, {"test": 60})
+
+        def made(name: str, **said: bool) -> Package:
+            splits, teachers, folder = {"validation": rows, "test": rows}, [teacher_of_packages], tmp_path / name
+            built = build_package(
+                package.folder, "s", package.recipe, SENTIMENT, teachers, about, splits, folder, **said
+            )
+            return Package.read(built.package.folder)
+
+        untold, decoding = made("untold"), made("decoding", unescape=True)
+        assert (untold.unescape, decoding.unescape) == (False, True)
+        assert untold.digest != decoding.digest
+        limits = [(each.folder / "README.md").read_text().partition("## Limits")[2] for each in (untold, decoding)]
+        assert ["HTML entities" in limit for limit in limits] == [False, True]
+        # As it was written before it could say so.
+        values = read_json(untold.folder / "package.json")
+        del values["unescape"]
+        write_json(untold.folder / "package.json", values)
+        assert Package.read(untold.folder) == untold
 
     def test_a_folder_that_is_no_package_is_said(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"there is no package\.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,12 +12,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from finstill.corpus.text import cleaned, normalise
 from finstill.errors import InputError
 from finstill.serving import StudentClassifier
 from finstill.serving.package import Package
 from finstill.serving.page import onnxruntime_web as fetching
 from finstill.serving.page.build import Sample, write_page
 from finstill.serving.page.onnxruntime_web import FILES, onnxruntime_web
+
+SAMPLE = "<img src=x onerror=alert(1)> Profit &lt; 5"
 
 CHROMIUM = shutil.which("chromium")
 
@@ -56,7 +60,7 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Package], Page]:
     """Return a function that opens the page of a package, which fetches nothing from elsewhere."""
     runtime = onnxruntime_web(tmp_path_factory.mktemp("runtime"))
-    sample = Sample("<img src=x onerror=alert(1)> Profit rose", None, "positive")
+    sample = Sample(SAMPLE, None, "positive")
 
     def opened(package: Package) -> Page:
         path = write_page(package, [sample], runtime, tmp_path_factory.mktemp("page") / "try")
@@ -108,7 +112,7 @@ def test_a_person_types_and_reads(page: Page, deciding_package: Package) -> None
     assert page.locator("#answer tr").count() == 1 + len(deciding_package.labels)
     assert page.locator("#answer b, #samples img").count() == 0
     page.click("#samples tbody tr")
-    assert page.input_value("#text") == "<img src=x onerror=alert(1)> Profit rose"
+    assert page.input_value("#text") == SAMPLE
 
 
 def test_a_long_text_is_said(page: Page) -> None:
@@ -129,6 +133,25 @@ def test_of_a_long_text_the_beginning_is_read_where_the_student_was_trained_so(
     assert ours.attention is not None
     weights = [word["weight"] for word in theirs["attention"]]
     assert weights == pytest.approx([weight for _, weight in ours.attention], abs=1e-4)
+
+
+def test_entities_are_decoded_where_those_of_the_corpus_were(
+    open_page: Callable[[Package], Page], deciding_package: Package, trained_on_cut_texts: Callable[..., Package]
+) -> None:
+    page = open_page(trained_on_cut_texts(deciding_package, unescape=True))
+    written = [
+        "AT&amp;T &lt;b&gt;falls&lt;/b&gt; &#53;&#x25;, S&ampP &notit; &amp;lt;",
+        "</textarea><img src=x> a &copy b &hellip; &nosuch; &#0; &#x81; & &&amp; nul\0nul",
+        "\nprofit&nbsp;rose &#xD800; &frac12;&NotEqualTilde; &euro;5bn",
+    ]
+    for text in written:
+        typed = page.evaluate("(text) => WordPiece.fold(given(text))", text)
+        assert typed == normalise(cleaned(html.unescape(text)))
+    page.fill("#text", written[0])
+    page.wait_for_function("document.getElementById('words')?.textContent.startsWith('AT&T <b>falls</b> 5%')")
+    # A sample is of the corpus, where it was decoded.
+    page.click("#samples tbody tr")
+    page.wait_for_function(f"document.getElementById('words').textContent === {json.dumps(SAMPLE)}")
 
 
 def test_another_tokenizer_is_refused(package: Package, tmp_path: Path) -> None:

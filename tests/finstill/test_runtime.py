@@ -90,6 +90,29 @@ class TestScores:
         assert next(numbers) <= TEXTS_PER_CHUNK
 
 
+class TestEntities:
+    def test_they_are_decoded_where_those_of_the_corpus_were(
+        self, package: Package, student: StudentClassifier, trained_on_cut_texts: Callable[..., Package]
+    ) -> None:
+        decoding = StudentClassifier(trained_on_cut_texts(package, unescape=True).folder, threads=2)
+        written, meant = "AT&amp;T profit falls &gt; 5&#37;", "AT&T profit falls > 5%"
+        (expected,) = student.score([meant], explain=True)
+        scores = list(decoding.score([written, meant, "&nbsp;" + written], explain=True))
+        assert probabilities(scores) == pytest.approx(probabilities([expected] * 3), abs=1e-6)
+        assert [word for word, _ in scores[0].attention or ()] == [word for word, _ in expected.attention or ()]
+        assert decoding.tokens(written) == student.tokens(meant) < student.tokens(written)
+        (as_written,) = student.score([written])
+        assert as_written.probabilities != expected.probabilities
+
+    def test_those_of_a_corpus_are_not_decoded_again(
+        self, package: Package, student: StudentClassifier, trained_on_cut_texts: Callable[..., Package]
+    ) -> None:
+        decoding = StudentClassifier(trained_on_cut_texts(package, unescape=True).folder)
+        (expected,) = student.score(["the code says &lt; twice"])
+        assert list(decoding.score(["the code says &lt; twice"], of_corpus=True)) == [expected]
+        assert list(decoding.score(["the code says &amp;lt; twice"])) == [expected]
+
+
 class TestLongTexts:
     def test_they_are_marked_and_are_the_mean_of_their_windows(self, student: StudentClassifier) -> None:
         (score,) = student.score([LONG])

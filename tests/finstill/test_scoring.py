@@ -59,6 +59,19 @@ class TestFormats:
             assert row["windows"] == "1"
             assert sum(float(row[f"calibrated_{name}"]) for name in package.labels) == pytest.approx(1)
 
+    def test_html_entities_that_the_corpus_has_decoded(
+        self, package: Package, trained_on_cut_texts: Callable[..., Package], tmp_path: Path
+    ) -> None:
+        decoding = trained_on_cut_texts(package, unescape=True)
+        (tmp_path / "in.csv").write_text("text\n&nbsp;\nAT&amp;T profit &lt; 5\n")
+        assert main(["score", str(decoding.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.csv")]) == 0
+        (written,) = read_csv(tmp_path / "out.csv")
+        ((label, probabilities),) = expected(package, ["AT&T profit < 5"])
+        assert (written["text"], written["label"]) == ("AT&amp;T profit &lt; 5", label)
+        assert {name: float(written[f"probability_{name}"]) for name in package.labels} == pytest.approx(probabilities)
+        (rejected,) = read_jsonl(tmp_path / "out.csv.rejects.jsonl")
+        assert (rejected["row"], rejected["reason"]) == (1, "the text is empty")
+
     def test_jsonl(self, package: Package, tmp_path: Path) -> None:
         rows = [{"text": text, "n": i, "nested": {"a": [i]}} for i, text in enumerate(TEXTS)]
         (tmp_path / "in.jsonl").write_text("\n\n".join(map(json.dumps, rows)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -13,7 +15,7 @@ from finstill.serving import StudentClassifier
 from tests.pipelines.house import House
 from tests.tiny_corpus import TEXTS
 
-PARAGRAPH = "The board of company {} met in March. It reports a profit of {} million and expects more orders next year."
+PARAGRAPH = "The board of AT&T {} met in March. It reports a profit of {} million and expects more orders next year."
 
 
 def report(number: int, paragraphs: int) -> str:
@@ -22,9 +24,10 @@ def report(number: int, paragraphs: int) -> str:
 
 @pytest.fixture
 def long_house(house: House) -> House:
-    """Short texts, and thirty reports of three to eight paragraphs, read 32 tokens at a time."""
+    """Short texts, and thirty reports of three to eight paragraphs, read 32 tokens at a time; entities are decoded."""
     profile = (house.root / "mine.yaml").read_text()
-    (house.root / "mine.yaml").write_text(profile.replace("max_length: 32", "max_length: 32, long: windows"))
+    profile = profile.replace("max_length: 32", "max_length: 32, long: windows")
+    (house.root / "mine.yaml").write_text(profile.replace("label: tone", "label: tone, unescape: true"))
     rows = "".join(f"{report(i, 3 + i % 6)},{list(TEXTS)[i % 3]}\n" for i in range(30))
     house.add("reports.csv", range(0), rows)
     assert house.run("label").success
@@ -36,7 +39,8 @@ def test_students_are_measured_on_what_the_runtime_answers(long_house: House) ->
     assert long_house.run("distil", partition="small").success
     workspace = long_house.profile.workspace
     test = pq.read_table(workspace.corpus, columns=["text"], filters=[("split", "=", "test")])["text"].to_pylist()
-    scores = list(StudentClassifier(workspace.package("small")).score(test))
+    # As a feed holds them.
+    scores = list(StudentClassifier(workspace.package("small")).score(map(html.escape, test)))
     assert max(score.windows for score in scores) > 2
     measured = softmax(StudentEvaluation.read(workspace.evaluation("small")).logits.astype(np.float64), axis=1)
     answered = np.array([list(score.probabilities.values()) for score in scores])

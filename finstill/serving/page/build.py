@@ -52,6 +52,7 @@ def write_page(package: Package, samples: Sequence[Sample], runtime: Path, folde
         "labels": package.labels,
         "max_length": package.max_length,
         "cut": package.long == "cut",
+        "unescape": package.unescape,
         "temperature": package.temperature,
         "decision": asdict(package.decision) if package.decision else None,
         "graph": _base64(package.graph_of("int8")),

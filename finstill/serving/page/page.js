@@ -48,6 +48,15 @@ function softmax(logits, temperature) {
   return powers.map((power) => power / sum);
 }
 
+// What a person gives, as Finstill reads it: with entities decoded where those of the corpus were. A textarea decodes
+// them and takes no markup.
+function given(text) {
+  if (!STUDENT.unescape) return text;
+  const area = document.createElement("textarea");
+  area.innerHTML = text.replaceAll("\0", " ").replaceAll("<", "&lt;");
+  return area.value;
+}
+
 // Texts are set as text, never as markup.
 function element(tag, text = "", properties = {}) {
   return Object.assign(document.createElement(tag), { textContent: text }, properties);
@@ -105,7 +114,8 @@ async function main() {
   const input = document.getElementById("text");
   const score = await load();
   window.score = score;
-  const update = async () => show(input.value, await score(input.value));
+  const answer = async (text) => show(text, await score(text));
+  const update = () => answer(given(input.value));
   input.addEventListener("input", update);
   const body = document.querySelector("#samples tbody");
   for (const sample of STUDENT.samples) {
@@ -113,7 +123,7 @@ async function main() {
     const row = element("tr");
     const said = label === undefined ? "–" : `${label} (${Math.max(...probabilities).toFixed(2)})`;
     row.append(element("td", sample.text), element("td", sample.truth ?? "–"), element("td", sample.teacher), element("td", said));
-    row.addEventListener("click", () => ((input.value = sample.text), update()));
+    row.addEventListener("click", () => ((input.value = sample.text), answer(sample.text)));
     body.append(row);
   }
   status.textContent = "";
