@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
-from typing import ClassVar, Literal, Self, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from finstill.config.known import KNOWN
 from finstill.config.settings import read_settings
-from finstill.config.task import TASKS, Task, digest_of_decisions
+from finstill.config.task import TASKS, Task, class_groups, digest_of_decisions
 from finstill.files import digest
 
 EMBEDDED = "embedded"
@@ -72,7 +72,7 @@ class CorpusSource(_Section):
             positive, else neutral.
         on_bad_rows: a row that cannot be read stops the run, or is set aside in a file beside the corpus.
         bad_rows_at_most: share of the rows that may be set aside; more stop the run.
-        name: what the data set is called, as `teacher.trained_on` would call it.
+        name: what the data set is called, as `teacher.trained_on` would call it; of a hub's, what follows its owner.
         licence: as the hub names it (`cc0-1.0`); the model card of each student says it.
         section: the profile's section that it stands in, by which messages name its settings.
     """
@@ -103,11 +103,16 @@ class CorpusSource(_Section):
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, values: object) -> object:
-        if not isinstance(values, dict) or values.get("known") is None:
+        if not isinstance(values, dict):
             return values
-        if values["known"] not in KNOWN:
-            raise ValueError(f"there is no known data set '{values['known']}'; there are {list(KNOWN)}")
-        return {**KNOWN[values["known"]].settings, **values}
+        published: dict[str, Any] = {}
+        if isinstance(hub := values.get("hub"), str):
+            published["name"] = PurePosixPath(hub).name
+        if (known := values.get("known")) is not None:
+            if known not in KNOWN:
+                raise ValueError(f"there is no known data set '{known}'; there are {list(KNOWN)}")
+            published |= KNOWN[known].settings
+        return {**published, **values}
 
     @model_validator(mode="after")
     def _one_source(self) -> CorpusSource:
@@ -229,6 +234,13 @@ class Teacher(Member):
             return {"token_budget": GPU_TOKEN_BUDGET, **values}
         return values
 
+    @field_validator("fine_tune", mode="before")
+    @classmethod
+    def _is_not_empty(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("it is empty: write {} for its defaults, or leave it out")
+        return value
+
     @model_validator(mode="after")
     def _nothing_to_run(self) -> Teacher:
         """An imported teacher has no weights, and answers for whole texts."""
@@ -309,7 +321,8 @@ class Budgets(_Section):
         latency_ms: of one text alone on one thread, at most, as the evaluation measures it.
         agreement: share of test texts that get the teacher's class, at least.
         kl_to_teacher: mean Kullback-Leibler divergence from the teacher in nats, at most.
-        calibration_error: expected calibration error on the labelled test texts, at most.
+        calibration_error: expected calibration error on the labelled test texts, at most; of the calibrated
+            probabilities, or at T = 1 where no temperature was fitted.
     """
 
     megabytes: float | None = Field(None, gt=0)
@@ -364,6 +377,19 @@ class ProfileFile(_Section):
             if value not in TASKS:
                 raise ValueError(f"there is no task '{value}'; the built-in ones are {list(TASKS)}, or write one out")
             return TASKS[value]
+        return value
+
+    @field_validator("teacher")
+    @classmethod
+    def _means_the_labels_it_learns(cls, value: Teacher, info: ValidationInfo) -> Teacher:
+        task = info.data.get("task")
+        if task is not None and value.fine_tune is not None:
+            own = [[position] for position in range(len(task.labels))]
+            if class_groups(task, task.labels) != own:
+                raise ValueError(
+                    "with 'fine_tune' its classes are the task's labels, and 'task.teacher_classes' places these under "
+                    "others: leave one of the two out"
+                )
         return value
 
 

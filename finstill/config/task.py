@@ -80,7 +80,7 @@ class Task(BaseModel):
         name: how reports call the task.
         labels: the task's classes, in the order of every student's logits.
         teacher_classes: for each label, the teacher's classes that count as it; needed only where a teacher does not
-            use the task's own label names.
+            use the task's own label names, or uses them wrongly.
         decide: the label that a text is decided to have or not, beside its most likely one, with the operating point.
     """
 
@@ -128,15 +128,15 @@ TASKS |= {task.name: task for task in (SENTIMENT, RISK)}
 def class_groups(task: Task, teacher_labels: Sequence[str]) -> list[list[int]]:
     """Return, for each label of `task`, the positions in `teacher_labels` of the classes that count as it.
 
-    Names are compared without regard to case. A teacher that uses the task's own names is matched by them; another is
-    matched by `task.teacher_classes`.
+    Names are compared without regard to case. `task.teacher_classes` counts where it names the teacher's classes, even
+    if these are the task's own names: a checkpoint may use them wrongly. Otherwise the task's names are matched.
 
     Raises:
         UnmatchedClassesError: a label finds no class, or a class is left over; the message lists both sides.
     """
     position = {_fold(name): i for i, name in enumerate(teacher_labels)}
     own = {label: (label,) for label in task.labels}
-    for names in (own, task.teacher_classes):
+    for names in (task.teacher_classes, own):
         wanted = [[_fold(name) for name in names.get(label, ())] for label in task.labels]
         flat = [name for group in wanted for name in group]
         if sorted(flat) == sorted(position):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from finstill.config.profile import CorpusSource
 from finstill.corpus.columns import NO_LABEL_WORDS, canonical_label
 from finstill.corpus.look import look
-from finstill.corpus.sources import read_rows
+from finstill.corpus.sources import is_hidden, read_rows
 from finstill.corpus.text import KEY_BYTES
 from finstill.errors import InputError
 
@@ -57,6 +57,7 @@ def is_review(name: str) -> bool:
 def read_corrections(folder: Path, labels: Sequence[str]) -> dict[bytes, Correction]:
     """Return the corrections of all files in a folder, by the text's key; none where there is no such folder.
 
+    Hidden files and folders are passed over, as those of a corpus are: notebooks keep copies of earlier versions there.
     A file has the columns `key` and `label`, and any others. A row with an empty label is not decided yet and counts
     for nothing. Encoding and delimiter are guessed, since spreadsheets save them as they like.
 
@@ -70,7 +71,7 @@ def read_corrections(folder: Path, labels: Sequence[str]) -> dict[bytes, Correct
     names: dict[str, str | None] = {**dict.fromkeys(NO_LABEL_WORDS), **{label.casefold(): label for label in labels}}
     found: dict[bytes, Correction] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.is_file() or path.name.startswith((".", "_")):
+        if not path.is_file() or is_hidden(path.relative_to(folder).as_posix()):
             continue
         seen = look(path)
         source = CorpusSource(

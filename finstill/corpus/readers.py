@@ -51,6 +51,7 @@ OBJECTS_LOOKED_AT = 8192
 """JSON rows after which a first column that none of them had is taken for a wrong name."""
 
 QUOTED_CHARACTERS = 60
+COLUMNS_SHOWN = 20
 
 BYTES_LOOKED_AT = 1 << 20
 """Bytes of a file's beginning by which its encoding is judged."""
@@ -124,6 +125,15 @@ class Form:
             return "--format tsv" if value == "\t" else f"--{setting} {value!r}"
         # In YAML a tab is written between double quotes.
         return f"{self.settings}{setting}: {repr(value) if value.isprintable() else json.dumps(value)}"
+
+    def read_as(self, encoding: str) -> str:
+        """Return what a person does about a file that is in another encoding than it is read by."""
+        write = f"Write {self.write('encoding', encoding)}"
+        if self.settings == "--":
+            return write
+        if encoding == "utf-8":
+            return f"{write}, which holds for all files: save as UTF-8 those that are not"
+        return f"{write}, which holds for all files: where the others are UTF-8, save this one as UTF-8 instead"
 
 
 def kind_of(name: str) -> Kind | None:
@@ -295,8 +305,10 @@ class Delimited:
         raise missing_column(column, header, self.where, form)
 
     def _wrong_count(self, count: int) -> Fault:
-        quoted = f"Put a text that holds {DELIMITERS.get(self.delimiter, self.delimiter)!r} in double quotes"
-        return Fault(f"{count} fields, {len(self.header)} were expected", quoted if self._form.quotes else None)
+        expected, remedy = len(self.header), None
+        if count > expected and self._form.quotes:
+            remedy = f"Put a text that holds {DELIMITERS.get(self.delimiter, self.delimiter)!r} in double quotes"
+        return Fault(f"{count} fields, {expected} were expected", remedy)
 
 
 class _UnquotedRows:
@@ -345,6 +357,8 @@ def json_lines(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) 
 def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -> Iterator[Record]:
     """Yield the objects of a JSON file: of an array, or the values of an object by id, whose key is the column `id`.
 
+    An object of columns, each an object of its values by the row's number as pandas writes them, is read as their rows.
+
     Raises:
         NoTableError: it is JSON of another kind.
         InputError: it cannot be read, or no row has one of the columns.
@@ -359,7 +373,10 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
         lines = "; with one object a line, its name would end in .jsonl" if "Extra data" in str(error) else ""
         raise InputError(f"not readable as JSON: {error}{lines}", where=where) from error
     if isinstance(values, dict) and values and all(isinstance(value, dict) for value in values.values()):
-        values = [{"id": key, **value} for key, value in values.items()]
+        if _holds_columns(values, wanted):
+            values = [{name: column[row] for name, column in values.items()} for row in values[wanted[0]]]
+        else:
+            values = [{"id": key, **value} for key, value in values.items()]
     if not isinstance(values, list):
         raise NoTableError("a JSON array of objects was expected, or an object of objects by id", where)
     rows = (
@@ -367,6 +384,13 @@ def json_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) -
         for number, value in enumerate(values, start=1)
     )
     yield from _objects(rows, where, form, wanted)
+
+
+def _holds_columns(values: Mapping[str, Mapping[str, Any]], wanted: Sequence[str]) -> bool:
+    """Return whether an object of objects holds columns, their values by the row's number, and not rows by id."""
+    rows = values[wanted[0]].keys() if wanted and wanted[0] in values else {}
+    # Notes on columns, as a data set's features, are no rows: their keys are words.
+    return bool(rows) and all(map(str.isdigit, rows)) and all(each.keys() == rows for each in values.values())
 
 
 def parquet_records(
@@ -451,14 +475,18 @@ def parquet_batches(
 
 def missing_column(column: str, present: Sequence[str], where: str, form: Form) -> InputError:
     """Return the error of a file that lacks a column; what looks like a file without a header is said to."""
-    told = [str(name)[:QUOTED_CHARACTERS] for name in present]
-    longest = max((len(str(name)) for name in present), default=0)
+    shown = present[:COLUMNS_SHOWN]
+    told = f"{[str(name)[:QUOTED_CHARACTERS] for name in shown]}"
+    if more := len(present) - len(shown):
+        told += f" and {more:,} more"
+    longest = max((len(str(name)) for name in shown), default=0)
     if form.settings == "--":
         remedy = "Give --text the column with the text, and other columns by their names in the file"
     else:
         remedy = f"Set the column names under `{form.settings.rstrip('.')}` in the profile"
     if longest > QUOTED_CHARACTERS // 2 and form.columns is None:
-        names = ", ".join("text" if len(str(name)) == longest else f"column{i}" for i, name in enumerate(present, 1))
+        names = ", ".join("text" if len(str(name)) == longest else f"column{i}" for i, name in enumerate(shown, 1))
+        names += ", ..." if more else ""
         given = f"--columns {names.replace(' ', '')}" if form.settings == "--" else f"{form.settings}columns: [{names}]"
         remedy = f"The first line looks like a row: where the file has no header, name its columns, as {given}"
     return InputError(f"there is no column '{column}'; the columns are {told}", where=where, remedy=remedy)
@@ -568,7 +596,7 @@ def _encoding(start: bytes, where: str, form: Form) -> str:
         raise InputError(
             f"it is UTF-8: as {given}, “{shown}” reads “{shown.encode().decode(name, errors='replace')}”",
             where=where,
-            remedy=f"Write {form.write('encoding', 'utf-8')}",
+            remedy=form.read_as("utf-8"),
         )
     return "utf-8-sig" if name == "utf-8" else name
 
@@ -588,7 +616,7 @@ def _undecodable(text: str, form: Form) -> Fault | None:
     if found is None:
         return None
     problem = f"a byte is 0x{ord(found[0]) - 0xDC00:02x}"
-    if form.encoding is not None:
+    if codecs.lookup(form.encoding or "utf-8").name not in ("utf-8", "utf-8-sig"):
         return Fault(f"not valid {form.encoding}: {problem}")
     around = text[max(0, found.start() - QUOTED_CHARACTERS // 2) : found.start() + QUOTED_CHARACTERS // 2]
     content, encoding = around.encode(errors="surrogateescape"), "Windows-1252"
@@ -600,7 +628,7 @@ def _undecodable(text: str, form: Form) -> Fault | None:
         read = content.decode(encoding)
     return Fault(
         f"not valid UTF-8: {problem}; as {encoding} it reads “{' '.join(read.split())}”",
-        f"Write {form.write('encoding', encoding.lower())}",
+        form.read_as(encoding.lower()),
     )
 
 

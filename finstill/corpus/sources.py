@@ -164,10 +164,11 @@ def source_files(source: CorpusSource, report: SourceReport | None = None) -> li
 
 def is_readable(name: str) -> bool:
     """Return whether a dropped file would be read as rows; `name` is its path within the drop."""
-    return kind_of(name) is not None and not _is_hidden(name)
+    return kind_of(name) is not None and not is_hidden(name)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Return whether a file is passed over since its name, or that of a folder on its path, begins with `.` or `_`."""
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
@@ -186,7 +187,7 @@ def _files_of(path: Path, pattern: str, source: CorpusSource, report: SourceRepo
     before = len(report.unknown)
     for name, member, size, on_disk in sorted(_listing(path)):
         parts = PurePosixPath(name).parts
-        if _is_hidden(name):
+        if is_hidden(name):
             continue
         if kind_of(name) is None:
             report.unknown.append(name)

@@ -9,7 +9,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -48,6 +48,7 @@ from finstill.teacher.fidelity import measure_fidelity
 from finstill.teacher.imported import require_enough
 from finstill.training.fine_tune import untrained_classifier
 from finstill.training.rows import TrainingRows, training_rows
+from finstill.training.samples import labelled_answers, rows_not_learned
 
 SAMPLE = 256
 """Texts on which a teacher is timed, and labelled ones on which it is judged."""
@@ -317,6 +318,11 @@ def _corpus(profile: Profile, scratch: Workspace, report: CheckReport) -> pa.Tab
             f"corpus: {validation:,} validation texts have a label, and hardly any difference can be shown on so few. "
             "Label more texts"
         )
+    if profile.teacher.trained_on and profile.corpus.name is None:
+        report.warn(
+            f"corpus.name: the teacher was trained on {', '.join(profile.teacher.trained_on)}, and the corpus has no "
+            "name. If it is one of these, write its name there: reports then mark the teacher's figures as contaminated"
+        )
     return texts
 
 
@@ -367,7 +373,14 @@ def _teacher(
         folder = checkpoint.folder
     logger.info("check: exporting the teacher")
     precision = settings.precision if member is settings else "float32"
-    texts = AUTO_TEXTS if precision == "auto" else PARITY_TEXTS
+    rows: Mapping[str, TrainingRows] = {}
+    sample: Sequence[Sequence[int]] = []
+    if tokens is not None:
+        rows = training_rows(scratch.corpus, scratch.tokens, profile.task)
+        sample = tokens["input_ids"][:PARITY_TEXTS].to_pylist()
+        if precision == "auto":
+            # That is of the first teacher, whose tokens the rows are.
+            sample = rows_not_learned(rows, AUTO_TEXTS)
     remove_folder(scratch.teacher_onnx)
     if made.is_dir() and not fine_tuned:
         shutil.copytree(made, scratch.teacher_onnx)
@@ -378,21 +391,20 @@ def _teacher(
         source=member.name,
         precision=precision,
         provider=settings.execution_provider,
-        sample=[] if tokens is None else tokens["input_ids"][:texts].to_pylist(),
+        sample=sample,
         token_budget=settings.token_budget,
     )
     found.architecture = type(load_classifier(folder)).__name__
     found.classes = list(profile.task.labels if fine_tuned else graph.labels)
     if corpus is None or tokens is None:
         return
-    rows = training_rows(scratch.corpus, scratch.tokens, profile.task)
     if not fine_tuned:
         _judge(profile, graph, rows, found, report)
     _time(profile, graph, tokens, None if fine_tuned else graph.fingerprint, cache, found)
     if graph.precision != "float32" and graph.chosen is None and not fine_tuned:
-        sample = rows["test"].input_ids[:SAMPLE]
+        some = rows["test"].input_ids[:SAMPLE]
         measured = measure_fidelity(
-            graph.graph, graph.float32_graph, sample, settings.token_budget, settings.execution_provider
+            graph.graph, graph.float32_graph, some, settings.token_budget, settings.execution_provider
         )
         if not measured.holds:
             report.stop(f"teacher.precision: in {graph.precision}, {measured}. Set teacher.precision to float32")
@@ -449,22 +461,9 @@ def _judge(
     profile: Profile, graph: TeacherGraph, rows: Mapping[str, TrainingRows], found: TeacherReport, report: CheckReport
 ) -> None:
     """Match the teacher's classes to the labels and compare it with the commonest class on labelled texts."""
-    budget = profile.teacher.token_budget
-    tokenizer = load_tokenizer(graph.folder, graph.max_length)
-
-    def answers() -> tuple[np.ndarray, np.ndarray]:
-        labelled = (rows[split].labelled() for split in ("validation", "train"))
-        sample = max((each.at(np.arange(min(len(each), SAMPLE))) for each in labelled), key=len)
-        # The rows are the first teacher's token ids, and a further one reads the same texts by its own tokenizer.
-        sample = sample.read_by(tokenizer, graph.max_length)
-        if not len(sample):
-            return sample.labels, np.empty((0, len(graph.labels)), np.float32)
-        logits = sample.over_texts(OnnxClassifier(graph.float32_graph).logits(sample.input_ids, budget))
-        return sample.whole_texts().labels, logits
-
-    require_matching_classes(profile.task, graph.labels, answers)
+    labels, logits = labelled_answers(rows, graph, profile.teacher.token_budget)
+    require_matching_classes(profile.task, graph.labels, lambda: (labels, logits))
     _place(profile, found)
-    labels, logits = answers()
     if len(labels):
         _compare(labels, task_logits(logits, profile.task, graph.labels), profile, found, report)
 
@@ -479,7 +478,6 @@ def _imported(
 ) -> None:
     """Report on a teacher whose answers are in the cache: which texts have none, and how good the others are."""
     found.classes = list(cache.labels)
-    class_groups(profile.task, cache.labels)
     _place(profile, found)
     if profile.augmentation.variants_per_text:
         report.warn(
@@ -514,10 +512,12 @@ def _imported(
 
 
 def _place(profile: Profile, found: TeacherReport) -> None:
-    """Report which of the teacher's classes count as which label."""
-    own = {label: (label,) for label in profile.task.labels}
-    placed = profile.task.teacher_classes or own
-    found.labels = {label: list(placed[label]) for label in profile.task.labels}
+    """Report which of the teacher's classes count as which label; an error where they do not match."""
+    groups = class_groups(profile.task, found.classes)
+    found.labels = {
+        label: [found.classes[position] for position in group]
+        for label, group in zip(profile.task.labels, groups, strict=True)
+    }
 
 
 def _compare(

@@ -22,7 +22,7 @@ RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ClassMapping:
     """A way to place a teacher's classes under a task's labels.
 
     Attributes:
@@ -40,10 +40,11 @@ class Mapping:
 
 def possible_mappings(
     task: Task, teacher_labels: Sequence[str], labels: np.ndarray, logits: np.ndarray
-) -> list[Mapping]:
+) -> list[ClassMapping]:
     """Return every way to place the classes that leaves no label without one, the most accurate first.
 
-    Where there are too many ways to try, none is returned.
+    Where there are too many ways to try, the most accurate one alone is returned, if there are as many classes as
+    labels, and else none.
 
     Args:
         labels: int64, (rows,), positions in the task's labels; each row has one.
@@ -51,7 +52,14 @@ def possible_mappings(
     """
     names = task.labels
     if len(names) ** len(teacher_labels) > MAPPINGS_TRIED:
-        return []
+        if len(names) != len(teacher_labels):
+            return []
+        said = logits.argmax(axis=1)
+        best = _most_accurate(labels, said, len(names))
+        classes: dict[str, tuple[str, ...]] = {
+            name: (teacher_labels[each],) for name, each in zip(names, np.argsort(best), strict=True)
+        }
+        return [ClassMapping(float((best[said] == labels).mean()), classes)]
     found = []
     for placed in itertools.product(range(len(names)), repeat=len(teacher_labels)):
         if len(set(placed)) < len(names):
@@ -61,14 +69,14 @@ def possible_mappings(
             for position, name in enumerate(names)
         }
         mapped = task_logits(logits, task.model_copy(update={"teacher_classes": classes}), teacher_labels)
-        found.append(Mapping(float((mapped.argmax(axis=1) == labels).mean()), classes))
+        found.append(ClassMapping(float((mapped.argmax(axis=1) == labels).mean()), classes))
     return sorted(found, key=lambda mapping: -mapping.accuracy)
 
 
 def require_matching_classes(
     task: Task, teacher_labels: Sequence[str], answers: Callable[[], tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """Stop where the teacher's classes do not match the task's labels, and show how accurate each mapping would be.
+    """Stop where the teacher's classes do not match the task's labels, and show how accurate the best mappings are.
 
     Args:
         answers: called only where they do not match; returns labels and logits of labelled texts of the corpus, as
@@ -83,11 +91,12 @@ def require_matching_classes(
         labels, logits = answers()
         if not len(labels) or not (mappings := possible_mappings(task, teacher_labels, labels, logits)):
             raise
+        best = "the first" if len(mappings) > 1 else "that"
         table = "; ".join(f"{mapping.accuracy:.1%} with {mapping}" for mapping in mappings[:MAPPINGS_SHOWN])
         raise InputError(
             f"{error.problem}. On {len(labels):,} labelled texts of the corpus the teacher is right in {table}",
             where="task.teacher_classes",
-            remedy=f"If the first is what you expect, write the task out in the profile as task: {{name: {task.name}, "
+            remedy=f"If {best} is what you expect, write the task out in the profile as task: {{name: {task.name}, "
             f"labels: [{', '.join(task.labels)}], teacher_classes: {mappings[0]}}}",
         ) from error
 
@@ -121,7 +130,10 @@ class Judgement:
         )
         if self.exchanged:
             pairs = ", ".join(f"{given} for {better}" for given, better in self.exchanged.items() if given != better)
-            return found + f"Its classes look exchanged: it says {pairs}. Correct the task's teacher_classes."
+            return (
+                f"{found}Its classes look exchanged: it says {pairs}. Correct corpus.label_names if it exchanges them, "
+                "or else place the teacher's classes under the right labels in task.teacher_classes."
+            )
         return (
             found
             + {
@@ -173,10 +185,7 @@ def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
 
     One that is no better than the commonest class tells nothing of what the classes mean.
     """
-    counts = confusion_matrix(predicted, labels, labels=range(len(names)))
-    # Of equally good permutations the one that moves the fewest labels: a class that is never said tells nothing.
-    preferred = counts * (len(names) + 1) + np.eye(len(names), dtype=counts.dtype)
-    _, best = linear_sum_assignment(preferred, maximize=True)
+    best = _most_accurate(labels, predicted, len(names))
     right = best[predicted] == labels
     # Bonferroni's, since this is the best of all permutations.
     p = mcnemar(right, predicted == labels)
@@ -194,3 +203,12 @@ def _interval(right: np.ndarray, rivals_right: np.ndarray) -> tuple[float, float
     ahead, behind, _ = np.random.default_rng(0).multinomial(len(right), shares, size=RESAMPLES).T
     low, high = np.quantile((ahead - behind) / len(right), [0.025, 0.975])
     return float(low), float(high)
+
+
+def _most_accurate(labels: np.ndarray, said: np.ndarray, count: int) -> np.ndarray:
+    """Return the label of each class, each label once, that makes the answers most accurate: int64, (count,)."""
+    counts = confusion_matrix(said, labels, labels=range(count))
+    # Of equally good permutations the one that moves the fewest labels: a class that is never said tells nothing.
+    preferred = counts * (count + 1) + np.eye(count, dtype=counts.dtype)
+    _, best = linear_sum_assignment(preferred, maximize=True)
+    return best

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
-from finstill.config.task import RISK, SENTIMENT, Task
+from finstill.config.task import RISK, SENTIMENT, Task, task_logits
 from finstill.errors import InputError
 from finstill.teacher.classes import judge_classifier, possible_mappings, require_matching_classes
 
@@ -36,6 +38,19 @@ def test_several_classes_may_be_one_label() -> None:
     best = possible_mappings(RISK, NAMELESS, labels, 3 * np.eye(3, dtype=np.float32)[np.array([1, 0, 2] * 50)])[0]
     assert best.teacher_classes == {"no_risk": ("LABEL_0", "LABEL_2"), "risk": ("LABEL_1",)}
     assert best.accuracy == 1
+
+
+def test_of_more_mappings_than_can_be_tried_the_best_is_shown() -> None:
+    names, classes = tuple("abcde"), tuple(f"LABEL_{i}" for i in range(5))
+    task, labels = Task(name="five", labels=names), np.arange(200) % 5
+    logits = answers(labels, (3, 0, 4, 1, 2))
+    (best,) = possible_mappings(task, classes, labels, logits)
+    assert str(best) == "{a: [LABEL_3], b: [LABEL_0], c: [LABEL_4], d: [LABEL_1], e: [LABEL_2]}"
+    corrected = task.model_copy(update={"teacher_classes": best.teacher_classes})
+    assert best.accuracy == (task_logits(logits, corrected, classes).argmax(axis=1) == labels).mean() > 0.85
+    with pytest.raises(InputError, match=r"% with \{a: \[LABEL_3\].*If that is what you expect, write"):
+        require_matching_classes(task, classes, lambda: (labels, logits))
+    assert possible_mappings(SENTIMENT, tuple(map(str, range(9))), labels[:9] % 3, np.eye(9, dtype=np.float32)) == []
 
 
 def test_nameless_classes_are_refused_with_the_accuracy_of_each_mapping(labels: np.ndarray) -> None:
@@ -87,6 +102,7 @@ class TestJudgement:
         assert judgement.verdict == "worse"
         assert judgement.exchanged == {"negative": "positive", "neutral": "neutral", "positive": "negative"}
         assert "it says negative for positive, positive for negative" in str(judgement)
+        assert re.search(r"corpus\.label_names.* or else .*task\.teacher_classes", str(judgement))
 
     def test_a_rare_class_found_at_the_price_of_false_alarms_is_not_worse(self) -> None:
         labels = (np.arange(1000) % 50 == 0).astype(np.int64)

@@ -157,6 +157,17 @@ def test_a_bad_correction_is_named(place: Place, lines: str, said: str) -> None:
         place.read()
 
 
+@pytest.mark.parametrize("hidden", [".ipynb_checkpoints/a-checkpoint.csv", "_old/2023/a.csv", "older/.a.csv"])
+def test_what_is_hidden_corrects_nothing(tmp_path: Path, hidden: str) -> None:
+    """A folder above the corrections may be hidden all the same."""
+    (tmp_path / ".home").mkdir()
+    place = Place(tmp_path / ".home")
+    (place.folder / hidden).parent.mkdir(parents=True)
+    place.correct(hidden, ("Sales fell", "negative"))
+    shown = place.correct("a.csv", ("Profit rose", "positive"))
+    assert read_corrections(place.folder, LABELS) == {text_key("Profit rose"): Correction("positive", str(shown), 1)}
+
+
 def test_a_file_that_no_reader_knows_is_not_passed_over(place: Place) -> None:
     (place.folder / "review.xlsx").write_bytes(b"PK")
     with pytest.raises(InputError, match=r"review\.xlsx: no reader knows a file with this ending"):

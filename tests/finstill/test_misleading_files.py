@@ -85,6 +85,19 @@ class TestEncodings:
             texts(path, encoding=encoding)
         assert texts(path, encoding="utf-8")[-1] == "Männer"
 
+    def test_of_files_in_two_encodings_one_is_to_be_saved_in_the_others(self, tmp_path: Path) -> None:
+        write(tmp_path / "2022.csv", "text\nMänner\n".encode("windows-1252"))
+        write(tmp_path / "2023.csv", "text\nGröße\n")
+        with pytest.raises(InputError, match=r"2023\.csv.*'utf-8', which holds for all files: save as UTF-8 those"):
+            texts(tmp_path, encoding="windows-1252")
+        for encoding in (None, "utf-8"):
+            rows = read_rows(CorpusSource(path=str(tmp_path), encoding=encoding))
+            (fault,) = [row.fault for row in rows if row.fault]
+            assert fault.remedy == (
+                "Write corpus.encoding: 'windows-1252', which holds for all files: where the others are UTF-8, save "
+                "this one as UTF-8 instead"
+            )
+
     def test_a_file_in_that_encoding_may_hold_a_row_that_looks_like_utf_8(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.csv", "text\nMÃ¤nner\nGröße\n".encode("windows-1252"))
         assert texts(path, encoding="windows-1252") == ["MÃ¤nner", "Größe"]
@@ -114,6 +127,37 @@ class TestFolders:
         assert [row.source for row in rows] == ["2023/news.csv", "2024/news.csv"]
 
 
+class TestColumnsInJson:
+    """As `DataFrame.to_json` writes them: an object of columns, each an object of its values by row."""
+
+    @pytest.mark.parametrize("read", [texts, scored], ids=["corpus", "score"])
+    def test_they_are_read_as_rows(self, read: Callable[..., list], tmp_path: Path) -> None:
+        content = {"label": {"7": "neutral", "2": None}, "text": {"2": "b", "7": "a"}}
+        path = write(tmp_path / "x.json", json.dumps(content))
+        assert read(path) == ["b", "a"]
+        rows = read_rows(CorpusSource(path=str(path), label="label"))
+        assert [(row.text, row.label) for row in rows] == [("b", None), ("a", "neutral")]
+
+    def test_notes_on_columns_are_no_rows(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "features.json", '{"text": {"dtype": "string"}, "label": {"dtype": "int64"}}')
+        with pytest.raises(InputError, match=r"features\.json: there is no column 'text'"):
+            texts(path)
+
+    def test_objects_by_id_may_have_a_columns_name_as_their_id(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.json", json.dumps({"text": {"text": "a"}, "label": {"text": "b"}}))
+        assert [(row.text, row.id) for row in read_rows(CorpusSource(path=str(path), id="id"))] == [
+            ("a", "text"),
+            ("b", "label"),
+        ]
+
+    def test_where_none_is_the_one_that_was_wanted_a_few_are_shown(self, tmp_path: Path) -> None:
+        cells = {str(row): f"text {row}" for row in range(20_000)}
+        path = write(tmp_path / "x.json", json.dumps({"body": cells, "label": cells}))
+        with pytest.raises(InputError, match=r"no column 'text'.*'0', '1',.*'18'\] and 19,981 more\. Set") as refused:
+            texts(path)
+        assert len(str(refused.value)) < 500
+
+
 class TestRows:
     def test_a_line_of_spaces_is_blank(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.csv", "text,label\na,neutral\n  \n\nb,neutral\n")
@@ -136,6 +180,14 @@ class TestRows:
         written = [json.loads(line) for line in (tmp_path / "bad.jsonl").read_text().splitlines()]
         assert [bad["row"] for bad in written] == [1, 2]
         assert written[0]["reason"].startswith(f"column '{column}': character 1 is a lone surrogate (U+D800)")
+
+    def test_only_a_row_of_too_many_fields_is_told_to_quote_its_text(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.csv", "text,label\na\nb, c,neutral\n")
+        faults = [row.fault for row in read_rows(CorpusSource(path=str(path), label="label"))]
+        assert faults == [
+            ("1 fields, 2 were expected", None),
+            ("3 fields, 2 were expected", "Put a text that holds ',' in double quotes"),
+        ]
 
     def test_a_score_of_minus_nothing_is_nothing(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.csv", "text,label\na,-0.0\n")

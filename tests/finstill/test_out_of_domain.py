@@ -71,6 +71,23 @@ def test_a_profile_knows_what_its_teacher_has_seen(tmp_path: Path) -> None:
     assert not profile.is_contaminated(profile.out_of_domain)
 
 
+@pytest.mark.parametrize(
+    ("corpus", "contaminated"),
+    [
+        ("hub: owner/PhraseBank", True),
+        ("hub: owner/phrasebank, name: mine", False),
+        ("hub: owner/other", False),
+        ("hub: phrasebank, known: sentfin", False),
+        ("path: a.csv", False),
+    ],
+)
+def test_a_data_set_of_the_hub_is_called_as_there(tmp_path: Path, corpus: str, contaminated: bool) -> None:
+    (tmp_path / "owner" / "PhraseBank").mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text(PROFILE.replace("path: a.csv, name: PhraseBank", corpus))
+    profile = read_profile(tmp_path / "mine.yaml")
+    assert profile.is_contaminated(profile.corpus) == contaminated
+
+
 def test_an_out_of_domain_corpus_needs_labels_and_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(PROFILE.replace(", name: tweets", ""))
     with pytest.raises(InputError, match=r"line 4: 'out_of_domain': it needs a 'label'.*and a 'name'"):

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy.special import softmax
 from tokenizers import Tokenizer
 
 from finstill.augment.build import augment_corpus
+from finstill.cache.ensemble import write_average_logits
 from finstill.config.profile import Augmentation
 from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
@@ -107,6 +109,21 @@ def test_rows_and_logits_meet_by_key(tables: Tables) -> None:
     for split, rows in tables.rows().items():
         assert rows.input_ids.tolist() == before[split].input_ids.tolist()
         assert np.array_equal(rows.teacher_logits, before[split].teacher_logits)  # type: ignore[arg-type]
+
+
+def test_a_correction_of_the_classes_reaches_a_teachers_logits_once(tables: Tables) -> None:
+    turned = {"negative": ("neutral",), "neutral": ("positive",), "positive": ("negative",)}
+    task = SENTIMENT.model_copy(update={"teacher_classes": turned})
+    one = training_rows(tables.corpus, tables.tokens, task, tables.logits)["train"].teacher_logits
+    other = replace(tables.provenance, teachers=("g" * 32,))
+    further = write_logits_table(tables.root / "g.parquet", tables.keys, tables.numbers, SENTIMENT.labels, other)
+    write_average_logits([tables.logits, further], task, tables.root / "mean.parquet")
+    mean = training_rows(tables.corpus, tables.tokens, task, tables.root / "mean.parquet")["train"].teacher_logits
+    plain = tables.rows()["train"].teacher_logits
+    assert plain is not None
+    assert one is not None
+    assert np.array_equal(one, plain[:, [1, 2, 0]])
+    assert softmax(mean, axis=1) == pytest.approx(softmax(one, axis=1), abs=1e-6)
 
 
 def test_a_text_without_logits_is_named(tables: Tables) -> None:

@@ -281,7 +281,7 @@ class TestMessages:
 
     def test_json_of_another_encoding_shows_what_it_would_read(self, tmp_path: Path) -> None:
         message = self.refused(tmp_path / "x.json", '[{"text": "Größe"}]'.encode("windows-1252"))
-        assert message == (
+        assert message.startswith(
             'x.json: not valid UTF-8: a byte is 0xf6; as Windows-1252 it reads “[{"text": "Größe"}]”. '
             "Write corpus.encoding: 'windows-1252'"
         )

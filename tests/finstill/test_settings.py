@@ -84,6 +84,7 @@ def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Pat
             r"'long: windows' asks a teacher about parts",
         ),
         ("teacher:", "teacher:\n  tokenizer: embedded", r"'tokenizer' is for an imported teacher"),
+        ("teacher:", "teacher:\n  fine_tune:", r"line 7: 'teacher\.fine_tune': it is empty: .* \{\} for its defaults"),
         ("task: risk", "task: risk\ntask: risk", r"line 2: not valid YAML.*duplicate"),
         ("task: risk", "task: [risk", r"not valid YAML"),
         (
@@ -99,6 +100,16 @@ def test_an_imported_teachers_tokenizer_may_lie_beside_the_profile(tmp_path: Pat
 def test_what_is_wrong_in_a_profile_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_profile(write(tmp_path, PROFILE.replace(old, new)))
+
+
+def test_labels_that_a_fine_tuned_teacher_would_exchange_are_refused(tmp_path: Path) -> None:
+    task = "task: {name: risk, teacher_classes: {risk: [no_risk], no_risk: [risk]}}"
+    profile = PROFILE.replace("task: risk", task)
+    assert read_profile(write(tmp_path, profile)).task.teacher_classes["risk"] == ("no_risk",)
+    tuned = write(tmp_path, profile.replace("teacher:", "teacher:\n  fine_tune: {}"))
+    with pytest.raises(InputError, match=r"line 6: 'teacher': with 'fine_tune' its classes are the task's labels"):
+        read_profile(tuned)
+    assert read_profile(write(tmp_path, PROFILE.replace("teacher:", "teacher:\n  fine_tune: {}"))).task.labels
 
 
 @pytest.mark.parametrize(

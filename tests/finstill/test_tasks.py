@@ -41,6 +41,13 @@ def test_a_class_left_over_is_an_error() -> None:
         class_groups(SENTIMENT, (*PROSUS, "mixed"))
 
 
+def test_a_teacher_that_uses_the_tasks_own_names_wrongly_can_be_corrected() -> None:
+    wrong = {"negative": ("negative",), "neutral": ("positive",), "positive": ("neutral",)}
+    corrected = SENTIMENT.model_copy(update={"teacher_classes": wrong})
+    assert class_groups(corrected, PROSUS) == [[1], [0], [2]]
+    assert class_groups(corrected, TONE) == [[2], [1], [0]]
+
+
 def test_a_task_of_ones_own_maps_other_names() -> None:
     outlook = Task(name="outlook", labels=("down", "up"), teacher_classes={"down": ("LABEL_0",), "up": ("LABEL_1",)})
     assert class_groups(outlook, ("LABEL_0", "LABEL_1")) == [[0], [1]]

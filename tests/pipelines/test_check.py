@@ -71,6 +71,15 @@ def test_classes_without_names_stop_a_run_and_their_mappings_are_shown(
     assert "teacher_classes: {negative: [LABEL_" in capsys.readouterr().out
 
 
+def test_classes_that_the_profile_corrects_are_counted_as_it_says(house: House) -> None:
+    profile = house.root / "mine.yaml"
+    corrected = "{negative: [negative], neutral: [positive], positive: [neutral]}"
+    task = f"{{name: sentiment, labels: [negative, neutral, positive], teacher_classes: {corrected}}}"
+    profile.write_text(profile.read_text().replace("task: sentiment", f"task: {task}"))
+    placed = check(house)[1]["teacher"]["labels"]
+    assert placed == {"negative": ["negative"], "neutral": ["positive"], "positive": ["neutral"]}
+
+
 def test_a_further_teacher_is_judged_on_the_texts_as_it_reads_them(house: House, tiny_checkpoint: Path) -> None:
     other = house.root / "other"
     other.mkdir()
@@ -115,6 +124,18 @@ def test_a_teacher_of_another_language_and_texts_that_are_cut_are_warned_of(hous
     assert any("unknown to the tokenizer" in message for message in warnings), warnings
     assert any("of the texts are longer than 32 tokens and would be cut" in message for message in warnings), warnings
     assert any("validation texts have a label" in message for message in warnings)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("", True), (", name: headlines", False)])
+def test_a_corpus_without_a_name_that_the_teacher_may_have_seen_is_warned_of(
+    house: House, name: str, warned: bool
+) -> None:
+    house.write_profile(house.root / "absent")
+    profile = house.root / "mine.yaml"
+    named = profile.read_text().replace("label: tone", f"label: tone{name}")
+    profile.write_text(named.replace("max_length: 32", "max_length: 32, trained_on: [phrasebank]"))
+    warnings = told(check(house)[1], "warning")
+    assert any("corpus.name: the teacher was trained on phrasebank" in each for each in warnings) == warned
 
 
 def test_a_student_whose_tokenizer_does_not_know_the_language_is_warned_of(house: House) -> None:
