@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     group_name="evaluation",
     kinds={"scikitlearn"},
     owners=OWNERS,
-    code_version="4",
+    code_version="5",
     # One at a time, since it measures speed.
     pool="evaluation",
 )
@@ -159,14 +159,12 @@ def evaluation(context: AssetExecutionContext, profile: ProfileResource) -> Mate
 
 def advice_for(profile: ProfileResource, name: str, result: "StudentEvaluation") -> list[str]:
     """Return what is worth changing about a student that was evaluated; nothing where it is good."""
-    import pyarrow.parquet as pq
-
     from finstill.evaluation.advice import Learned, advice
     from finstill.training.trained import TrainedStudent
 
-    train = pq.read_table(profile.workspace.corpus, columns=["label"], filters=[("split", "=", "train")])["label"]
     student = TrainedStudent.read(profile.workspace.student(name))
-    learned = Learned(student.recipe, student.history, student.rows, len(train) - train.null_count)
+    warm = student.started_from is not None
+    learned = Learned(student.recipe, student.history, student.texts, student.labelled, warm)
     return advice(result.student, result.teacher, learned)
 
 
@@ -195,7 +193,7 @@ def within_budgets(context: AssetCheckExecutionContext, profile: ProfileResource
 @asset_check(asset=evaluation)
 @explain_faults
 def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: ProfileResource) -> AssetCheckResult:
-    """It is not shown to be worse than the champion on today's test texts."""
+    """It is not shown to be worse than the champion on today's test texts, without those the champion learned from."""
     from finstill.packaging.champion import difference_from_champion
     from finstill.serving.package import Package
 
@@ -207,12 +205,16 @@ def no_worse_than_the_champion(context: AssetCheckExecutionContext, profile: Pro
     if champion.labels != tuple(profile.profile().task.labels):
         return AssetCheckResult(passed=True, description=f"The champion answers another task, {champion.task}.")
     test = _rows_of(profile, profile.workspace)["test"]
-    difference = difference_from_champion(measured, champion, test, texts_of(test), level=0.95)
+    found = difference_from_champion(measured, champion, test, texts_of(test), level=0.95)
+    difference, left_out = found.difference, {"test_texts_left_out": found.left_out}
+    if difference is None:
+        why = f"{champion.name} learned from all test texts of {', '.join(found.missing)}, and cannot be measured."
+        return AssetCheckResult(passed=True, description=why, metadata=left_out)
     return AssetCheckResult(
         passed=not difference.shown or difference.better,
         severity=AssetCheckSeverity.WARN,
-        description=f"Against {champion.name}: {difference}.",
-        metadata=vars(difference),
+        description=f"Against {champion.name}: {difference}{found.note}.",
+        metadata=vars(difference) | left_out,
     )
 
 

@@ -25,9 +25,6 @@ from assets.faults import explain_faults
 from assets.metadata import OWNERS, cell, picture, table
 from assets.resources import ProfileResource
 
-MAPPING_TEXTS = 256
-"""Labelled texts on which the possible mappings of a teacher's classes are compared."""
-
 NO_REVISION = "a folder has none"
 
 NO_GRAPH = "The teacher was imported: it has no graph."
@@ -63,12 +60,12 @@ TOKENS_LINEAGE = TableColumnLineage(
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import numpy as np
     from tokenizers import Tokenizer
 
     from finstill.config.workspace import Workspace
     from finstill.teacher.export import AnyTeacher, TeacherGraph
     from finstill.teacher.imported import ImportedTeacher
+    from finstill.training.rows import TrainingRows
 
 
 @asset(group_name="teacher", kinds={"huggingface"}, owners=OWNERS, code_version="1")
@@ -237,6 +234,8 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
     from finstill.teacher.checkpoint import Checkpoint
     from finstill.teacher.classes import require_matching_classes
     from finstill.teacher.export import AUTO_TEXTS, export_teacher
+    from finstill.training.rows import training_rows
+    from finstill.training.samples import labelled_answers, rows_not_learned
 
     settings, workspace = profile.profile(), profile.workspace
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint)
@@ -251,6 +250,11 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
             },
             data_version=DataVersion(imported.fingerprint),
         )
+
+    def rows() -> "dict[str, TrainingRows]":
+        return training_rows(workspace.corpus, workspace.tokens, settings.task)
+
+    automatic, budget = settings.teacher.precision == "auto", settings.teacher.token_budget
     teacher = export_teacher(
         checkpoint.folder,
         workspace.teacher_onnx,
@@ -260,11 +264,11 @@ def teacher_onnx(profile: ProfileResource) -> MaterializeResult:
         revision=checkpoint.revision,
         trained_on=settings.teacher.trained_on,
         provider=settings.teacher.execution_provider,
-        sample=_some_rows(workspace, AUTO_TEXTS if settings.teacher.precision == "auto" else PARITY_TEXTS),
-        token_budget=settings.teacher.token_budget,
+        sample=rows_not_learned(rows(), AUTO_TEXTS) if automatic else _some_rows(workspace, PARITY_TEXTS),
+        token_budget=budget,
     )
     # Raised here, before the expensive stage, where the teacher's classes are not the task's.
-    require_matching_classes(settings.task, teacher.labels, lambda: _labelled_answers(profile, teacher))
+    require_matching_classes(settings.task, teacher.labels, lambda: labelled_answers(rows(), teacher, budget))
     return MaterializeResult(
         metadata={
             "fingerprint": teacher.fingerprint,
@@ -299,23 +303,6 @@ def _some_rows(workspace: "Workspace", count: int) -> list[list[int]]:
     import pyarrow.parquet as pq
 
     return pq.read_table(workspace.tokens, columns=["input_ids"])[:count]["input_ids"].to_pylist()
-
-
-def _labelled_answers(profile: ProfileResource, teacher: "TeacherGraph") -> "tuple[np.ndarray, np.ndarray]":
-    """Return the labels of some labelled texts, validation first, and what the teacher's float32 graph says of them."""
-    import numpy as np
-
-    from finstill.inference.session import OnnxClassifier
-    from finstill.training.rows import training_rows
-
-    settings, workspace = profile.profile(), profile.workspace
-    rows = training_rows(workspace.corpus, workspace.tokens, settings.task)
-    labelled = [rows[split].labelled() for split in ("validation", "train")]
-    ids = [row for each in labelled for row in each.input_ids][:MAPPING_TEXTS]
-    labels = np.concatenate([each.labels for each in labelled])[:MAPPING_TEXTS]
-    if not ids:
-        return labels, np.empty((0, len(teacher.labels)), np.float32)
-    return labels, OnnxClassifier(teacher.float32_graph).logits(ids, settings.teacher.token_budget)
 
 
 @asset(deps=[corpus], group_name="teacher", kinds={"huggingface", "onnx"}, owners=OWNERS, code_version="1")
@@ -413,7 +400,7 @@ def graph_equals_checkpoint(profile: ProfileResource) -> AssetCheckResult:
 @explain_faults
 def labels_as_float32(profile: ProfileResource) -> AssetCheckResult:
     """A teacher of lower precision names the float32 one's class on 99% of the test texts, at a mean KL under 0.01, in
-    any batch."""
+    any batch. One that `auto` chose was measured when it was made, on texts that no fine-tuning learns from."""
     from finstill.teacher.export import TeacherGraph
     from finstill.teacher.fidelity import LARGEST_BATCH_DEPENDENCE, LARGEST_KL, LEAST_AGREEMENT, measure_fidelity
     from finstill.training.rows import training_rows

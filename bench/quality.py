@@ -274,7 +274,6 @@ def of_base(size: Size) -> dict[str, float]:
     lstm, ceiling = students["lstm"], study.self_agreement()
     test = teacher_logits(study)
     agreed = np.mean([agreement(run, test) for run in lstm.logits["float32", "test"]])
-    best_there = max(scores(study, students[name], "out_of_domain") for name in distilled(students))
     return {
         "base_teacher_macro_f1": teacher,
         "base_teacher_self_agreement": ceiling,
@@ -283,7 +282,7 @@ def of_base(size: Size) -> dict[str, float]:
         "base_best_small_teacher_share": best_under(study, students, SMALL_MEGABYTES) / teacher,
         "base_best_medium_teacher_share": best_under(study, students, MEDIUM_MEGABYTES) / teacher,
         "base_lstm_out_of_domain_lost": 100 * (other - scores(study, lstm, "out_of_domain")),
-        "base_best_out_of_domain_lost": 100 * (other - best_there),
+        "base_best_out_of_domain_lost": 100 * (other - scores(study, best(study, students), "out_of_domain")),
         "base_lstm_agreement_of_ceiling": float(agreed) / ceiling,
     }
 
@@ -336,8 +335,15 @@ def teacher_score(study: Study, split: str = "test") -> float:
 
 def best_under(study: Study, students: Mapping[str, Trained], megabytes: float) -> float:
     """Return the test macro-F1 in int8 of the distilled student under this size that is best on validation."""
-    small = [students[name] for name in distilled(students) if students[name].megabytes < megabytes]
-    return scores(study, max(small, key=lambda each: scores(study, each, "validation", "int8")), "test", "int8")
+    small = {name: each for name, each in students.items() if each.megabytes < megabytes}
+    return scores(study, best(study, small), "test", "int8")
+
+
+def best(study: Study, students: Mapping[str, Trained]) -> Trained:
+    """Return the distilled student that is best in int8 on validation."""
+    return max(
+        (students[name] for name in distilled(students)), key=lambda each: scores(study, each, "validation", "int8")
+    )
 
 
 def distilled(students: Iterable[str]) -> list[str]:
@@ -376,7 +382,7 @@ def print_table(title: str, study: Study, students: Mapping[str, Trained], besid
             form.format(
                 name,
                 f"{scores(study, each, 'validation'):.3f}",
-                f"{np.mean(found):.3f} +- {np.std(found):.3f}",
+                f"{np.mean(found):.3f}" + (f" +- {np.std(found, ddof=1):.3f}" if len(found) > 1 else ""),
                 f"{np.mean([agreement(run, teacher) for run in runs]):.3f}",
                 f"{np.mean([kl_to_teacher(run, teacher) for run in runs]):.3f}",
                 f"{np.mean([calibration_error(truth, run) for run in runs]):.3f}",

@@ -29,13 +29,16 @@ class Learned:
     Attributes:
         recipe: what it was made by.
         history: an entry an epoch.
-        rows, labelled: texts it was trained on, and how many of them have a label.
+        texts, labelled: that it has learned from, over all its nights where it started from a champion, and how many of
+            them had a label.
+        started_from_champion: whether it took the recipe's `warm_epochs`.
     """
 
     recipe: Recipe
     history: Sequence[dict[str, float]]
-    rows: int
+    texts: int
     labelled: int
+    started_from_champion: bool
 
 
 def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[str]:
@@ -59,9 +62,9 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
             else "import better answers, of another prompt, model or more people."
         )
         found.append(f"The teacher itself has a macro-F1 of {taught:.3f}, and a student seldom passes it: {better}")
-    if learned.rows < (1 + SOFT_ROWS_PER_LABEL) * learned.labelled:
+    if learned.texts < (1 + SOFT_ROWS_PER_LABEL) * learned.labelled:
         found.append(
-            f"It learned from {learned.rows:,} texts, {learned.labelled:,} of them labelled, and agrees with the "
+            f"It learned from {learned.texts:,} texts, {learned.labelled:,} of them labelled, and agrees with the "
             f"teacher on {student.agreement:.1%}: train it on more text that the teacher labels. Leave rows without a "
             + (
                 "label in the corpus, or set augmentation.variants_per_text."
@@ -75,8 +78,10 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
             f"Its validation loss rose from {min(losses):.3f} to {losses[-1]:.3f}, so it learns its rows by heart: "
             "raise architecture.dropout, or lower learning_rate or its width."
         )
-    if losses and len(losses) == recipe.epochs and losses[-1] == min(losses):
-        found.append(f"Its validation loss still fell in the last of {recipe.epochs} epochs: raise epochs.")
+    setting = "warm_epochs" if learned.started_from_champion else "epochs"
+    epochs = getattr(recipe, setting)
+    if losses and len(losses) == epochs and losses[-1] == min(losses):
+        found.append(f"Its validation loss still fell in the last of {epochs} epochs: raise {setting}.")
     if student.agreement < LEAST_AGREEMENT and recipe.alpha < ALPHA_FOR_A_GOOD_TEACHER:
         found.append(
             f"It agrees with the teacher on {student.agreement:.1%} at alpha {recipe.alpha:g}: raise alpha to 0.7 or "

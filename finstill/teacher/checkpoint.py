@@ -65,9 +65,27 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Return what was written down in `folder`."""
-        values = read_json(folder / CHECKPOINT_FILE)
-        return cls(**{**values, "folder": standing_folder(Path(values["folder"]))})
+        """Return what was written down in `folder`.
+
+        Raises:
+            InputError: the folder that was written down is gone.
+        """
+        file = folder / CHECKPOINT_FILE
+        values = read_json(file)
+        checkpoint = cls(**{**values, "folder": standing_folder(Path(values["folder"]))})
+        checkpoint._require_folder(file, "teacher_source and teacher_checkpoint")
+        return checkpoint
+
+    def _require_folder(self, where: Path, stages: str) -> None:
+        """Raise an InputError where the folder that the file `where` names is gone; `stages` make it again."""
+        if self.folder.is_dir():
+            return
+        remedy = f"Materialize {stages} again"
+        if self.revision is not None:
+            remedy += ". Where several machines run the stages, HF_HOME must lie on a volume that all of them share"
+        raise InputError(
+            f"the folder {self.folder}, which held the teacher's files, is gone", where=where, remedy=remedy
+        )
 
 
 def resolve_checkpoint(name: str, revision: str = "main", where: str = "teacher.checkpoint") -> Checkpoint:
@@ -127,10 +145,10 @@ def recorded_source(name: str, revision: str, path: Path) -> Checkpoint:
             f"it says which files '{values['source']}' stands for at '{values['asked']}', and the profile names "
             f"'{name}' at '{revision}'"
         )
-    elif not Path(values["folder"]).is_dir():
-        problem = f"the folder {values['folder']}, which held the teacher's files, is gone"
     else:
-        return Checkpoint(Path(values["folder"]), values["source"], values["revision"])
+        checkpoint = Checkpoint(Path(values["folder"]), values["source"], values["revision"])
+        checkpoint._require_folder(path, "teacher_source")
+        return checkpoint
     raise InputError(problem, where=path, remedy="Materialize teacher_source")
 
 

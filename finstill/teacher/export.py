@@ -36,7 +36,7 @@ VARIANT = "fused-attention-3"
 """The way a graph is made from the weights. Another way may round otherwise, so it gets another name and cache."""
 
 AUTO_TEXTS = 1024
-"""Texts of the corpus on which `auto` measures: half a minute of a base-size teacher on two cores."""
+"""Texts of the corpus on which `auto` measures, at most: half a minute of a base-size teacher on two cores."""
 
 LEAST_AUTO_TEXTS = 300
 """On fewer, an agreement of 99% could be chance: 0.99 to the power of 300 is 0.05."""
@@ -176,7 +176,8 @@ def export_teacher(
         source, revision, trained_on: where the checkpoint came from and what it was trained on, for people.
         provider: ONNX Runtime's execution provider that the teacher labels on. Where it gives other logits than the CPU
             on `sample`, it is part of the fingerprint.
-        sample: token ids, special tokens included, in batches of `token_budget` tokens.
+        sample: token ids, special tokens included, in batches of `token_budget` tokens. For `auto`, of texts that the
+            checkpoint was not fine-tuned on.
 
     Raises:
         InputError: see `load_classifier` and `read_tokenizer`; or the model reads fewer tokens than `max_length`, or

@@ -15,7 +15,7 @@ import transformers
 from torch.utils.tensorboard import SummaryWriter
 from transformers import Trainer, TrainerCallback
 from transformers.integrations import TensorBoardCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from finstill.config.architectures import BaseConfig, EmbeddingConfig, HintedConfig
 from finstill.config.recipe import Recipe
@@ -43,7 +43,7 @@ from finstill.training.loop import (
     validation_metrics,
 )
 from finstill.training.loss import class_weights, distillation_loss
-from finstill.training.rows import TrainingRows
+from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.trained import TRAINING_FILE, TrainedStudent
 from finstill.training.warm_start import LEARNED_FILE, row_digests, start_from_champion
 
@@ -107,7 +107,7 @@ class DistillationTrainer(Trainer):
             train_dataset=train,
             eval_dataset=validation,
             data_collator=collate,
-            compute_metrics=validation_metrics,
+            compute_metrics=self._validation_metrics,
             callbacks=list(callbacks),
         )
         self._recipe = recipe
@@ -169,6 +169,18 @@ class DistillationTrainer(Trainer):
             alpha_rule=self._recipe.alpha_rule,
             class_weights=self._class_weights,
         )
+
+    def _validation_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Return the figures of the validation rows, their loss among them, computed of all rows at once.
+
+        The trainer's own is a mean over batches. It is another where some rows have no label: the hard loss is averaged
+        over those that have one, and a batch of a few of them, or of none, would count for as much as any other.
+        """
+        given = prediction.label_ids if isinstance(prediction.label_ids, tuple) else (prediction.label_ids,)
+        inputs = {name: torch.from_numpy(each) for name, each in zip(self.label_names, given, strict=True)}
+        loss = self._loss(torch.from_numpy(prediction.predictions), inputs, training=False)
+        # Under this name the trainer puts it in place of its own.
+        return {**validation_metrics(prediction), "loss": loss.item()}
 
     def _stop_if_diverging(self, loss: torch.Tensor, logits: torch.Tensor, inputs: dict[str, Any]) -> None:
         value = loss.item()
@@ -272,12 +284,15 @@ def train_student(
         write_json(folder / TRAINING_FILE, {**existing, "provenance": said and asdict(said)})
         logger.info("%s: unchanged, the student of these inputs is kept", stage)
         return TrainedStudent.read(folder)
-    learned, warm = row_digests(train), None
+    whole, learned, warm = train.whole_texts(), row_digests(train), None
+    texts, labelled = len(whole), int((whole.labels != NO_LABEL).sum())
     if recipe.start_from == "champion" and champion is not None:
-        warm = start_from_champion(recipe, champion, said, labels, start.tokenizer, stage)
+        measured = row_digests(validation)
+        warm = start_from_champion(recipe, champion, learned, measured, said, labels, start.tokenizer, stage)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
     if warm is not None:
+        texts, labelled = warm.count_with(whole, len(labels))
         training, student, train = warm.recipe, warm.student, train.at(warm.rows_to_read(train, recipe.seed))
         learned, epoch = np.union1d(learned, warm.learned), Epoch.of(training, train)
     else:
@@ -317,6 +332,8 @@ def train_student(
         history=history,
         validation=validated,
         rows=len(train),
+        texts=texts,
+        labelled=labelled,
         steps=trainer.state.global_step,
         parameters=student.num_parameters(),
         started_from=warm.champion if warm else None,

@@ -140,6 +140,10 @@ class TrainingRows:
         """Return the rows that have a label."""
         return self.at(np.flatnonzero(self.labels != NO_LABEL))
 
+    def texts_at(self, positions: np.ndarray) -> TrainingRows:
+        """Return the rows of the texts at `positions`, int64, ascending."""
+        return self.at(positions if self.windows is None else np.flatnonzero(np.isin(self.windows.texts, positions)))
+
     def content(self) -> list[bytes]:
         """Return the bytes that tell these rows from others, for a digest."""
         logits = b"" if self.teacher_logits is None else self.teacher_logits.tobytes()
@@ -269,6 +273,9 @@ def _logits_of(keys: pa.ChunkedArray, tokens: Path, teacher_logits: Path, task: 
         raise _of_other_texts(f"it has no row for the key {_hex(missing)}, which stands in {tokens}", teacher_logits)
     teacher_labels = read_teacher_labels(table.schema)
     flat = table["logits"].take(positions.fill_null(0)).combine_chunks().flatten().to_numpy()
+    if len(TableProvenance.read(teacher_logits).teachers) > 1:
+        # The mean of several teachers is over the task's labels, their classes having been placed under them.
+        task = task.model_copy(update={"teacher_classes": {}})
     logits = task_logits(flat.reshape(len(keys), len(teacher_labels)), task, teacher_labels)
     return logits, pc.is_valid(positions).to_numpy()
 

@@ -23,7 +23,10 @@ class TrainedStudent:
         inputs: digest of everything that determines it; equal inputs give an equal student.
         history: an entry an epoch: loss, temperature, validation figures.
         validation: its own loss, macro-F1 and agreement on the validation rows, of its best epoch or its mean weights.
-        rows: texts it was trained on, each counted once.
+        rows: rows it was trained on, each counted once: texts, or windows where long texts are read in these.
+        texts: that it, or a student it started from, learned from, each counted once; 0 where an older version of
+            Finstill wrote the file.
+        labelled: how many of these texts have had a label.
         steps: batches it was trained on.
         parameters: number of weights.
         started_from: digest of the champion's weights that it started from; None where it was trained anew.
@@ -37,6 +40,8 @@ class TrainedStudent:
     history: list[dict[str, float]]
     validation: dict[str, float]
     rows: int
+    texts: int
+    labelled: int
     steps: int
     parameters: int
     started_from: str | None = None
@@ -61,6 +66,7 @@ class TrainedStudent:
             folder,
             Recipe.from_stored(values["recipe"]),
             **{name: values[name] for name in ("inputs", "history", "validation", "rows", "steps", "parameters")},
+            **{name: values.get(name, 0) for name in ("texts", "labelled")},
             started_from=values.get("started_from"),
             provenance=TableProvenance.from_dict(provenance) if provenance else None,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -15,12 +15,13 @@ from tokenizers import Tokenizer
 from finstill.config.recipe import Recipe
 from finstill.config.temperature import TemperatureSchedule
 from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import read_tokenizer, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest
 from finstill.students.base import Student
 from finstill.students.registry import load_student
-from finstill.training.rows import TrainingRows
+from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.trained import TrainedStudent
 
 LEARNED_FILE = "learned.npy"
@@ -44,12 +45,15 @@ class WarmStart:
         student: the model.
         recipe: how it goes on: as its training ended, for a few epochs.
         learned: uint64, (rows,), ascending: the digests of the rows it has learned from.
+        texts, labelled: how many texts these are, and how many have had a label.
     """
 
     champion: str
     student: Student
     recipe: Recipe
     learned: np.ndarray
+    texts: int
+    labelled: int
 
     def rows_to_read(self, rows: TrainingRows, seed: int) -> np.ndarray:
         """Return the positions of the rows it has not seen, and of as many that it has.
@@ -66,6 +70,21 @@ class WarmStart:
         rehearsed = max(len(new), math.ceil(REHEARSED * len(old)))
         return np.sort(np.concatenate([new, np.random.default_rng(seed).permutation(old)[:rehearsed]]))
 
+    def count_with(self, texts: TrainingRows, classes: int) -> tuple[int, int]:
+        """Return `texts` and `labelled` as they are once it has learned from these texts too.
+
+        A text counts once, also where its label came or changed meanwhile.
+
+        Args:
+            texts: a row each.
+            classes: of the task.
+        """
+
+        had_label = learned_with(texts.input_ids, range(classes), self.learned)
+        new = ~(had_label | learned_with(texts.input_ids, [NO_LABEL], self.learned))
+        first_label = (texts.labels != NO_LABEL) & ~had_label
+        return self.texts + int(new.sum()), self.labelled + int(first_label.sum())
+
 
 def row_digests(rows: TrainingRows) -> np.ndarray:
     """Return 64 bits that stand for the tokens of each row and its label: uint64, (rows,).
@@ -77,9 +96,21 @@ def row_digests(rows: TrainingRows) -> np.ndarray:
     return np.frombuffer(b"".join(digests), np.uint64)
 
 
+def learned_with(input_ids: TokenIds, labels: Iterable[int], learned: np.ndarray) -> np.ndarray:
+    """Return which rows a student learned from with one of these labels: bool, (rows,).
+
+    Args:
+        learned: the digests of the rows it learned from.
+    """
+    each = [row_digests(TrainingRows(input_ids, np.full(len(input_ids), label))) for label in labels]
+    return np.any(np.isin(each, learned), axis=0)
+
+
 def start_from_champion(
     recipe: Recipe,
     champion: Path,
+    train: np.ndarray,
+    validation: np.ndarray,
     said: TableProvenance | None,
     labels: Sequence[str],
     tokenizer: Tokenizer,
@@ -89,6 +120,7 @@ def start_from_champion(
 
     Args:
         champion: the folder of the package in service, which may be missing.
+        train, validation: uint64, (rows,): the digests of the rows of these splits.
         said: what the rows say of the teachers whose logits the student is to hear.
         labels: the task's, in the order of the logits.
         tokenizer: the one the student is to read by.
@@ -107,6 +139,9 @@ def start_from_champion(
         "answers another task": list((student.config.id2label or {}).values()) != list(labels),
         "reads by another tokenizer": tokenizer_identity(read_tokenizer(trained.folder))
         != tokenizer_identity(tokenizer),
+        "does not say from how many texts it learned": not trained.texts,
+        # The splits changed: what it learned from stands in test too.
+        "learned from texts of validation": np.isin(validation, np.setdiff1d(learned, train)).any(),
     }
     if reasons := [reason for reason, holds in unlike.items() if holds]:
         logger.info("%s: is trained anew: the champion %s", stage, reasons[0])
@@ -121,4 +156,5 @@ def start_from_champion(
             "rows_per_epoch": None,
         }
     )
-    return WarmStart(digest(trained.folder / "model.safetensors"), student, further, learned)
+    weights = digest(trained.folder / "model.safetensors")
+    return WarmStart(weights, student, further, learned, trained.texts, trained.labelled)

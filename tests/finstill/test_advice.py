@@ -27,7 +27,7 @@ def evaluation(
 TEACHER = evaluation(0.85, 1.0)
 POOR = evaluation(0.70, 0.80)
 HISTORY = [{"epoch": i, "validation_loss": loss} for i, loss in enumerate((0.9, 0.6, 0.5, 0.52), 1)]
-LEARNED = Learned(Recipe(epochs=10, alpha=0.7), HISTORY, rows=5000, labelled=1000)
+LEARNED = Learned(Recipe(epochs=10, alpha=0.7), HISTORY, texts=5000, labelled=1000, started_from_champion=False)
 
 
 def test_a_good_student_and_one_without_a_teacher_get_none() -> None:
@@ -48,9 +48,15 @@ FALLING = [{"epoch": i, "validation_loss": 1 / i} for i in range(1, 11)]
     ("student", "teacher", "learned", "words"),
     [
         (POOR, evaluation(0.74, 1.0), LEARNED, ("0.740", "fine-tune")),
-        (POOR, TEACHER, replace(LEARNED, rows=1500), ("1,500 texts", "augmentation.variants_per_text")),
+        (POOR, TEACHER, replace(LEARNED, texts=1500), ("1,500 texts", "augmentation.variants_per_text")),
         (POOR, TEACHER, replace(LEARNED, history=RISING), ("0.500 to 0.900", "architecture.dropout")),
         (POOR, TEACHER, replace(LEARNED, history=FALLING), ("last of 10 epochs", "raise epochs")),
+        (
+            POOR,
+            TEACHER,
+            replace(LEARNED, history=FALLING[:2], started_from_champion=True),
+            ("last of 2 epochs", "raise warm_epochs"),
+        ),
         (POOR, TEACHER, replace(LEARNED, recipe=Recipe(epochs=10, alpha=0.3)), ("80.0% at alpha 0.3", "raise alpha")),
         (evaluation(0.7, 0.8, 0.2, sure=0.9), TEACHER, LEARNED, ("0.200", "too sure: raise alpha")),
         (

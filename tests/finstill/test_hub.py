@@ -18,6 +18,7 @@ from finstill.corpus.state import source_state
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError, UnreachableError
 from finstill.teacher.checkpoint import (
+    Checkpoint,
     class_names,
     load_classifier,
     record_source,
@@ -168,6 +169,14 @@ def test_what_was_not_found_or_is_not_asked_for_is_said(server: hub.Hub, tmp_pat
     for name, revision in (("ProsusAI/finbert", "v2"), ("someone/modernbert", "main")):
         with pytest.raises(InputError, match=rf"'ProsusAI/finbert' stands for at 'main'.*'{name}' at '{revision}'"):
             recorded_source(name, revision, path)
+    found.write(tmp_path)
+    assert Checkpoint.read(tmp_path) == found
     shutil.rmtree(found.folder)
-    with pytest.raises(InputError, match=r"is gone.*Materialize teacher_source"):
+    with pytest.raises(InputError, match=r"is gone.*Materialize teacher_source again.*HF_HOME"):
         recorded_source("ProsusAI/finbert", "main", path)
+    with pytest.raises(InputError, match=r"checkpoint\.json: the folder .* is gone.*teacher_checkpoint again.*HF_HOME"):
+        Checkpoint.read(tmp_path)
+    # No file of the hub's is missing from a folder.
+    Checkpoint(tmp_path / "none", "none", None).write(tmp_path)
+    with pytest.raises(InputError, match=r"teacher_checkpoint again\.?$"):
+        Checkpoint.read(tmp_path)

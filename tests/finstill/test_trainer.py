@@ -41,6 +41,7 @@ from finstill.training import averaging, distil, loop
 from finstill.training.averaging import WeightAverage
 from finstill.training.distil import train_student
 from finstill.training.epochs import Epoch, EpochSampler
+from finstill.training.loss import distillation_loss
 from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.soft_losses import SOFT_LOSSES
 from finstill.training.trained import TrainedStudent
@@ -204,6 +205,26 @@ def test_a_student_that_hears_the_teacher_is_its_epoch_of_the_lowest_loss(
     assert teacher is not None
     logits = [torch.from_numpy(array).log_softmax(-1) for array in (logits_of(student, validation), teacher)]
     assert kl_div(*logits, reduction="batchmean", log_target=True).item() == pytest.approx(min(losses), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "unlabelled"),
+    [(0.3, 280), (0.3, 0), (1.0, 280), (0.0, 0)],
+    ids=["few labels", "all labelled", "teacher alone", "labels alone"],
+)
+def test_the_validation_loss_is_that_of_the_recipe_over_all_rows(
+    train: Train, learnable_rows: Callable[..., TrainingRows], alpha: float, unlabelled: int
+) -> None:
+    # Three batches of similar length, and labels in the short rows.
+    rows = learnable_rows(300, seed=1)
+    rows.labels[np.argsort(rows.input_ids.lengths, kind="stable")[300 - unlabelled :]] = NO_LABEL
+    rows.teacher_logits[rows.labels != NO_LABEL] *= 0.1  # type: ignore[index]
+    student = train(RECIPE.model_copy(update={"alpha": alpha, "epochs": 1}), validation=rows)
+    logits, teacher = torch.from_numpy(logits_of(student, rows)), torch.from_numpy(rows.teacher_logits)
+    expected = distillation_loss(logits, teacher, torch.from_numpy(rows.labels), alpha=alpha, temperature=1)
+    assert (
+        student.validation["loss"] == student.history[0]["validation_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    )
 
 
 CUT_OFF = """

@@ -20,10 +20,11 @@ from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.recipe import Recipe
 from finstill.corpus.provenance import TableProvenance
 from finstill.corpus.token_ids import TokenIds
+from finstill.files import read_json, standing_folder, write_json
 from finstill.students.base import Student
 from finstill.training.distil import train_student
-from finstill.training.rows import NO_LABEL, TrainingRows
-from finstill.training.trained import TrainedStudent
+from finstill.training.rows import NO_LABEL, TrainingRows, WindowsOfTexts
+from finstill.training.trained import TRAINING_FILE, TrainedStudent
 from finstill.training.warm_start import WarmStart, row_digests
 
 LABELS = ("negative", "neutral", "positive")
@@ -38,16 +39,23 @@ Night = Callable[..., TrainedStudent]
 def night(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path) -> Night:
     """Return a function that trains the student of a night, and the next night's champion."""
 
-    def run(rows: int, recipe: Recipe = RECIPE, teacher: str = "a teacher", labels: tuple = LABELS) -> TrainedStudent:
-        said = TableProvenance("a tokenizer", 512, "cut", (teacher,))
-        train = replace(learnable_rows(400, unlabelled=360).at(np.arange(400 - rows, 400)), provenance=said)
-        validation = replace(learnable_rows(40, seed=1), provenance=said)
+    def run(
+        rows: int,
+        recipe: Recipe = RECIPE,
+        teacher: str = "a teacher",
+        labels: tuple = LABELS,
+        validation: range | None = None,
+    ) -> TrainedStudent:
+        said, every = TableProvenance("a tokenizer", 512, "cut", (teacher,)), learnable_rows(400, unlabelled=360)
+        train = replace(every.at(np.arange(400 - rows, 400)), provenance=said)
+        measured = learnable_rows(40, seed=1) if validation is None else every.at(np.array(validation))
+        measured = replace(measured, provenance=said)
         # The tests' rows are token ids of the tokenizer that the student has.
-        train, validation = (replace(each, provenance=_read_by(tiny_checkpoint, each)) for each in (train, validation))
+        train, measured = (replace(each, provenance=_read_by(tiny_checkpoint, each)) for each in (train, measured))
         return train_student(
             recipe,
             train,
-            validation,
+            measured,
             labels,
             tiny_checkpoint,
             tmp_path / "student",
@@ -82,6 +90,44 @@ def test_a_night_costs_what_is_new_and_forgets_nothing(night: Night) -> None:
     assert fourth.rows <= 20 + 68, "what the second night learned is old in the next"
 
 
+def test_a_student_says_from_how_many_texts_it_learned_over_its_nights(
+    tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tmp_path: Path
+) -> None:
+    """100 texts of two windows each; then 30 of these, 10 with their first label; then 50 others."""
+
+    def texts(numbers: range, labelled: int) -> TrainingRows:
+        # Their own number is in each window, so that no two texts are alike.
+        ids = [[101, 2000 + number, 3000 + window, 102] for number in numbers for window in range(2)]
+        labels = np.repeat([number % 3 if number < labelled else NO_LABEL for number in numbers], 2)
+        of = np.repeat(np.arange(len(numbers)), 2)
+        logits = np.zeros((len(ids), 3), np.float32)
+        return TrainingRows(TokenIds.of(ids), labels, logits, WindowsOfTexts(of, np.ones_like(of)))
+
+    def night(rows: TrainingRows) -> TrainedStudent:
+        folder, recipe = tmp_path / "student", RECIPE.model_copy(update={"epochs": 1, "warm_epochs": 1})
+        validation = learnable_rows(40, seed=1)
+        return train_student(
+            recipe, rows, validation, LABELS, tiny_checkpoint, folder, champion=folder, stage="student"
+        )
+
+    first = night(texts(range(100), 20))
+    assert (first.rows, first.texts, first.labelled) == (200, 100, 20)
+    second = night(texts(range(30), 30))
+    assert second.started_from is not None
+    assert (second.texts, second.labelled) == (100, 30)
+    third = night(texts(range(120, 170), 30))
+    assert (third.texts, third.labelled) == (150, 30)
+    assert TrainedStudent.read(third.folder) == replace(third, folder=standing_folder(third.folder))
+
+
+def test_a_champion_that_does_not_say_from_how_many_texts_it_learned_is_no_start(night: Night) -> None:
+    first = night(300)
+    said = read_json(first.folder / TRAINING_FILE)
+    write_json(first.folder / TRAINING_FILE, {name: said[name] for name in said if name not in ("texts", "labelled")})
+    assert night(300).texts == 0, "the student of these inputs is kept all the same"
+    assert night(340).started_from is None
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -91,6 +137,7 @@ def test_a_night_costs_what_is_new_and_forgets_nothing(night: Night) -> None:
         ),
         ({"teacher": "another"}, "learned from another teacher"),
         ({"labels": ("negative", "positive", "neutral")}, "answers another task"),
+        ({"rows": 200, "validation": range(100, 200)}, "learned from texts of validation"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -99,7 +146,7 @@ def test_a_champion_of_another_kind_is_no_start(
 ) -> None:
     caplog.set_level("INFO", "finstill")
     night(300)
-    assert night(340, **change).started_from is None
+    assert night(**{"rows": 340, **change}).started_from is None
     assert f"is trained anew: the champion {reason}" in caplog.text
 
 
@@ -152,7 +199,7 @@ def test_a_label_only_baseline_starts_from_no_champion() -> None:
 def test_every_new_row_is_read_and_as_many_old_ones_or_a_fifth_of_them(known: list, seed: int) -> None:
     old = np.array(known)
     rows = TrainingRows(TokenIds.of([[i] for i in range(len(old))]), np.full(len(old), NO_LABEL))
-    start = WarmStart("", Student.__new__(Student), RECIPE, np.sort(row_digests(rows)[old]))
+    start = WarmStart("", Student.__new__(Student), RECIPE, np.sort(row_digests(rows)[old]), int(old.sum()), 0)
     read = start.rows_to_read(rows, seed)
     assert set(np.flatnonzero(~old)) <= set(read.tolist())
     assert old[read].sum() == max(min((~old).sum(), old.sum()), np.ceil(0.2 * old.sum()))
