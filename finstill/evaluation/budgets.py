@@ -14,11 +14,15 @@ def breaches(evaluation: StudentEvaluation, budgets: Budgets) -> list[str]:
     found = []
     if not np.isfinite(evaluation.logits).all():
         found.append("a logit is not finite")
+    # That of the probabilities that serve.
+    error = student.calibrated_error
+    if error is None and student.quality is not None:
+        error = student.quality["calibration_error"]
     at_most = {
         "megabytes": student.megabytes,
         "latency_ms": student.speed and student.speed.latency_ms,
         "kl_to_teacher": student.kl_to_teacher,
-        "calibration_error": (student.quality or {}).get("calibration_error"),
+        "calibration_error": error,
     }
     for name, measured in at_most.items():
         budget = getattr(budgets, name)

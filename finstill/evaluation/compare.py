@@ -77,6 +77,7 @@ class Comparison:
             "agreement": evaluation.agreement,
             "kl_to_teacher": evaluation.kl_to_teacher,
             "calibration_error": measured.get("calibration_error"),
+            "calibrated_error": evaluation.calibrated_error,
             "macro_f1_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.quality["macro_f1"],
             "agreement_out_of_domain": evaluation.out_of_domain and evaluation.out_of_domain.agreement,
             **_decision_figures(evaluation.decision),

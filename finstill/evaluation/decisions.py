@@ -61,7 +61,7 @@ def fit_threshold(
 
     Of the thresholds that keep to a recall, it is the one with the highest precision; to a precision, the one with the
     highest recall; to a share of alerts, the lowest one. It lies halfway between two probabilities, so that their
-    rounding decides nothing. The share of alerts is counted over all rows, the others over the labelled ones.
+    rounding decides nothing. It is read on the rows of `counted_at`.
 
     Args:
         labels: int64, (rows,), `NO_LABEL` where a row has none; of rows that no weight was trained on.
@@ -71,7 +71,7 @@ def fit_threshold(
         InputError: no row has the label, so that recall and precision say nothing.
     """
     position = task_labels.index(label)
-    counted = np.ones(len(labels), bool) if point.alerts_at_most is not None else labels != NO_LABEL
+    counted = counted_at(labels, point)
     truth, scores = labels[counted] == position, scores[counted]
     if not len(scores) or (point.alerts_at_most is None and not truth.any()):
         raise InputError(
@@ -116,6 +116,8 @@ def decision_quality(rule: DecisionRule, labels: np.ndarray, scores: np.ndarray)
     alerts = scores >= rule.threshold
     precision, recall = _precision_and_recall(truth, alerts[known])
     both = 0 < truth.sum() < len(truth)
+    point = OperatingPoint(**rule.point)
+    counted = counted_at(labels, point)
     return DecisionQuality(
         threshold=rule.threshold,
         positives=int(truth.sum()),
@@ -124,24 +126,36 @@ def decision_quality(rule: DecisionRule, labels: np.ndarray, scores: np.ndarray)
         alerts_per_thousand=1000 * float(alerts.mean()),
         average_precision=float(average_precision_score(truth, of_known)) if both else None,
         roc_area=float(roc_auc_score(truth, of_known)) if both else None,
-        at_the_point=value_at(truth, of_known, OperatingPoint(**rule.point)) if truth.any() else None,
+        at_the_point=value_at(labels[counted] == rule.position, scores[counted], point) if truth.any() else None,
     )
+
+
+def counted_at(labels: np.ndarray, point: OperatingPoint) -> np.ndarray:
+    """Return the rows that `point` is read on: bool, (rows,).
+
+    A share of alerts is one of all rows, and a row without a label counts as an alert alone: it is in `truth` as one
+    that does not have the label. Recall and precision are those of the labelled rows.
+
+    Args:
+        labels: int64, (rows,), `NO_LABEL` where a row has none.
+    """
+    return np.ones(len(labels), bool) if point.alerts_at_most is not None else labels != NO_LABEL
 
 
 def value_at(truth: np.ndarray, scores: np.ndarray, point: OperatingPoint) -> float:
     """Return the precision at a recall, the recall at a precision, or the recall at a share of alerts.
 
-    The threshold is read on these rows, as `fit_threshold` would choose it: so two classifiers are compared where both
-    keep to the point. 0 where no threshold does.
+    The threshold is read on these rows, those of `counted_at`, as `fit_threshold` would choose it: so two classifiers
+    are compared where both keep to the point. 0 where no threshold does.
     """
     return float(_Curve(truth, scores).choose(np.ones((1, len(truth)), int), point)[1][0])
 
 
 def decided_at(truth: np.ndarray, scores: np.ndarray, point: OperatingPoint) -> np.ndarray:
-    """Return which rows are alerts at the threshold that `value_at` reads: bool, (rows,)."""
+    """Return which rows are alerts at the threshold that `value_at` reads, none where it reads 0: bool, (rows,)."""
     curve = _Curve(truth, scores)
-    (chosen,), _, _ = curve.choose(np.ones((1, len(truth)), int), point)
-    return scores >= curve.thresholds[chosen]
+    (chosen,), _, (reached,) = curve.choose(np.ones((1, len(truth)), int), point)
+    return (scores >= curve.thresholds[chosen]) & reached
 
 
 def difference_at(
@@ -149,7 +163,8 @@ def difference_at(
 ) -> tuple[float, float, float]:
     """Return by how much `value_at` exceeds a rival's on the same rows, and the interval of that difference.
 
-    The paired bootstrap of `finstill.metrics.paired_interval`; each draw reads both thresholds anew.
+    The paired bootstrap of `finstill.metrics.paired_interval` over the rows of `counted_at`; each draw reads both
+    thresholds anew.
 
     Args:
         scores, rival_scores: float64, (seeds, rows).
@@ -157,7 +172,9 @@ def difference_at(
     Returns:
         difference of the means over seeds, low, high.
     """
-    runs = [*scores, *rival_scores]
+    # The best threshold lies at the score of a row with the label. So each score counts as the next such one below it,
+    # and there are few cells, however many rows have no label.
+    runs = [_at_hits(truth, each) for each in (*scores, *rival_scores)]
     cells, counts = np.unique(np.stack([truth, *runs], axis=1), axis=0, return_counts=True)
     curves = [_Curve(cells[:, 0], cells[:, 1 + run]) for run in range(len(runs))]
     return bootstrap_difference(
@@ -174,6 +191,12 @@ def orders_by_chance(truth: np.ndarray, scores: np.ndarray) -> float:
     if truth.all() or not truth.any():
         return 1.0
     return float(mannwhitneyu(scores[truth], scores[~truth], alternative="greater").pvalue)
+
+
+def _at_hits(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the largest score of a row with the label that is no larger than each score, 0 where none is."""
+    levels = np.unique(np.append(scores[truth], 0.0))
+    return levels[np.searchsorted(levels, scores, side="right") - 1]
 
 
 def _precision_and_recall(truth: np.ndarray, alerts: np.ndarray) -> tuple[float | None, float | None]:

@@ -14,12 +14,12 @@ import numpy as np
 from finstill.config.task import OperatingPoint, digest_of_decisions
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
-from finstill.evaluation.decisions import DecisionQuality, decision_quality, probability_of, value_at
+from finstill.evaluation.decisions import DecisionQuality, counted_at, decision_quality, probability_of, value_at
 from finstill.evaluation.deferral import DeferralCurve, sureness_of, teachers_rule
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
+from finstill.metrics import agreement, calibration_error, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.export import AnyTeacher, TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -74,6 +74,8 @@ class Evaluation:
         out_of_domain: the same measures on the out-of-domain texts, or None where the profile names none.
         decision: what deciding is worth, None where the task decides about no label. The teacher's threshold is fitted
             as the student's.
+        calibrated_error: expected calibration error of the calibrated probabilities on the labelled rows; that of
+            `quality` is at T = 1. None where no temperature was fitted, or no row is labelled.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Evaluation:
     validation_score: float
     out_of_domain: OutOfDomain | None = None
     decision: DecisionQuality | None = None
+    calibrated_error: float | None = None
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Evaluation:
@@ -173,7 +176,7 @@ class StudentEvaluation:
         """
         folder = standing_folder(folder)
         values = read_json(folder / EVALUATION_FILE)
-        if "decided" not in values:
+        if "calibrated_error" not in values["student"]:
             raise InputError(
                 "another version of Finstill made this evaluation", where=folder, remedy="Materialize evaluation again"
             )
@@ -359,10 +362,10 @@ class _Decider:
 def _score(logits: np.ndarray, rows: TrainingRows, decider: _Decider) -> float:
     assert rows.teacher_logits is not None
     labelled = rows.labels != NO_LABEL
-    if decider.rule is not None:
-        truth = rows.labels[labelled] == decider.rule.position
-        if truth.any():
-            return value_at(truth, decider.scores(logits)[labelled], OperatingPoint(**decider.rule.point))
+    if decider.rule is not None and (truth := rows.labels == decider.rule.position).any():
+        point = OperatingPoint(**decider.rule.point)
+        counted = counted_at(rows.labels, point)
+        return value_at(truth[counted], decider.scores(logits)[counted], point)
     if labelled.any():
         return macro_f1(rows.labels[labelled], logits[labelled])
     return agreement(logits, rows.teacher_logits)
@@ -386,12 +389,13 @@ def _evaluation(
     """
     assert test.teacher_logits is not None
     labelled = test.labels != NO_LABEL
+    truth, of_labelled, temperature = test.labels[labelled], logits[labelled], decider.temperature
     return Evaluation(
         name=name,
         digest=digest,
         test_rows=len(test),
         labelled_rows=int(labelled.sum()),
-        quality=quality(test.labels[labelled], logits[labelled], names) if labelled.any() else None,
+        quality=quality(truth, of_labelled, names) if labelled.any() else None,
         agreement=agreement(logits, test.teacher_logits),
         kl_to_teacher=kl_to_teacher(logits, test.teacher_logits),
         parameters=sum(subject.parameters for subject in subjects) or None,
@@ -399,6 +403,9 @@ def _evaluation(
         speed=speed,
         validation_score=validation_score,
         decision=decider.quality(test.labels, logits),
+        calibrated_error=(
+            calibration_error(truth, of_labelled / np.float32(temperature)) if labelled.any() and temperature else None
+        ),
     )
 
 

@@ -15,6 +15,7 @@ from scipy.stats import bootstrap, fisher_exact, ttest_ind_from_stats
 from tokenizers import Tokenizer
 
 from finstill.config.task import Task
+from finstill.corpus.merge import key_halves
 from finstill.corpus.text import KEY_BYTES
 from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import unknown_id
@@ -54,10 +55,11 @@ class Night:
         kl_to_teacher: mean Kullback-Leibler divergence from the teacher, nats, with its 95% interval by the bootstrap.
         alerts_per_thousand: texts that are decided to have the label, with its 95% Wilson interval; None where the
             student decides about none.
-        mean_tokens: of a text.
+        mean_tokens: number of tokens of a text, those of all its windows where it is read in several.
         unknown_share: share of the tokens that the vocabulary does not have.
         classes: share of the texts by the student's label.
         kl_deviation: standard deviation of the divergence over the texts, nats; None in a night of an older version.
+        teacher: the fingerprint of the one it is measured beside; None in a night of an older version.
     """
 
     recorded: str
@@ -71,6 +73,11 @@ class Night:
     unknown_share: float
     classes: dict[str, float]
     kl_deviation: float | None = None
+    teacher: str | None = None
+
+    def is_of_another_teacher(self, champion: Package) -> bool:
+        """Whether the champion was measured beside another teacher at its promotion; False where that is not known."""
+        return self.teacher not in (None, champion.teacher)
 
 
 def record_night(
@@ -83,6 +90,7 @@ def record_night(
     tokenizer: Tokenizer,
     folder: Path,
     *,
+    teacher: str,
     recorded: str,
 ) -> list[Night]:
     """Measure the texts that came since the last call, and return all nights that were recorded.
@@ -95,6 +103,7 @@ def record_night(
         scores: the folder of the champion's answers, see `finstill.serving.growing_table`.
         tokenizer: the teacher's.
         folder: keeps the record.
+        teacher: the fingerprint of the one whose logits these are; see `finstill.teacher.export.ensemble_fingerprint`.
         recorded: the time that stands in the record.
 
     Raises:
@@ -109,17 +118,21 @@ def record_night(
         own = texts["key"].take(pa.array(rows[split].places_among(texts["text"])))
         unseen = pc.invert(pc.is_in(own, seen.combine_chunks()))
         keys.append(own.filter(unseen))
-        new.append(rows[split].whole_texts().at(np.flatnonzero(unseen.to_numpy())))
+        new.append(rows[split].texts_at(np.flatnonzero(unseen.to_numpy())))
     came = pa.chunked_array([chunk for each in keys for chunk in each.chunks], pa.binary(KEY_BYTES)).combine_chunks()
     if len(came) < LEAST_TEXTS:
         return nights
-    # Keys are hashes: the first ones are a random sample.
-    sample = pc.sort_indices(came)[:SAMPLE]
-    ids = TokenIds.joined([each.input_ids for each in new]).at(sample.to_numpy())
-    logits = np.concatenate([each.teacher_logits for each in new if each.teacher_logits is not None])
+    # Keys are hashes, so that any of their bits make a random sample. The first ones may say the split.
+    sample = np.sort(np.argsort(key_halves(pa.chunked_array([came]))[:, 1])[:SAMPLE])
+    validation, test = new
+    of_test = np.searchsorted(sample, len(keys[0]))
+    chosen = [validation.texts_at(sample[:of_test]), test.texts_at(sample[of_test:] - len(keys[0]))]
+    ids = TokenIds.joined([each.input_ids for each in chosen])
+    heard = [each.whole_texts().teacher_logits for each in chosen]
+    logits = np.concatenate([each for each in heard if each is not None])
     further = ["label", *(["decision"] if champion.decision else [])]
-    probabilities, said = read_scores(scores, came.take(sample), task.labels, further)
-    nights.append(_night(probabilities, said, logits[sample.to_numpy()], ids, champion, tokenizer, recorded))
+    probabilities, said = read_scores(scores, came.take(pa.array(sample)), task.labels, further)
+    nights.append(_night(probabilities, said, logits, ids, champion, tokenizer, teacher, recorded))
     folder.mkdir(parents=True, exist_ok=True)
     # The record first: a night that was cut off between the two is measured once more, and none is lost.
     write_json(folder / NIGHTS_FILE, [asdict(night) for night in nights])
@@ -150,13 +163,15 @@ def left_the_promotion(night: Night, champion: Package) -> list[str]:
     number of measures (Bonferroni), so that a student that holds is named in at most some 5% of the nights.
 
     A package or a night of an older version does not say how the divergence varies over texts. It has then left the
-    promotion where the value of the promotion lies outside of the night's interval.
+    promotion where the value of the promotion lies outside of the night's interval. Where the night is of another
+    teacher, agreement and divergence are from two teachers, and the alert rate alone is tested.
     """
-    at_promotion = {
-        "agreement": champion.measured["agreement"],
-        "kl_to_teacher": champion.measured["kl_to_teacher"],
-        "alerts_per_thousand": (champion.measured.get("decision") or {}).get("alerts_per_thousand"),
-    }
+    measured = champion.measured
+    at_promotion = {"alerts_per_thousand": (measured.get("decision") or {}).get("alerts_per_thousand")}
+    if not night.is_of_another_teacher(champion):
+        # An older version called the divergence otherwise.
+        divergence = measured.get("kl_to_teacher", measured.get("divergence"))
+        at_promotion = {"agreement": measured["agreement"], "kl_to_teacher": divergence, **at_promotion}
     both = {
         name: (getattr(night, name), before)
         for name, before in at_promotion.items()
@@ -164,7 +179,7 @@ def left_the_promotion(night: Night, champion: Package) -> list[str]:
     }
     found = []
     for name, (now, before) in both.items():
-        p = _p_of_no_change(name, now[0], before, night, champion.measured)
+        p = _p_of_no_change(name, now[0], before, night, measured)
         if not now[1] <= before <= now[2] if p is None else p < LEVEL / len(both):
             found.append(f"{name} is {now[0]:.3g} ({now[1]:.3g} to {now[2]:.3g}), and was {before:.3g} at promotion.")
     return found
@@ -190,6 +205,7 @@ def _night(
     ids: TokenIds,
     champion: Package,
     tokenizer: Tokenizer,
+    teacher: str,
     recorded: str,
 ) -> Night:
     rows = said.num_rows
@@ -205,12 +221,13 @@ def _night(
         agreement=_share(round(rows * agreement(student, teacher_logits)), rows),
         kl_to_teacher=(float(kl.mean()), *_interval_of_mean(kl)),
         alerts_per_thousand=None if alerts is None else _share(alerts, rows, 1000),
-        mean_tokens=float(ids.lengths.mean()),
+        mean_tokens=float(ids.lengths.sum() / rows),
         unknown_share=0.0
         if unknown is None
         else sum(list(each).count(unknown) for each in ids) / int(ids.lengths.sum()),
         classes={each["values"]: each["counts"] / rows for each in pc.value_counts(said["label"]).to_pylist()},
         kl_deviation=float(kl.std()),
+        teacher=teacher,
     )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from finstill.config.recipe import Recipe
 from finstill.config.task import OperatingPoint
-from finstill.evaluation.decisions import decided_at, difference_at, value_at
+from finstill.evaluation.decisions import counted_at, decided_at, difference_at, value_at
 from finstill.evaluation.evaluate import StudentEvaluation
 from finstill.metrics import macro_f1, mcnemar, paired_interval
 from finstill.training.rows import NO_LABEL
@@ -22,11 +22,11 @@ class Difference:
 
     It is shown where two tests agree: the interval of the measure lies clear of 0, and McNemar's test rejects at the
     same level that both are right equally often, in favour of the same one. Whatever Finstill says of two classifiers
-    is said by this rule.
+    is said by this rule. Where the measure is a recall, McNemar's test counts the rows that have the label alone.
 
     Attributes:
         points, low, high: of the mean of the measure, and its interval by the paired bootstrap over seeds and rows.
-        accuracy: of the two groups' middle students, the first's less the other's.
+        accuracy: of the two groups' middle students on the rows of McNemar's test, the first's less the other's.
         p: of McNemar's exact test between these two.
         level: of the interval; 1 less the level of McNemar's test.
         measure: macro-F1, or what the task's operating point is measured by.
@@ -72,11 +72,13 @@ class Difference:
         McNemar's test is between the decisions of the middle runs, each at its own threshold there.
 
         Args:
-            truth: bool, (rows,): which rows have the label that is decided.
+            truth: bool, (rows,): which rows have the label that is decided, of those of `counted_at`.
             scores, rival_scores: float64, (seeds, rows): its probability.
         """
         middle = [_middle(each, [value_at(truth, run, point) for run in each]) for each in (scores, rival_scores)]
-        right = [decided_at(truth, each, point) == truth for each in middle]
+        # At a precision below one half, whoever finds more texts of the label is right on fewer texts.
+        tested = truth if point.recall_at_least is None else np.ones(len(truth), bool)
+        right = [(decided_at(truth, each, point) == truth)[tested] for each in middle]
         interval = difference_at(truth, scores, rival_scores, point, level=level)
         return cls(*interval, _accuracy_gained(*right), mcnemar(*right), level, point.measure)
 
@@ -139,12 +141,14 @@ def difference(
 ) -> Difference:
     """Return students of several seeds less others, by what the task compares; some test rows are labelled."""
     labels = ours[0].labels
-    labelled = labels != NO_LABEL
-    if (decided := ours[0].decided) is not None and (truth := labels[labelled] == decided.position).any():
+    if (decided := ours[0].decided) is not None and (labels == decided.position).any():
+        counted = counted_at(labels, decided.point)
         scores, rival_scores = (
-            np.stack([each.decided.scores[labelled] for each in group if each.decided]) for group in (ours, theirs)
+            np.stack([each.decided.scores[counted] for each in group if each.decided]) for group in (ours, theirs)
         )
+        truth = labels[counted] == decided.position
         return Difference.between_decisions(truth, scores, rival_scores, decided.point, level=level)
+    labelled = labels != NO_LABEL
     runs, rival_runs = (np.stack([each.logits[labelled] for each in group]) for group in (ours, theirs))
     return Difference.between(labels[labelled], runs, rival_runs, level=level)
 

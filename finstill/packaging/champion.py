@@ -14,7 +14,9 @@ import pyarrow.compute as pc
 
 from finstill.config.profile import Budgets
 from finstill.corpus.long_texts import mean_over_windows
+from finstill.corpus.provenance import LongTexts
 from finstill.corpus.text import text_key
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
 from finstill.corpus.tokens import tokenize_windows
 from finstill.errors import InputError
@@ -38,6 +40,29 @@ passes a test by chance in at most one of a thousand: 0.37 false promotions a ye
 
 CHANCE = 0.05
 """The p-value from which probabilities may be ordered by chance."""
+
+
+@dataclass(frozen=True)
+class AgainstChampion:
+    """How a student stands against the champion on today's test texts, without those that the champion learned from.
+
+    A split by another rule makes test texts of some that the champion learned from. On these it is better than on
+    others, and no student that did not learn from them would ever be shown to be better.
+
+    Attributes:
+        difference: None where no text of some class is left.
+        left_out: test texts that the champion learned from.
+        missing: the labels of which no text is left.
+    """
+
+    difference: Difference | None
+    left_out: int
+    missing: tuple[str, ...]
+
+    @property
+    def note(self) -> str:
+        """What is left out, in words that follow the difference; nothing where nothing is."""
+        return f", without {self.left_out:,} test texts that the champion learned from" if self.left_out else ""
 
 
 @dataclass(frozen=True)
@@ -69,9 +94,10 @@ def choose_champion(
 
     The best is chosen on the validation split and looked at once on the test split. It replaces a champion only where
     the difference is shown at `PROMOTION_LEVEL`, both scoring today's test split: chance does not change what is in
-    service. The champion replaced is kept in `folder`/previous. A student is passed over where it breaches a budget,
-    was withdrawn by `roll_back`, is not shown to be better than the commonest class for every text, or, where the task
-    decides about a label, keeps to the operating point with no threshold.
+    service. Where the champion learned from all test texts of a class nothing can be shown, and the best replaces it if
+    it did not learn from them too. The champion replaced is kept in `folder`/previous. A student is passed over where
+    it breaches a budget, was withdrawn by `roll_back`, is not shown to be better than the commonest class for every
+    text, or, where the task decides about a label, keeps to the operating point with no threshold.
 
     Args:
         students, packages: by recipe name.
@@ -106,41 +132,86 @@ def choose_champion(
         return _promote(challenger, folder, f"the task changed from {champion.task} to {challenger.task}")
     if _operating_point(champion) != _operating_point(challenger):
         return _promote(challenger, folder, "the task decides at another operating point")
-    gain = difference_from_champion(students[best], champion, test, texts, level=PROMOTION_LEVEL)
+    if champion.unescape != challenger.unescape:
+        return _promote(challenger, folder, "it reads HTML entities as the profile says, and the champion does not")
+    found = difference_from_champion(students[best], champion, test, texts, level=PROMOTION_LEVEL)
+    gain = found.difference
+    if gain is None:
+        reason = f"{champion.name} learned from all test texts of {', '.join(found.missing)}, and cannot be measured"
+        # Else students that start from the champion would replace each other night after night.
+        if _learned(challenger, test, texts)[1]:
+            reason += f"; it stays, since {best} learned from them too, as a student does that starts from a champion"
+            return Decision(champion.name, champion.digest, False, reason)
+        return _promote(challenger, folder, reason)
     if gain.better:
-        return _promote(challenger, folder, f"it is better than {champion.name}: {gain}")
+        return _promote(challenger, folder, f"it is better than {champion.name}: {gain}{found.note}")
     reason = f"{best} is best on the validation texts, and not shown to be better on the test texts: {gain.words}"
-    return Decision(champion.name, champion.digest, False, reason)
+    return Decision(champion.name, champion.digest, False, reason + found.note)
 
 
 def difference_from_champion(
     student: StudentEvaluation, champion: Package, test: TrainingRows, texts: Sequence[str], *, level: float
-) -> Difference:
+) -> AgainstChampion:
     """Return by how much a student is better than the champion on today's test split.
 
     The champion scores the texts with its own tokenizer. Where no test text is labelled the teacher's class counts.
+    Texts that the champion learned from do not count.
 
     Args:
         student: what is set against it.
         test, texts: the rows of the test split and their texts, in the same order.
         level: of the test, see `Difference`.
     """
+    truth, counted = _truth(test)
+    learned, missing = _learned(champion, test, texts)
+    left_out = int((learned & counted).sum())
+    if missing:
+        return AgainstChampion(None, left_out, missing)
     logger.info("champion: %s scores %s test texts beside %s", champion.name, f"{len(texts):,}", student.student.name)
     tokenizer = load_tokenizer(champion.folder, champion.max_length)
     keys = pa.array([text_key(text) for text in texts])
-    # As the students were measured, in windows or cut: also where none of the texts is long to the teacher. Rows of no
-    # table show it by their windows.
-    long = test.provenance.long if test.provenance else "cut" if test.windows is None else "windows"
-    table = tokenize_windows(keys, list(texts), tokenizer, long)
+    table = tokenize_windows(keys, list(texts), tokenizer, _long(test))
     logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
     owners = pc.index_in(table["text_key"], keys).to_numpy()
     champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
-    student = replace(student, labels=_truth(test)[0])
-    rival = replace(student, logits=champions)
-    if (decided := student.decided) is not None:
-        scores = probability_of(decided.position, champions, champion.temperature)
+    labels, decided = np.where(counted, truth, NO_LABEL)[~learned], student.decided
+    student = replace(student, labels=labels, logits=student.logits[~learned])
+    rival = replace(student, logits=champions[~learned])
+    if decided is not None:
+        student = replace(student, decided=replace(decided, scores=decided.scores[~learned]))
+        scores = probability_of(decided.position, rival.logits, champion.temperature)
         rival = replace(rival, decided=replace(decided, scores=scores))
-    return difference([student], [rival], level=level)
+    return AgainstChampion(difference([student], [rival], level=level), left_out, ())
+
+
+def _long(test: TrainingRows) -> LongTexts:
+    """Return how the students were measured on long texts: also where none of the texts is long to the teacher."""
+    # Rows of no table show it by their windows.
+    return test.provenance.long if test.provenance else "cut" if test.windows is None else "windows"
+
+
+def _learned(package: Package, test: TrainingRows, texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the test texts that a packaged student learned from, whichever label they had then.
+
+    Returns:
+        bool, (texts,); and the labels of which it learned from all test texts.
+    """
+    from finstill.training.warm_start import LEARNED_FILE, learned_with  # It needs torch.
+
+    if not (package.folder / LEARNED_FILE).is_file():
+        return np.zeros(len(texts), bool), ()
+    learned = np.load(package.folder / LEARNED_FILE, allow_pickle=False)
+    keys = pa.array([text_key(text) for text in texts])
+    tokenizer = load_tokenizer(package.folder, package.max_length)
+    table = tokenize_windows(keys, list(texts), tokenizer, package.long or _long(test))
+    ids = TokenIds.of_column(table["input_ids"])
+    known = learned_with(ids, (NO_LABEL, *range(len(package.labels))), learned)
+    # It knows all windows of a text it learned from. A single one may be the disclaimer that many texts end with.
+    unknown = pc.index_in(table["text_key"], keys).to_numpy()[~known]
+    texts_learned = np.bincount(unknown, minlength=len(keys)) == 0
+    truth, counted = _truth(test)
+    missing = np.setdiff1d(truth[counted], truth[counted & ~texts_learned])
+    return texts_learned, tuple(package.labels[position] for position in missing)
 
 
 def _operating_point(package: Package) -> tuple[str, dict[str, float]] | None:

@@ -8,7 +8,7 @@ from optuna.trial import Trial
 
 from finstill.config.recipe import Recipe
 
-SPACE = "2"
+SPACE = "3"
 """Part of a study's name. Other choices need another one: Optuna refuses to go on with a study of others."""
 
 # The setting that makes a student wide, by what its architecture calls it.
@@ -16,7 +16,7 @@ _WIDTHS = ("hidden_width", "filters", "embedding_width")
 
 
 def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
-    """Return `base` with what `trial` proposes: alpha, temperature, learning rate, width, and each choice of loss.
+    """Return `base` with what `trial` proposes: alpha, temperature, learning rate, width, and the choices of loss.
 
     Ranges are around what `base` says where that is a size, and what papers use where it is not. The architecture, the
     seed and how long it trains stay, and so does a width of 0 or None, which leaves a part of the student out.
@@ -43,9 +43,12 @@ def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
     for name in type(base).model_fields:
         # Every other choice by name is one of the loss.
         if name not in ("student", "start_from") and (choices := _choices(type(base), name)):
-            if classes < 3 and name == "soft_loss":
-                # It refuses two classes, and a search does not learn from trials that fail.
-                choices.remove("standardised_kl")
+            if name == "soft_loss":
+                # A student hears little of its teacher by it: it is there to be compared with.
+                choices.remove("kl_inverse_square")
+                if classes < 3:
+                    # It refuses two classes, and a search does not learn from trials that fail.
+                    choices.remove("standardised_kl")
             settings[name] = trial.suggest_categorical(name, choices)
     return Recipe.model_validate(settings)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from assets.augmented_corpus import augmented_corpus
 from assets.champion import champion
 from assets.comparison import comparison
 from assets.corpus import corpus
-from assets.evaluation import evaluation
+from assets.evaluation import evaluation, texts_of
 from assets.in_service import in_service
 from assets.label_review import label_review
 from assets.out_of_domain import out_of_domain
@@ -47,8 +48,10 @@ from finstill.config.recipe import Recipe
 from finstill.config.task import SENTIMENT
 from finstill.corpus.splits import split_of
 from finstill.corpus.text import normalise, text_key
-from finstill.evaluation.evaluate import StudentEvaluation
+from finstill.evaluation.evaluate import Evaluation, StudentEvaluation
+from finstill.files import write_json
 from finstill.inference.session import OnnxClassifier
+from finstill.packaging.champion import difference_from_champion
 from finstill.serving.package import Package
 from finstill.teacher.export import read_teachers
 from finstill.training.rows import training_rows
@@ -176,6 +179,11 @@ def test_from_a_corpus_to_a_champion(deployment: Deployment, monkeypatch: pytest
     home = deployment.resource.workspace
     assert (home.comparison / "report.html").is_file()
     assert (home.champion / "current" / "model.onnx").is_file()
+    # It knows the texts that it learned from, should they be test texts one day.
+    train = training_rows(home.corpus, home.tokens, SENTIMENT, home.teacher_logits)["train"]
+    evaluated, served = StudentEvaluation.read(home.evaluation("small")), Package.read(home.champion / "current")
+    learned = difference_from_champion(evaluated, served, train, texts_of(train), level=0.95)
+    assert (learned.difference, learned.left_out) == (None, len(train))
     assert deployment.metadata("scores")["rows_added"] == 120
     (night,) = map(dict, _rows(deployment.metadata("in_service")["nights"]))
     assert night["champion"] == deployment.metadata("champion")["champion"]
@@ -243,6 +251,32 @@ def test_one_pass_serves_another_task_of_the_same_teacher(deployment: Deployment
         "no_risk",
         "risk",
     }
+
+
+def test_a_student_of_many_nights_is_advised_by_all_that_it_learned_from(deployment: Deployment) -> None:
+    """It went on from the champion, and its last night alone was short of text."""
+    workspace = deployment.resource.workspace
+    student = TrainedStudent(
+        folder=workspace.student("small"),
+        recipe=Recipe(epochs=10, alpha=0.9, start_from="champion", warm_epochs=2),
+        inputs="",
+        history=[{"epoch": 1, "validation_loss": 0.6}, {"epoch": 2, "validation_loss": 0.5}],
+        validation={},
+        rows=1_380,
+        texts=60_000,
+        labelled=1_244,
+        steps=1,
+        parameters=1,
+        started_from="a champion",
+    )
+    student.folder.mkdir(parents=True)
+    described = {**asdict(student), "folder": None, "recipe": student.recipe.model_dump(mode="json")}
+    write_json(student.folder / "training.json", described)
+    poor, good = (Evaluation("small", "0", 100, 0, None, agreement, 0.1, 1, 1.0, None, 0.8) for agreement in (0.8, 1.0))
+    nothing = np.empty(0)
+    result = StudentEvaluation(poor, good, "", nothing, nothing, nothing, nothing)
+    (only,) = assets.evaluation.advice_for(deployment.resource, "small", result)
+    assert only == "Its validation loss still fell in the last of 2 epochs: raise warm_epochs."
 
 
 def test_a_task_that_decides_is_measured_compared_and_served_by_its_decisions(
@@ -422,13 +456,19 @@ def test_int8_labels_that_differ_from_float32_ones_block_the_teacher_pass(
     }
 
 
-def test_a_precision_that_was_chosen_says_why(deployment: Deployment, tiny_checkpoint: Path) -> None:
+def test_a_precision_that_was_chosen_says_why_and_was_measured_on_no_row_that_a_teacher_learns_from(
+    deployment: Deployment, tiny_checkpoint: Path
+) -> None:
     deployment.write_profile(tiny_checkpoint, extra=", precision: auto")
+    deployment.write_corpus(range(40), more="".join(f"A text {i} without a label,\n" for i in range(10)))
     made = [corpus, teacher_source, tokens, teacher_checkpoint, teacher_onnx]
     result = deployment.make(made)
+    texts = pq.read_table(deployment.resource.workspace.corpus).to_pylist()
+    measured = sum(row["split"] != "train" or row["label"] is None for row in texts)
+    assert measured < 60
     (check,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "labels_as_float32"]
     assert check.passed
-    assert re.fullmatch(r"float32 was chosen: too few texts to tell how int8 labels: \d+\.", check.description or "")
+    assert check.description == f"float32 was chosen: too few texts to tell how int8 labels: {measured}."
     metadata = result.asset_materializations_for_node("teacher_onnx")[0].metadata
     assert metadata["precision_chosen"].value in str(check.description)
 
@@ -594,6 +634,7 @@ def test_a_budget_that_is_breached_keeps_a_student_out_of_service_and_rolling_ba
     assert not checked["within_budgets"].passed
     assert "megabytes is" in str(checked["within_budgets"].description)
     assert checked["no_worse_than_the_champion"].passed
+    assert checked["no_worse_than_the_champion"].metadata["test_texts_left_out"].value == 0
     deployment.make(AFTER)
     assert "no other may follow it" in deployment.metadata("champion")["reason"]
     rolled = deployment.make([champion], raising=False, config={"champion": {"config": {"roll_back": True}}})

@@ -22,6 +22,7 @@ from finstill.config.task import RISK, OperatingPoint, Task
 from finstill.corpus.text import KEY_BYTES, text_key
 from finstill.errors import InputError
 from finstill.evaluation.decisions import (
+    decided_at,
     decision_quality,
     difference_at,
     fit_threshold,
@@ -96,6 +97,18 @@ def test_texts_without_a_label_count_as_alerts_alone() -> None:
     assert (measured.precision, measured.recall, measured.alerts_per_thousand) == (1.0, 1.0, 500)
 
 
+def test_a_share_of_alerts_is_compared_where_it_serves() -> None:
+    """Two of five texts are alerts: the labelled ones alone would allow one, and find half of the risks."""
+    labels = np.array([1, 1, 0, NO_LABEL, NO_LABEL])
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1])
+    rule = fitted(labels, scores, alerts_at_most=0.4)
+    measured = decision_quality(rule, labels, scores)
+    assert (measured.alerts_per_thousand, measured.recall, measured.at_the_point) == (400, 1.0, 1.0)
+    # An unlabelled alert takes the place of a labelled one.
+    measured = decision_quality(rule, labels, np.array([0.9, 0.7, 0.6, 0.8, 0.1]))
+    assert measured.at_the_point == 0.5
+
+
 def test_a_label_that_no_validation_text_has_is_an_error() -> None:
     with pytest.raises(InputError, match="decides about 'risk', and none of 2 labelled validation texts"):
         fitted(np.array([0, 0, NO_LABEL]), np.array([0.5, 0.4, 0.9]), recall_at_least=0.9)
@@ -119,6 +132,21 @@ def test_values_are_those_of_scikit_learns_curve(rows: list[tuple[bool, int]], s
     )
 
 
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 6)), min_size=2, max_size=20).filter(
+        lambda rows: any(truth for truth, *_ in rows)
+    ),
+    st.sampled_from(list(OperatingPoint.model_fields)),
+    st.floats(0.05, 0.95),
+)
+def test_a_difference_is_that_of_two_values(rows: list[tuple[bool, int, int]], setting: str, share: float) -> None:
+    truth, ours, theirs = (np.array(each) for each in zip(*rows, strict=True))
+    point = OperatingPoint.model_validate({setting: share})
+    ours, theirs = ours / 6, theirs / 6
+    difference, _, _ = difference_at(truth, ours[None], theirs[None], point, level=0.5)
+    assert difference == pytest.approx(value_at(truth, ours, point) - value_at(truth, theirs, point))
+
+
 def test_a_better_order_is_shown_to_be_better_and_an_equal_one_is_not() -> None:
     random = np.random.default_rng(0)
     truth = np.arange(200) < 40
@@ -132,6 +160,49 @@ def test_a_better_order_is_shown_to_be_better_and_an_equal_one_is_not() -> None:
     assert 0 < low < gained < high
     order = random.permutation(200)
     assert difference_at(truth[order], good[:, order], poor[:, order], point, level=0.95) == (gained, low, high)
+
+
+def students(truth: np.ndarray, *gains: float, seed: int, own: float = 0.7) -> list[np.ndarray]:
+    """Return the scores of students that find the same texts hard: float64, (1, rows) each.
+
+    Args:
+        gains: by how much each one's logit is larger where the text has the label.
+        own: deviation of what is a student's own.
+    """
+    random = np.random.default_rng(seed)
+    hard = random.normal(size=len(truth))
+    return [1 / (1 + np.exp(2 - gain * truth - hard - own * random.normal(size=len(truth))))[None] for gain in gains]
+
+
+def test_more_recall_is_shown_also_where_fewer_decisions_are_right() -> None:
+    truth, point = np.arange(2000) < 200, OperatingPoint(precision_at_least=0.3)
+    good, poor = students(truth, 2.5, 1.2, seed=0)
+    right, rival_right = ((decided_at(truth, each, point) == truth).mean() for (each,) in (good, poor))
+    assert right < rival_right
+    difference = Difference.between_decisions(truth, good, poor, point)
+    assert difference.better
+    assert difference.points > 0.2
+    assert difference.accuracy == pytest.approx(difference.points)
+
+
+@pytest.mark.parametrize("point", [{"precision_at_least": 0.3}, {"alerts_at_most": 0.2}])
+def test_equal_students_are_seldom_shown_to_differ(point: dict[str, float]) -> None:
+    truth = np.arange(200) < 40
+    shown = [
+        Difference.between_decisions(truth, *students(truth, 2.0, 2.0, seed=seed), OperatingPoint(**point)).shown
+        for seed in range(25)
+    ]
+    assert sum(shown) <= 2
+
+
+def test_who_reaches_a_precision_is_better_than_who_finds_more_without_it() -> None:
+    """The rival finds all risks, at a precision of one half at best."""
+    truth = np.arange(400) < 100
+    ours = np.where(truth, np.where(np.arange(400) < 60, 0.9, 0.1), 0.5)[None]
+    theirs = np.where(np.arange(400) < 200, 0.9, 0.1)[None]
+    point = OperatingPoint(precision_at_least=0.8)
+    assert not decided_at(truth, theirs[0], point).any()
+    assert Difference.between_decisions(truth, ours, theirs, point).better
 
 
 def test_probabilities_that_say_nothing_are_ordered_by_chance() -> None:

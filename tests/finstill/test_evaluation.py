@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
@@ -21,19 +22,23 @@ from finstill import metrics
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.config.profile import Budgets, CorpusSource, OutOfDomainSource, Profile, Teacher
 from finstill.config.recipe import Recipe
-from finstill.config.task import SENTIMENT
+from finstill.config.task import SENTIMENT, OperatingPoint
 from finstill.corpus.provenance import LongTexts, TableProvenance
+from finstill.corpus.text import text_key
 from finstill.corpus.token_ids import TokenIds
+from finstill.corpus.tokenizer import load_tokenizer
+from finstill.corpus.tokens import tokenize_windows
 from finstill.errors import InputError
 from finstill.evaluation import evaluate, speed
 from finstill.evaluation.budgets import breaches
 from finstill.evaluation.compare import Comparison, compare
-from finstill.evaluation.evaluate import StudentEvaluation, evaluate_student
+from finstill.evaluation.decisions import fit_threshold, probability_of
+from finstill.evaluation.evaluate import Decided, StudentEvaluation, evaluate_student
 from finstill.evaluation.mistakes import worst_mistakes
 from finstill.evaluation.report import draw, write_report
-from finstill.evaluation.significance import Difference
+from finstill.evaluation.significance import Difference, difference
 from finstill.evaluation.speed import Contender, Speed, compare_speed
-from finstill.files import read_json
+from finstill.files import read_json, standing_folder
 from finstill.inference.session import OnnxClassifier
 from finstill.metrics import (
     agreement,
@@ -55,6 +60,7 @@ from finstill.teacher.export import TeacherGraph, ensemble_fingerprint, export_t
 from finstill.teacher.imported import ImportedTeacher
 from finstill.training.distil import train_student
 from finstill.training.rows import NO_LABEL, TrainingRows
+from finstill.training.warm_start import LEARNED_FILE, row_digests
 
 LABELS = SENTIMENT.labels
 
@@ -278,6 +284,36 @@ def test_unlabelled_test_rows_count_for_fidelity_alone(bench: Bench) -> None:
     assert result.student.agreement == bench.students["good"].student.agreement
 
 
+def test_a_share_of_alerts_is_one_of_all_texts_wherever_it_is_measured(bench: Bench, tmp_path: Path) -> None:
+    """The rows are those that the thresholds were fitted on: there all have the recall that their threshold has."""
+    test, package, negative = bench.test, bench.packages["poor"], LABELS.index("negative")
+    # The labelled rows are those that were looked at for their risk.
+    labels = np.where((test.labels == negative) | (np.arange(len(test)) % 4 == 0), test.labels, NO_LABEL)
+    rows, point = replace(test, labels=labels), OperatingPoint(alerts_at_most=0.25)
+    scores = probability_of(negative, bench.students["poor"].logits, package.temperature)
+    package = replace(package, decision=fit_threshold(LABELS, "negative", point, labels, scores))
+    result = evaluate_student(package, bench.teacher, rows, rows, 512, tmp_path / "evaluation")
+    for each in (result.student, result.teacher):
+        assert each.decision is not None
+        assert each.decision.alerts_per_thousand <= 250
+        assert each.decision.at_the_point == each.validation_score == each.decision.recall
+
+
+def test_students_are_compared_at_a_share_of_alerts_of_all_texts(bench: Bench) -> None:
+    """Of 3,300 texts 99 may be alerts; of the 300 that are labelled, often for a risk, 9."""
+    random = np.random.default_rng(0)
+    rows = np.arange(3300)
+    labels = np.where(rows < 300, (rows < 60).astype(np.int64), NO_LABEL)
+    risks = (rows < 60) | (rows >= 3270)
+    hard = random.normal(size=3300)
+    good, poor = (1 / (1 + np.exp(2 - gain * risks - hard - random.normal(size=3300) / 2)) for gain in (2.4, 1.2))
+    point, any_student = OperatingPoint(alerts_at_most=0.03), bench.students["good"]
+    ours, theirs = (replace(any_student, labels=labels, decided=Decided(1, point, each, each)) for each in (good, poor))
+    gained = difference([ours], [theirs])
+    assert gained.better
+    assert gained.points > 0.2
+
+
 def test_each_distilled_student_is_set_against_its_own_baseline(bench: Bench) -> None:
     comparison = bench.compare()
     assert [row["name"] for row in comparison.table()] == ["teacher", "poor", "good", "good-baseline"]
@@ -418,6 +454,7 @@ def test_the_report_is_one_file_and_draws_no_markup_of_the_profile(bench: Bench,
     assert "<script>" not in page
     assert "<li>&lt;b&gt;</li>" in page
     assert "financial_phrasebank" in page
+    assert "calibration error, T = 1</th><th>calibration error, calibrated</th>" in page
     assert page.count("data:image/png;base64,") == len(plots) == 5
     assert "http://" not in page
     assert "https://" not in page
@@ -494,6 +531,15 @@ class Service:
         return Package.read(self.folder / which).name
 
 
+def _let_learn(package: Path, bench: Bench, positions: np.ndarray, label: int | None = None) -> None:
+    """Add test texts to what a packaged student learned from, all with `label` where it is given."""
+    labels = bench.test.labels[positions] if label is None else np.full(len(positions), label)
+    encodings = load_tokenizer(package, 32).encode_batch([bench.texts[i] for i in positions])
+    rows = TrainingRows(TokenIds.of([encoding.ids for encoding in encodings]), labels)
+    file = standing_folder(package) / LEARNED_FILE
+    np.save(file, np.union1d(np.load(file), row_digests(rows)))
+
+
 @pytest.fixture
 def service(bench: Bench, tmp_path: Path) -> Service:
     return Service(bench, tmp_path / "champion")
@@ -510,6 +556,19 @@ class TestChampion:
         assert "not shown to be better" in unproved.reason
         assert service.in_service() == "good"
 
+    def test_it_is_replaced_where_it_reads_html_entities_otherwise(
+        self, service: Service, bench: Bench, trained_on_cut_texts: Callable[..., Package]
+    ) -> None:
+        service.choose("good")
+        good = bench.packages["good"]
+        decoding = trained_on_cut_texts(good, long=good.long, unescape=True, digest="0" * 32)
+        packages = {**bench.packages, "good": decoding}
+        students = {"good": bench.students["good"]}
+        chosen = choose_champion(students, packages, bench.test, bench.texts, NO_BUDGETS, service.folder)
+        assert chosen.promoted
+        assert "HTML entities" in chosen.reason
+        assert Package.read(service.folder / "current").unescape
+
     def test_the_one_in_service_is_left_alone(self, service: Service) -> None:
         service.choose("good")
         again = service.choose("good")
@@ -524,9 +583,63 @@ class TestChampion:
         gains = {}
         for long in get_args(LongTexts):
             test = replace(bench.test, provenance=TableProvenance("the teacher's", 32, long))
-            gains[long] = difference_from_champion(good, champion, test, bench.texts, level=0.95)
+            found = difference_from_champion(good, champion, test, bench.texts, level=0.95)
+            assert found.difference is not None
+            assert found.left_out == 0
+            gains[long] = found.difference
         assert gains["cut"].better
         assert gains["windows"].points < 0.5 * gains["cut"].points
+
+    @pytest.mark.parametrize("label", [None, NO_LABEL, 2], ids=["as today", "without a label", "corrected since"])
+    def test_test_texts_that_it_learned_from_do_not_count(
+        self, service: Service, bench: Bench, label: int | None
+    ) -> None:
+        """They were train texts before the split changed. The challenger is wrong on all of them."""
+        first, good = np.arange(40), bench.students["good"]
+        logits = good.logits.copy()
+        logits[first] = one_hot(((bench.test.labels[first] + 1) % 3).tolist())
+        challenger = replace(good, logits=logits)
+        service.choose("poor")
+        all_count = service.choose(good=challenger)
+        assert (all_count.promoted, "learned" in all_count.reason) == (False, False)
+        _let_learn(service.folder / "current", bench, first, label)
+        without = service.choose(good=challenger)
+        assert without.promoted
+        assert without.reason.endswith(", without 40 test texts that the champion learned from")
+
+    def test_a_test_text_counts_of_which_it_knows_one_window_alone(self, bench: Bench, tmp_path: Path) -> None:
+        folder, keys = tmp_path / "package", pa.array([text_key(text) for text in bench.texts])
+        shutil.copytree(standing_folder(bench.packages["good"].folder), folder)
+        windows = tokenize_windows(keys, bench.texts, load_tokenizer(folder, 8), "windows")
+        learned = [owner == text_key(bench.texts[0]) for owner in windows["text_key"].to_pylist()]
+        assert sum(learned) > 1
+        # Another text's end, as many texts have it.
+        learned[-1] = True
+        ids = TokenIds.of_column(windows["input_ids"]).at(np.flatnonzero(learned))
+        np.save(folder / LEARNED_FILE, np.sort(row_digests(TrainingRows(ids, np.full(len(ids), NO_LABEL)))))
+        champion = replace(Package.read(folder), max_length=8)
+        test = replace(bench.test, provenance=TableProvenance("the teacher's", 32, "windows"))
+        found = difference_from_champion(bench.students["good"], champion, test, bench.texts, level=0.95)
+        assert found.left_out == 1
+
+    def test_one_that_learned_from_all_test_texts_of_a_class_is_replaced_as_one_of_another_task(
+        self, service: Service, bench: Bench, tmp_path: Path
+    ) -> None:
+        service.choose("good")
+        of_a_class = np.flatnonzero(bench.test.labels == 1)
+        _let_learn(service.folder / "current", bench, of_a_class)
+        champion = Package.read(service.folder / "current")
+        found = difference_from_champion(bench.students["poor"], champion, bench.test, bench.texts, level=0.95)
+        assert (found.difference, found.left_out, found.missing) == (None, len(of_a_class), ("neutral",))
+        # A student that started from it learned from them too.
+        shutil.copytree(standing_folder(bench.packages["good-baseline"].folder), tmp_path / "warm")
+        _let_learn(tmp_path / "warm", bench, of_a_class)
+        students, warm = {"warm": bench.students["good-baseline"]}, Package.read(tmp_path / "warm")
+        kept = choose_champion(students, {"warm": warm}, bench.test, bench.texts, NO_BUDGETS, service.folder)
+        assert (kept.promoted, "learned from them too" in kept.reason) == (False, True)
+        replaced = service.choose("good-baseline")
+        assert replaced.promoted
+        assert "good learned from all test texts of neutral" in replaced.reason
 
     def test_the_challenger_is_chosen_on_the_validation_rows(self, service: Service, bench: Bench) -> None:
         poor = bench.students["poor"]
@@ -571,6 +684,22 @@ class TestChampion:
         service.choose("good")
         with pytest.raises(InputError, match="nothing to roll back to"):
             roll_back(service.folder)
+
+    def test_the_calibration_that_serves_keeps_to_the_budget(self, bench: Bench, tmp_path: Path) -> None:
+        """Its labels are those of its own logits, so that it is surer the smaller the temperature is."""
+        student, package = bench.students["good"], replace(bench.packages["good"], temperature=0.01)
+        rows = replace(bench.test, labels=student.logits.argmax(axis=1))
+        measured = evaluate_student(package, bench.teacher, rows, rows, 512, tmp_path / "evaluation")
+        plain = measured.student.quality["calibration_error"]  # type: ignore[index]
+        assert measured.student.calibrated_error == pytest.approx(0, abs=1e-6)
+        assert plain > 0.001
+        assert student.student.calibrated_error is None
+        budgets = Budgets(calibration_error=plain / 2)
+        assert breaches(measured, budgets) == []
+        never_fitted = replace(measured, student=replace(measured.student, calibrated_error=None))
+        assert "calibration_error is" in breaches(never_fitted, budgets)[0]
+        row = compare({"good": measured}, bench.recipes, bench.steps).table()[1]
+        assert (row["calibration_error"], row["calibrated_error"]) == (plain, measured.student.calibrated_error)
 
     def test_logits_that_are_not_finite_keep_a_student_out(self, bench: Bench) -> None:
         broken = replace(bench.students["good"], logits=np.full_like(bench.students["good"].logits, np.nan))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from assets.in_service import holds_what_it_was_promoted_for
+from assets.resources import ProfileResource
 from finstill.config.task import SENTIMENT
 from finstill.corpus.build import CORPUS_SCHEMA, write_corpus
-from finstill.corpus.provenance import TableProvenance
+from finstill.corpus.provenance import LongTexts, TableProvenance
+from finstill.corpus.splits import split_of
 from finstill.corpus.text import text_key
 from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import load_tokenizer
@@ -21,6 +25,7 @@ from finstill.corpus.tokens import tokenize_corpus
 from finstill.evaluation import in_service
 from finstill.evaluation.in_service import Night, left_the_promotion, read_nights, record_night, table_of
 from finstill.evaluation.plots import nights_in_service
+from finstill.files import standing_folder, write_json
 from finstill.serving.package import Package
 from finstill.teacher.checkpoint import resolve_checkpoint
 from finstill.training.rows import TrainingRows
@@ -36,11 +41,13 @@ class Desk:
         self.root, self.champion = root, package
         self.tokenizer: Tokenizer = load_tokenizer(resolve_checkpoint("embedded").folder, 32)
 
-    def record(self, texts: dict[str, tuple[float, float, float]], split: str = "test") -> list[Night]:
+    def record(
+        self, texts: dict[str, tuple[float, float, float]], split: str = "test", long: LongTexts = "cut"
+    ) -> list[Night]:
         """Record a night whose corpus holds these texts, each with the student's probabilities."""
         # One train text and one of each other split stand there always.
         always = {"a train text": "train", "a validation text": "validation", "a test text": "test"}
-        splits = dict.fromkeys(texts, split) | always
+        splits = {text: split_of(text_key(text)) if split == "by key" else split for text in texts} | always
         rows = sorted((text_key(text), text) for text in splits)
         columns = [[key for key, _ in rows], [text for _, text in rows], None, [splits[text] for _, text in rows]]
         nothing = pa.nulls(len(rows), pa.string())
@@ -48,8 +55,8 @@ class Desk:
         table = pa.table([*arrays, ["f.csv"] * len(rows), nothing, nothing], schema=CORPUS_SCHEMA)
         corpus, tokens, logits = (self.root / f"{name}.parquet" for name in ("corpus", "tokens", "logits"))
         write_corpus(table, corpus)
-        tokenize_corpus(corpus, self.tokenizer, tokens)
-        keys = table["key"].to_pylist()
+        tokenize_corpus(corpus, self.tokenizer, tokens, long)
+        keys = pq.read_table(tokens)["key"].to_pylist()
         teacher = np.tile(np.log(np.array(RIGHT, np.float32)), (len(keys), 1))
         write_logits_table(logits, keys, teacher, SENTIMENT.labels, TableProvenance.read(tokens))
         said = np.array([texts.get(text, RIGHT) for _, text in rows])
@@ -67,6 +74,7 @@ class Desk:
             self.champion,
             self.tokenizer,
             self.root / "in_service",
+            teacher="a teacher",
             recorded="2026-01-02T03:04:05+00:00",
         )
 
@@ -96,6 +104,7 @@ def test_a_night_is_what_its_new_texts_say(desk: Desk) -> None:
     assert second.kl_to_teacher[0] == pytest.approx(0.25 * 0.85 * np.log(18), rel=1e-5)
     assert second.agreement[1] < 0.75 < second.agreement[2]
     assert second.classes == {"negative": 0.75, "neutral": 0.25}
+    assert night.teacher == "a teacher"
     assert read_nights(desk.root / "in_service") == [night, second]
     assert [row["agreement"] for row in table_of([night, second])] == ["0.75 (0.598 to 0.858)", "1 (0.912 to 1)"]
     assert nights_in_service([night, second]).startswith(b"\x89PNG")
@@ -115,6 +124,22 @@ def test_a_sample_is_compared_and_the_rest_is_not_compared_later(desk: Desk, mon
     (night,) = desk.record(many)
     assert night.texts == 35
     assert len(desk.record(many)) == 1
+
+
+def test_a_sample_is_of_both_splits(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_service, "SAMPLE", 60)
+    many = [f"text number {i}" for i in range(600)]
+    (night,) = desk.record(
+        {text: RIGHT if split_of(text_key(text)) == "validation" else WRONG for text in many}, split="by key"
+    )
+    # Three of five are test texts.
+    assert 0.2 < night.agreement[0] < 0.6
+
+
+def test_a_long_text_has_the_tokens_of_all_its_windows(desk: Desk) -> None:
+    long = {" ".join(f"profit {i} rose" for i in range(start, start + 30)): RIGHT for start in range(0, 6000, 100)}
+    (night,) = desk.record(long, long="windows")
+    assert night.mean_tokens > 85, "the tokenizer reads 32 at once"
 
 
 def test_unknown_tokens_and_lengths_are_counted(desk: Desk) -> None:
@@ -146,6 +171,36 @@ def test_it_is_said_what_left_the_promotion(desk: Desk) -> None:
     assert left_the_promotion(replace(held, alerts_per_thousand=None), champion) == []
 
 
+def test_of_another_teacher_the_alert_rate_alone_is_tested(desk: Desk, tmp_path: Path) -> None:
+    """Agreement and divergence are far from those of the promotion: they are set against another teacher's."""
+    profile = ProfileResource(path=str(tmp_path / "mine.yaml"), home=str(tmp_path / "home"), cache=str(tmp_path))
+    (tmp_path / "mine.yaml").write_text(
+        "task: sentiment\ncorpus: {path: a.csv, text: t}\nrecipes: r.yaml\nteacher: {checkpoint: a/b}\n"
+    )
+    shutil.copytree(standing_folder(desk.champion.folder), profile.workspace.champion / "current")
+    measured, digest = desk.champion.measured, desk.champion.digest
+    held = measured["decision"]["alerts_per_thousand"]
+    rates = (held, 0, 1000)
+    night = Night("2026", "s", digest, measured["test_rows"], (0.1, 0.05, 0.2), (9, 8, 10), rates, 9, 0, {}, 1.0)
+
+    def checked(night: Night) -> tuple[bool, str]:
+        write_json(profile.workspace.in_service / "nights.json", [asdict(night)])
+        result = holds_what_it_was_promoted_for(profile)
+        return result.passed, result.description
+
+    passed, said = checked(replace(night, teacher="another"))
+    assert passed
+    assert said.startswith("The teacher is another than at the promotion: agreement and divergence do not compare. ")
+    assert said.endswith("the alert rate holds.")
+    other_rate = 1000 if held < 500 else 0
+    passed, said = checked(replace(night, teacher="another", alerts_per_thousand=(other_rate, 0, 1000)))
+    assert (passed, "do not compare. alerts_per_thousand is" in said) == (False, True)
+    # Of an older version's night nobody knows.
+    for teacher in (None, desk.champion.teacher):
+        passed, said = checked(replace(night, teacher=teacher))
+        assert (passed, said.startswith("agreement is 0.1")) == (False, True)
+
+
 def test_of_an_older_package_the_divergence_is_set_against_the_nights_interval(desk: Desk) -> None:
     at = {"test_rows": 100, "agreement": 0.95, "kl_to_teacher": 0.1, "decision": None}
     night = Night("2026", "s", "d", 100, (0.95, 0.9, 1), (0.3, 0.2, 0.4), None, 9, 0, {}, kl_deviation=0.9)
@@ -154,6 +209,9 @@ def test_of_an_older_package_the_divergence_is_set_against_the_nights_interval(d
     # A difference of 0.2 with a standard error of 0.13.
     assert left_the_promotion(night, replace(desk.champion, measured={**at, "kl_deviation": 0.9})) == []
     assert left_the_promotion(replace(night, kl_deviation=None), replace(desk.champion, measured=at)) == [sentence]
+    # Before it was renamed.
+    at["divergence"] = at.pop("kl_to_teacher")
+    assert left_the_promotion(night, replace(desk.champion, measured=at)) == [sentence]
 
 
 def test_a_student_that_holds_is_seldom_said_to_have_left_and_a_worse_one_is_always(desk: Desk) -> None:

@@ -119,7 +119,7 @@ def test_a_part_that_the_base_recipe_leaves_out_stays_out() -> None:
 def test_two_classes_are_not_tried_with_a_loss_that_needs_three() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     tried = {suggest(study.ask(), BASE, classes=2).soft_loss for _ in range(50)}
-    assert tried == {"kl", "kl_inverse_square", "mse", "dkd", "dist"}
+    assert tried == {"kl", "mse", "dkd", "dist"}
 
 
 def test_searches_that_begin_at_once_do_not_try_the_same(tmp_path: Path) -> None:
@@ -157,7 +157,8 @@ def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None
     assert all(0.3 <= recipe.alpha <= 1 and 0.002 <= recipe.learning_rate <= 0.05 for recipe in recipes)
     assert {recipe.architecture.hidden_width for recipe in recipes} == {4, 8, 12, 16}
     assert {recipe.temperature.schedule for recipe in recipes} >= {"constant", "linear"}
-    assert {recipe.soft_loss for recipe in recipes} >= {"kl", "mse", "dkd", "dist", "standardised_kl"}
+    # Not the one that is there to be compared with.
+    assert {recipe.soft_loss for recipe in recipes} == {"kl", "mse", "dkd", "dist", "standardised_kl"}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     static = [suggest(study.ask(), Recipe(student="static"), classes=3) for _ in range(5)]
     assert all(isinstance(recipe.architecture, StaticConfig) for recipe in static)
