@@ -61,7 +61,6 @@ def main() -> None:
     figures = {
         "warm_night_cost": float(np.mean(costs)),
         "warm_night_macro_f1_lost": 100 * float(np.mean(lost)),
-        "warm_night_macro_f1_lost_std": 100 * float(np.std(lost)),
     }
     report(figures, GOALS, describe_machine("torch"), arguments.json)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, Self, TypeVar
@@ -405,9 +406,17 @@ class Profile(ProfileFile):
 
     @property
     def package_settings(self) -> str:
-        """A digest of what a package is made by besides its student; empty where nothing is set."""
-        decide = digest_of_decisions(self.task.decide)
-        return digest(decide, repr(self.defer)) if decide or self.defer else ""
+        """A digest of what a student or its package is made by and no table that they read tells; empty where none of it
+        is set.
+        """
+        settings = {
+            "decide": digest_of_decisions(self.task.decide),
+            "defer": self.defer,
+            "unescape": self.corpus.unescape,
+            "teacher_classes": self.task.teacher_classes,
+        }
+        given = {name: value for name, value in settings.items() if value}
+        return digest(json.dumps(given)) if given else ""
 
     def is_contaminated(self, source: CorpusSource | None) -> bool:
         """Whether the teacher was trained on the data set that `source` names: its figures on it are contaminated."""

@@ -30,9 +30,9 @@ def stale_students(
 ) -> dict[str, str]:
     """Return the recipes whose student is not what it would be if it were made now, each with the reason.
 
-    A student is stale where its recipe, what the profile says of decisions, the code of a stage, or the data version of
-    anything a stage reads is another than the one that Dagster recorded with it, where a stage was never
-    materialized, or where what it made is gone.
+    A student is stale where its recipe, what the profile says of decisions, HTML entities and the teacher's classes,
+    the code of a stage, or the data version of anything a stage reads is another than the one that Dagster recorded
+    with it, where a stage was never materialized, or where what it made is gone.
     """
     settings, workspace = profile.profile(), profile.workspace
     reasons = {
@@ -70,7 +70,7 @@ def _reasons(
         if key == student.key and tags.get(RECIPE_TAG) != recipe.digest:
             yield "the recipe changed"
         if key == student_package.key and tags.get(PACKAGE_TAG, "") != settings.package_settings:
-            yield "what the profile says of decisions changed"
+            yield "what the profile says of decisions, entities or the teacher's classes changed"
         if tags.get(CODE_VERSION_TAG) != graph.get(key).code_version:
             yield f"the code of {key.to_user_string()} changed"
         # The first cause is the one to name: where the corpus changed, tokens and logits did too.

@@ -517,7 +517,7 @@ def test_what_tuning_finds_is_a_student_like_any_other(deployment: Deployment, t
     found = deployment.resource.recipes()["tuned"]
     deployment.make(PER_STUDENT, partition="tuned")
     assert TrainedStudent.read(deployment.resource.workspace.student("tuned")).recipe == found
-    deployment.make(AFTER)
+    deployment.make([comparison])
     assert [row["name"] for row in map(dict, _rows(deployment.metadata("comparison")["table"]))] == ["teacher", "tuned"]
     assert "Settings tried in tuning" in (deployment.resource.workspace.comparison / "report.html").read_text()
     version = deployment.version("tuning")

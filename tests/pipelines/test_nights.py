@@ -92,7 +92,10 @@ def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
     decide = "{name: sentiment, decide: {negative: {recall_at_least: 0.9}}}"
     profile.write_text(profile.read_text().replace("task: sentiment", f"task: {decide}"))
     summary = night(house)
-    assert "`small` was made again (what the profile says of decisions changed)" in summary
+    assert (
+        "`small` was made again (what the profile says of decisions, entities or the teacher's classes changed)"
+        in summary
+    )
 
 
 def test_a_student_that_fails_does_not_keep_the_others_from_it_and_is_tried_again_the_next_night(
