@@ -406,7 +406,7 @@ class Profile(ProfileFile):
 
     @property
     def package_settings(self) -> str:
-        """A digest of what a student or its package is made by and no table that it reads tells; empty where none is."""
+        """A digest of what a student or its package is made by and no table that it reads tells, or nothing."""
         settings = {
             "decide": digest_of_decisions(self.task.decide),
             "defer": self.defer,

@@ -92,9 +92,10 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
         if own > CALIBRATED and own > theirs:
             measured = f"Its calibration error is {own:.3f} beside the teacher's {theirs:.3f}"
             if _too_sure(student.quality):
-                found.append(
-                    f"{measured}, and it is too sure: raise alpha, since labels make it surer than its teacher."
-                )
+                if recipe.alpha < 1:
+                    found.append(
+                        f"{measured}, and it is too sure: raise alpha, since labels make it surer than its teacher."
+                    )
             elif (end := recipe.temperature.at(1, 2)) > 1:
                 found.append(f"{measured}, and it is not sure enough: let the temperature end at 1, not at {end:g}.")
     if not found:

@@ -60,6 +60,12 @@ FALLING = [{"epoch": i, "validation_loss": 1 / i} for i in range(1, 11)]
         (POOR, TEACHER, replace(LEARNED, recipe=Recipe(epochs=10, alpha=0.3)), ("80.0% at alpha 0.3", "raise alpha")),
         (evaluation(0.7, 0.8, 0.2, sure=0.9), TEACHER, LEARNED, ("0.200", "too sure: raise alpha")),
         (
+            evaluation(0.7, 0.95, 0.2, sure=0.9),
+            TEACHER,
+            replace(LEARNED, recipe=Recipe(epochs=10, alpha=1)),
+            ("Nothing stands out",),
+        ),
+        (
             evaluation(0.7, 0.8, 0.2, sure=0.5),
             TEACHER,
             replace(LEARNED, recipe=Recipe(epochs=10, temperature=TemperatureSchedule(schedule="constant", start=4))),
