@@ -495,11 +495,3 @@ def test_a_compressed_file_that_is_dropped_keeps_its_whole_ending(tmp_path: Path
     ).copies
     assert copy.name.endswith(".csv.gz")
     assert [row.text for row in read_rows(CorpusSource(path=str(corpus)))] == ["Profit rose"]
-
-
-@pytest.mark.parametrize("source", [{"hub": "owner/name"}, {"path": "embedded"}, {"path": ("a.csv", "b.csv")}])
-def test_a_dropped_file_is_refused_where_the_corpus_is_no_folder(source: dict, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("text\nx\n")
-    with pytest.raises(InputError, match="join a corpus that is a folder, and this one is not"):
-        take(str(tmp_path), {"a.csv": ""}, CorpusSource(**source), tmp_path / "taken.json", tmp_path / "c")
-    assert [file.name for file in tmp_path.iterdir()] == ["a.csv"]

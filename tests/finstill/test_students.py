@@ -30,7 +30,6 @@ from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
 from finstill.inference.batching import pad
-from finstill.inference.parity import graph_parity
 from finstill.inference.session import OnnxClassifier
 from finstill.students.base import Student, StudentConfig
 from finstill.students.encoder import Encoder
@@ -165,12 +164,6 @@ def test_only_the_vectors_of_tokens_that_are_read_are_learned(
     changed = (before != after).any(dim=1).nonzero().squeeze(-1).tolist()
     assert changed == sorted(student.embedding.known(torch.tensor([5, 6, 9])).tolist())
     assert torch.equal(student(elsewhere).logits, inside)
-
-
-def test_parity_notices_a_graph_of_other_weights(build: Callable[..., Student], tmp_path: Path) -> None:
-    onnx.save(build("static", seed=1).onnx_graph(), tmp_path / "other.onnx")
-    rows = [[1, 2, 3], [4]]
-    assert not graph_parity(OnnxClassifier(tmp_path / "other.onnx").logits(rows, 64), build("static"), rows).holds
 
 
 @pytest.mark.parametrize("width", [6, 32, 40])

@@ -15,10 +15,6 @@ def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 
 
-def test_feeds_that_differ_in_form_alone_carry_one_text() -> None:
-    assert normalise("Proﬁt\u00a0rose\t１２%\n") == normalise(" Profit  rose 12% ") == "Profit rose 12%"
-
-
 def test_shares_of_the_splits() -> None:
     splits = [split_of(text_key(str(i))) for i in range(20_000)]
     shares = [splits.count(split) / len(splits) for split in SPLITS]
