@@ -37,7 +37,7 @@ from dagster._core.remote_origin import (
 from dagster._core.storage.dagster_run import ACTIVE_RUN_STATUSES
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from pipelines.failures import cause_of, step_failure
+from pipelines.failures import cause_of, is_interrupt, step_failure
 from pipelines.recovery import end_lost_run, give_free_slots
 
 # Below the library's logger: progress lines go where a caller looks, and so do these.
@@ -133,7 +133,8 @@ def execute(
     run = create_run(job, instance, tags, partition)
     instance.add_event_listener(run.run_id, partial(_see_to_what_waits, instance))
     result = execute_run(InMemoryJob(definition), run, instance)
-    if result.dagster_run.status == DagsterRunStatus.CANCELED:
+    failures = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
+    if result.dagster_run.status == DagsterRunStatus.CANCELED or any(map(is_interrupt, failures)):
         raise DagsterExecutionInterruptedError
     if not result.success:
         raise RunFailedError(job, partition, *_failure(result))

@@ -8,7 +8,7 @@ import re
 import urllib.request
 from collections.abc import Mapping
 
-from dagster import DagsterEvent, RunFailureSensorContext
+from dagster import DagsterEvent, DagsterExecutionInterruptedError, RunFailureSensorContext
 from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._utils.error import SerializableErrorInfo
@@ -38,6 +38,18 @@ def cause_of(error: SerializableErrorInfo | None) -> str:
     if error is not None and error.cls_name == ChildProcessCrashException.__name__:
         return KILLED
     return OWN_ERROR.sub("", error.message.strip()) if error else ""
+
+
+def is_interrupt(error: SerializableErrorInfo | None) -> bool:
+    """Whether a step failed because its run was interrupted.
+
+    An interrupt that meets Dagster or a library at its own work is wrapped, and becomes the failure of a step.
+    """
+    while error is not None:
+        if error.cls_name == DagsterExecutionInterruptedError.__name__:
+            return True
+        error = error.cause
+    return False
 
 
 def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, build_sensor_context
+from dagster import DagsterExecutionInterruptedError, DagsterInstance, DagsterRunStatus, build_sensor_context
 from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
 from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_run_for_test, instance_for_test
@@ -104,6 +104,18 @@ def test_a_training_whose_process_is_killed_says_so(instance: DagsterInstance, m
     monkeypatch.setattr("pipelines.run._distil", die)
     with pytest.raises(RunFailedError, match="process was killed"):
         distil_side_by_side(["small"], instance, {})
+
+
+def test_an_interrupt_that_a_step_failed_of_is_no_failure(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(profile: ProfileResource) -> dict[str, Recipe]:
+        try:
+            raise DagsterExecutionInterruptedError
+        except DagsterExecutionInterruptedError as error:
+            raise RuntimeError("a library was at work") from error
+
+    monkeypatch.setattr(ProfileResource, "recipes", interrupted)
+    with pytest.raises(DagsterExecutionInterruptedError):
+        execute("tune", house.instance, {})
 
 
 def test_a_run_executed_again_from_the_ui_is_left_alone(instance: DagsterInstance) -> None:
