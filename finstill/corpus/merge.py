@@ -81,19 +81,26 @@ def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
 def splits_to_cut(parts: Iterable[Path]) -> list[str]:
     """Return which of validation and test is to be cut from train, since no row of `parts` is in it.
 
-    Many data sets come in two splits. Where rows are in train alone, both are cut, unless rows without a split fill
-    them by their keys.
+    Many data sets come in two splits. Rows without a split fill each split by their keys. So nothing is cut where some
+    of them have a label, or any are there and both splits are missing. Beside a data set in two splits, unlabelled rows
+    that arrive later change nothing.
 
     Args:
         parts: Parquet files of `PART_SCHEMA`.
     """
-    given: set[str | None] = set()
+    given: set[str] = set()
+    labels = of_no_split = labels_of_no_split = False
     for part in parts:
-        with pq.ParquetFile(part, read_dictionary=["split"]) as file:
-            for batch in file.iter_batches(columns=["split"]):
-                given.update(pc.unique(batch["split"]).to_pylist())
+        with pq.ParquetFile(part, read_dictionary=["split", "label"]) as file:
+            for batch in file.iter_batches(columns=["split", "label"]):
+                given.update(pc.unique(batch["split"].drop_null()).to_pylist())
+                labels |= batch["label"].null_count < len(batch)
+                of_no_split |= batch["split"].null_count > 0
+                labelled = pc.and_(pc.is_null(batch["split"]), pc.is_valid(batch["label"]))
+                labels_of_no_split |= labelled.true_count > 0
     missing = [split for split in ("validation", "test") if split not in given]
-    return [] if len(missing) == 2 and None in given else missing
+    filled = labels_of_no_split if labels and len(missing) == 1 else of_no_split
+    return [] if filled else missing
 
 
 def merge(

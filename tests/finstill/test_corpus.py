@@ -110,12 +110,26 @@ def test_rows_without_a_split_leave_train_whole_but_move_no_text_of_a_data_set_i
     table, report = build_corpus([*train, *others], LABELS, {})
     assert {row["split"] for row in table.to_pylist() if row["text"].startswith("sentence")} == {"train"}
     assert report.reasons == {}
-    published = [*train, *rows("a test text", split="test")]
+    labelled = [row for label in LABELS for row in rows(f"{label} in a test", label=label, split="test")]
+    published = [*train, *labelled]
     before, _ = build_corpus(published, LABELS, {})
     after, _ = build_corpus([*published, *others], LABELS, {})
     splits = dict(zip(after["key"].to_pylist(), after["split"].to_pylist(), strict=True))
     assert "validation" in before["split"].to_pylist()
     assert all(splits[row["key"]] == row["split"] for row in before.to_pylist())
+    # Labelled rows without a split fill validation.
+    own, report = build_corpus(
+        [*published, *rows(*(f"of no split {i}" for i in range(60)), label=LABELS[0])], LABELS, {}
+    )
+    assert {row["split"] for row in own.to_pylist() if row["text"].startswith("sentence")} == {"train"}
+    assert report.reasons == {}
+
+
+def test_no_text_of_the_embedded_corpus_is_moved() -> None:
+    table, report = build(CorpusSource(path="embedded", label="sentiment", split="split"))
+    rows_of = table.group_by(["split", "label"]).aggregate([("key", "count")]).to_pylist()
+    assert sum(row["key_count"] for row in rows_of if row["label"] is None and row["split"] == "train") == 6000
+    assert report.reasons == {}
 
 
 def test_a_hub_out_of_reach_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
