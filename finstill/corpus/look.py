@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from finstill.config.known import KNOWN
 from finstill.config.profile import CorpusSource
 from finstill.corpus.readers import (
+    BYTES_LOOKED_AT,
     DELIMITERS,
     Form,
     Kind,
@@ -30,7 +31,6 @@ from finstill.corpus.readers import (
 from finstill.corpus.sources import SourceFile, source_files
 from finstill.errors import InputError
 
-BYTES_LOOKED_AT = 1 << 20
 ROWS_LOOKED_AT = 1000
 
 SENTIMENTS = {"positive", "negative", "neutral"}

@@ -6,6 +6,8 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from finstill.metrics import calibration_error
+
 LEAST_ROWS = 50
 """Labelled rows below which a temperature is not fitted: it would follow chance."""
 
@@ -29,3 +31,13 @@ def fit_temperature(labels: np.ndarray, logits: np.ndarray) -> float | None:
         return -float(scores[np.arange(len(labels)), labels].mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def calibrated_error(labels: np.ndarray, logits: np.ndarray, temperature: float | None) -> float | None:
+    """Return the expected calibration error at a fitted temperature; None where none was fitted, or there is no row.
+
+    Args:
+        labels: int64, (rows,), positions in the task's labels.
+        logits: float32, (rows, classes).
+    """
+    return calibration_error(labels, logits / np.float32(temperature)) if len(labels) and temperature else None

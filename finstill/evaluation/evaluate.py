@@ -14,12 +14,13 @@ import numpy as np
 from finstill.config.task import OperatingPoint, digest_of_decisions
 from finstill.corpus.tokenizer import read_tokenizer
 from finstill.errors import InputError
+from finstill.evaluation.calibration import calibrated_error
 from finstill.evaluation.decisions import DecisionQuality, counted_at, decision_quality, probability_of, value_at
 from finstill.evaluation.deferral import DeferralCurve, sureness_of, teachers_rule
 from finstill.evaluation.speed import Contender, Speed, compare_speed, one_after_the_other
 from finstill.files import digest, read_json, standing_folder, whole_folder, write_json
 from finstill.inference.session import OnnxClassifier
-from finstill.metrics import agreement, calibration_error, kl_to_teacher, macro_f1, quality
+from finstill.metrics import agreement, kl_to_teacher, macro_f1, quality
 from finstill.serving.package import STUDENT_TOKEN_BUDGET, DecisionRule, Package
 from finstill.teacher.export import AnyTeacher, TeacherGraph, ensemble_fingerprint
 from finstill.training.rows import NO_LABEL, TrainingRows
@@ -389,7 +390,7 @@ def _evaluation(
     """
     assert test.teacher_logits is not None
     labelled = test.labels != NO_LABEL
-    truth, of_labelled, temperature = test.labels[labelled], logits[labelled], decider.temperature
+    truth, of_labelled = test.labels[labelled], logits[labelled]
     return Evaluation(
         name=name,
         digest=digest,
@@ -403,9 +404,7 @@ def _evaluation(
         speed=speed,
         validation_score=validation_score,
         decision=decider.quality(test.labels, logits),
-        calibrated_error=(
-            calibration_error(truth, of_labelled / np.float32(temperature)) if labelled.any() and temperature else None
-        ),
+        calibrated_error=calibrated_error(truth, of_labelled, decider.temperature),
     )
 
 

@@ -16,13 +16,13 @@ from finstill.config.task import Task
 from finstill.corpus.tokenizer import TOKENIZER_FILE, read_tokenizer
 from finstill.corpus.wordpiece import is_wordpiece
 from finstill.errors import InputError
-from finstill.evaluation.calibration import fit_temperature
+from finstill.evaluation.calibration import calibrated_error, fit_temperature
 from finstill.evaluation.decisions import decision_quality, fit_threshold, probability_of
 from finstill.evaluation.deferral import fit_deferral
 from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.inference.parity import Parity, graph_parity
 from finstill.inference.session import GRAPH_FILES, OnnxClassifier
-from finstill.metrics import agreement, calibration_error, quality, row_kl
+from finstill.metrics import agreement, quality, row_kl
 from finstill.packaging.card import CARD_FILE, Provenance, model_card
 from finstill.packaging.int8 import quantize_student
 from finstill.packaging.proof import LEAST_AGREEMENT, MOST_MACRO_F1_LOST, Int8Proof, prove_int8, reads_alike
@@ -179,9 +179,7 @@ def _measure(
         "test_rows": len(test),
         "labelled_rows": int(labelled.sum()),
         "quality": quality(truth, scores, labels) if labelled.any() else None,
-        "calibrated_error": (
-            calibration_error(truth, scores / np.float32(temperature)) if labelled.any() and temperature else None
-        ),
+        "calibrated_error": calibrated_error(truth, scores, temperature),
         "agreement": None if test.teacher_logits is None else agreement(logits, test.teacher_logits),
         "kl_to_teacher": None if kl is None else float(kl.mean()),
         "kl_deviation": None if kl is None else float(kl.std()),

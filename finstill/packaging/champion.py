@@ -168,12 +168,8 @@ def difference_from_champion(
     if missing:
         return AgainstChampion(None, left_out, missing)
     logger.info("champion: %s scores %s test texts beside %s", champion.name, f"{len(texts):,}", student.student.name)
-    tokenizer = load_tokenizer(champion.folder, champion.max_length)
-    keys = pa.array([text_key(text) for text in texts])
-    table = tokenize_windows(keys, list(texts), tokenizer, _long(test))
-    logits_of_windows = OnnxClassifier(champion.graph).logits(table["input_ids"].to_pylist(), STUDENT_TOKEN_BUDGET)
-    owners = pc.index_in(table["text_key"], keys).to_numpy()
-    champions = mean_over_windows(logits_of_windows, owners, table["size"].to_numpy())
+    ids, owners, sizes = _read(champion, texts, _long(test))
+    champions = mean_over_windows(OnnxClassifier(champion.graph).logits(ids, STUDENT_TOKEN_BUDGET), owners, sizes)
     labels, decided = np.where(counted, truth, NO_LABEL)[~learned], student.decided
     student = replace(student, labels=labels, logits=student.logits[~learned])
     rival = replace(student, logits=champions[~learned])
@@ -182,6 +178,14 @@ def difference_from_champion(
         scores = probability_of(decided.position, rival.logits, champion.temperature)
         rival = replace(rival, decided=replace(decided, scores=scores))
     return AgainstChampion(difference([student], [rival], level=level), left_out, ())
+
+
+def _read(package: Package, texts: Sequence[str], long: LongTexts) -> tuple[TokenIds, np.ndarray, np.ndarray]:
+    """Return the texts' windows as a packaged student reads them, the text that each is of, and its tokens."""
+    keys = pa.array([text_key(text) for text in texts])
+    table = tokenize_windows(keys, list(texts), load_tokenizer(package.folder, package.max_length), long)
+    owners = pc.index_in(table["text_key"], keys).to_numpy()
+    return TokenIds.of_column(table["input_ids"]), owners, table["size"].to_numpy()
 
 
 def _long(test: TrainingRows) -> LongTexts:
@@ -201,14 +205,10 @@ def _learned(package: Package, test: TrainingRows, texts: Sequence[str]) -> tupl
     if not (package.folder / LEARNED_FILE).is_file():
         return np.zeros(len(texts), bool), ()
     learned = np.load(package.folder / LEARNED_FILE, allow_pickle=False)
-    keys = pa.array([text_key(text) for text in texts])
-    tokenizer = load_tokenizer(package.folder, package.max_length)
-    table = tokenize_windows(keys, list(texts), tokenizer, package.long or _long(test))
-    ids = TokenIds.of_column(table["input_ids"])
+    ids, owners, _ = _read(package, texts, package.long or _long(test))
     known = learned_with(ids, (NO_LABEL, *range(len(package.labels))), learned)
     # It knows all windows of a text it learned from. A single one may be the disclaimer that many texts end with.
-    unknown = pc.index_in(table["text_key"], keys).to_numpy()[~known]
-    texts_learned = np.bincount(unknown, minlength=len(keys)) == 0
+    texts_learned = np.bincount(owners[~known], minlength=len(texts)) == 0
     truth, counted = _truth(test)
     missing = np.setdiff1d(truth[counted], truth[counted & ~texts_learned])
     return texts_learned, tuple(package.labels[position] for position in missing)
