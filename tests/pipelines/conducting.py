@@ -26,12 +26,15 @@ from tests.pipelines.house import House
 
 def tick(house: House) -> RunRequest | SkipReason:
     """Evaluate the schedule, and return what it asks for."""
-    context = build_schedule_context(
+    # The context opens an instance of its own. One that garbage collection were to close, during some later test, would
+    # leave that test with the instance of this one.
+    with build_schedule_context(
         instance=house.instance,
+        resources={"profile": house.profile},
         scheduled_execution_time=datetime(2026, 1, 1),
         repository_def=pipelines.definitions.defs.get_repository_def(),
-    )
-    return nightly(context, profile=house.profile)  # type: ignore[return-value]
+    ) as context:
+        return nightly(context)  # type: ignore[return-value]
 
 
 def look(house: House) -> SensorResult | SkipReason:
