@@ -9,6 +9,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import BaseConfig, EmbeddingConfig
 from finstill.students.embedding import TokenEmbedding, fit_width
@@ -49,9 +50,8 @@ class StudentConfig(PretrainedConfig):
 class Student(PreTrainedModel):
     """A small classifier of token ids.
 
-    Loaded and saved as any transformers model. `forward(input_ids, attention_mask)` returns a
-    `SequenceClassifierOutput` with logits of shape (rows, classes), and each row's logits depend on that row alone. Its
-    first layer is `self.embedding`.
+    Loaded, saved and called as any transformers model; each row's logits depend on that row alone. Its first layer is
+    `self.embedding`, and its own part is `classify`.
     """
 
     embedding: TokenEmbedding
@@ -101,6 +101,41 @@ class Student(PreTrainedModel):
             **label_maps(labels),
             **more,
         )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        output_attentions: bool = False,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Classify token ids.
+
+        Args:
+            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
+            output_attentions: also return the shares that `classify` returns.
+
+        Returns:
+            logits: float, (rows, classes).
+            attentions: these shares, where they were asked for: one float, (rows, tokens).
+        """
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        logits, shares = self.classify(input_ids, mask, output_attentions)
+        attentions = None if shares is None or not output_attentions else (shares,)
+        return SequenceClassifierOutput(logits=logits, attentions=attentions)
+
+    def classify(self, input_ids: Tensor, mask: Tensor, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and how much of the answer each token had.
+
+        Args:
+            input_ids: int64, (rows, tokens).
+            mask: bool, (rows, tokens), false for padding, which stands at the end.
+            explain: whether the second is wanted; where it is not, it may be None.
+
+        Returns:
+            float, (rows, classes), and float, (rows, tokens), in sum 1 a row.
+        """
+        raise NotImplementedError
 
     def onnx_graph(self) -> onnx.ModelProto:
         """Return this student as a graph; see `finstill.students.graph.exported_graph` for its inputs and outputs."""

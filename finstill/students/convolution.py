@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import ConvolutionConfig
 from finstill.students.base import Student, StudentConfig
@@ -41,34 +38,17 @@ class Convolution(Student):
         self.head = nn.Linear(architecture.filters * len(architecture.widths), len(config.id2label or ()))
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify token ids.
-
-        Args:
-            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
-            output_attentions: also return for each token the share of filters that are strongest around it, (rows,
-                tokens).
-
-        Returns:
-            logits: float, (rows, classes).
-        """
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    def classify(self, input_ids: Tensor, mask: Tensor, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and of each token the share of filters that are strongest around it."""
         words = self.dropout(self.embedding(input_ids)) * mask[:, :, None]
         responses = torch.cat([bank(F.pad(words.mT, margins(bank))) for bank in self.banks], dim=1)
         responses = responses.masked_fill(~mask[:, None], float("-inf"))
         strongest = responses.amax(dim=-1, keepdim=True)
         logits = self.head(self.dropout(torch.relu(strongest.squeeze(-1))))
-        if not output_attentions:
-            return SequenceClassifierOutput(logits=logits)
+        if not explain:
+            return logits, None
         wins = (responses == strongest).float()
-        shares = (wins / wins.sum(dim=-1, keepdim=True)).mean(dim=1)
-        return SequenceClassifierOutput(logits=logits, attentions=(shares,))
+        return logits, (wins / wins.sum(dim=-1, keepdim=True)).mean(dim=1)
 
 
 def margins(bank: nn.Module) -> tuple[int, int]:

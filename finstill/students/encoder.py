@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BertModel
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import BaseConfig, EncoderConfig
 from finstill.errors import InputError
@@ -157,28 +156,11 @@ class Encoder(TokenStateStudent):
             student.pooler.load_state_dict(bert.pooler.dense.state_dict())
         return student
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify token ids.
-
-        Args:
-            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
-            output_attentions: also return the last layer's attention of the first token, averaged over heads, (rows,
-                tokens).
-
-        Returns:
-            logits: float, (rows, classes).
-        """
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    def classify(self, input_ids: Tensor, mask: Tensor, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and the last layer's attention of the first token, averaged over heads."""
         states, weights = self._read(input_ids, mask)
         pooled = torch.tanh(self.pooler(states[:, 0]))
-        shares = (weights[:, :, 0].mean(dim=1),) if output_attentions else None
-        return SequenceClassifierOutput(logits=self.head(self.dropout(pooled)), attentions=shares)
+        return self.head(self.dropout(pooled)), weights[:, :, 0].mean(dim=1)
 
     def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         return self._read(input_ids, mask)[0]

@@ -11,7 +11,6 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import LstmAttentionConfig
 from finstill.students.base import StudentConfig, TokenStateStudent, masked_softmax
@@ -112,28 +111,12 @@ class LstmAttention(TokenStateStudent):
         self.head = nn.Linear(width, len(config.id2label or ()))
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify token ids.
-
-        Args:
-            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
-            output_attentions: also return the attention over tokens, (rows, tokens).
-
-        Returns:
-            logits: float, (rows, classes).
-        """
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    def classify(self, input_ids: Tensor, mask: Tensor, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and the attention over tokens."""
         states = self.token_states(input_ids, mask)
         weights = self.attention(states.transpose(0, 1), mask.T).T
         pooled = torch.einsum("rt,rtw->rw", weights, states)
-        logits = self.head(self.dropout(pooled))
-        return SequenceClassifierOutput(logits=logits, attentions=(weights,) if output_attentions else None)
+        return self.head(self.dropout(pooled)), weights
 
     def token_states(self, input_ids: Tensor, mask: Tensor) -> Tensor:
         reversal = reversal_order(mask)

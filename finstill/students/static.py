@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from finstill.config.architectures import StaticConfig
 from finstill.students.base import Student, StudentConfig, masked_softmax
@@ -84,23 +82,8 @@ class Static(Student):
         self.head = nn.Linear(architecture.hidden_width or width, len(config.id2label or ()))
         self.post_init()
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        output_attentions: bool = False,
-        **_: Any,
-    ) -> SequenceClassifierOutput:
-        """Classify token ids.
-
-        Args:
-            input_ids, attention_mask: int64, (rows, tokens); rows are padded at the end.
-            output_attentions: also return the tokens' weights, (rows, tokens).
-
-        Returns:
-            logits: float, (rows, classes).
-        """
-        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    def classify(self, input_ids: Tensor, mask: Tensor, explain: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the logits, and the tokens' weights."""
         known = self.embedding.known(input_ids)
         words = self.embedding.look_up(known)
         weights = masked_softmax(self.scores(known).squeeze(-1), mask)
@@ -111,7 +94,7 @@ class Static(Student):
         pooled = self.dropout(pooled)
         if self.hidden is not None:
             pooled = self.dropout(torch.relu(self.hidden(pooled)))
-        return SequenceClassifierOutput(logits=self.head(pooled), attentions=(weights,) if output_attentions else None)
+        return self.head(pooled), weights
 
     def onnx_graph(self) -> onnx.ModelProto:
         """Return this student as a graph, in which each known word was projected once and for all."""
