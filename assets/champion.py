@@ -28,16 +28,19 @@ def champion(context: AssetExecutionContext, config: ChampionConfig, profile: Pr
 
     The one it replaces is kept: materialize this with `roll_back` to have it back.
     """
+    from finstill.files import one_at_a_time
     from finstill.packaging.champion import choose_champion, roll_back
     from finstill.serving.package import Package
 
     settings, workspace = profile.profile(), profile.workspace
-    if config.roll_back:
-        decision = roll_back(workspace.champion)
-    else:
-        students, _, test = current_students(profile)
-        packages = {name: Package.read(workspace.package(name)) for name in students}
-        decision = choose_champion(students, packages, test, texts_of(test), settings.budgets, workspace.champion)
+    # A person may decide while a night does.
+    with one_at_a_time(workspace.champion):
+        if config.roll_back:
+            decision = roll_back(workspace.champion)
+        else:
+            students, _, test = current_students(profile)
+            packages = {name: Package.read(workspace.package(name)) for name in students}
+            decision = choose_champion(students, packages, test, texts_of(test), settings.budgets, workspace.champion)
     context.log.info(decision.reason)
     return MaterializeResult(
         metadata={

@@ -31,23 +31,25 @@ def in_service(profile: ProfileResource) -> MaterializeResult:
     from finstill.corpus.tokenizer import load_tokenizer
     from finstill.evaluation.in_service import record_night, table_of
     from finstill.evaluation.plots import nights_in_service
+    from finstill.files import one_at_a_time
     from finstill.teacher.export import ensemble_fingerprint, read_teachers, require_answers_of
 
     workspace, champion = profile.workspace, _champion(profile)
     teachers = read_teachers(workspace.teacher_onnx, workspace.teacher_ensemble)
     require_answers_of(teachers, workspace.teacher_logits)
-    nights = record_night(
-        workspace.corpus,
-        workspace.tokens,
-        workspace.teacher_logits,
-        workspace.scores / champion.digest,
-        profile.profile().task,
-        champion,
-        load_tokenizer(teachers[0].folder, teachers[0].max_length),
-        workspace.in_service,
-        teacher=ensemble_fingerprint(teachers),
-        recorded=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    with one_at_a_time(workspace.in_service):
+        nights = record_night(
+            workspace.corpus,
+            workspace.tokens,
+            workspace.teacher_logits,
+            workspace.scores / champion.digest,
+            profile.profile().task,
+            champion,
+            load_tokenizer(teachers[0].folder, teachers[0].max_length),
+            workspace.in_service,
+            teacher=ensemble_fingerprint(teachers),
+            recorded=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
     return MaterializeResult(
         metadata={
             "nights": table(table_of(nights)),
@@ -63,11 +65,13 @@ def holds_what_it_was_promoted_for(profile: ProfileResource) -> AssetCheckResult
 
     Beside another teacher than at promotion the alert rate alone is compared.
     """
-    from finstill.evaluation.in_service import left_the_promotion, read_nights
+    from finstill.evaluation.in_service import LEAST_TEXTS, left_the_promotion, read_nights
 
     nights, champion = read_nights(profile.workspace.in_service), _champion(profile)
     if not nights or nights[-1].digest != champion.digest:
-        return AssetCheckResult(passed=True, description=f"No text has come since {champion.name} was promoted.")
+        return AssetCheckResult(
+            passed=True, description=f"Fewer than {LEAST_TEXTS} texts have come since {champion.name} was promoted."
+        )
     night = nights[-1]
     found = left_the_promotion(night, champion)
     said = found or [f"Measured on {night.texts:,} texts, it holds."]

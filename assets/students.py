@@ -153,5 +153,5 @@ def student_package(context: AssetExecutionContext, profile: ProfileResource) ->
             "folder": str(package.folder),
         },
         data_version=DataVersion(package.digest),
-        tags={PACKAGE_TAG: settings.package_settings} if settings.package_settings else {},
+        tags={PACKAGE_TAG: settings.package_settings},
     )

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -41,17 +41,22 @@ REPLACED_SECONDS = 86_400
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path; when the block ends without an exception it becomes `path`.
 
+    A file that stood there gives it its mode; a new one is made as the umask says.
+
     Raises:
         OSError: the disk is full or the place cannot be written to; `path` is then as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    os.close(descriptor)
-    unfinished = Path(name)
+    kept = _mode_of_file(path)
+    unfinished = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+    # Not by mkstemp, which passes over the umask. Who may not read what is replaced may not read it unfinished either.
+    made_with = 0o666 if kept is None else kept | stat.S_IRUSR | stat.S_IWUSR
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, made_with))
+    mode = unfinished.stat().st_mode & 0o777 if kept is None else kept
     try:
         yield unfinished
-        # mkstemp makes files that only their owner reads; what is published is read by others too.
-        unfinished.chmod(0o644)
+        # A library that writes safely puts a file of its own there.
+        unfinished.chmod(mode)
         _sync(unfinished)
         unfinished.replace(path)
         _sync(path.parent)
@@ -66,17 +71,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
     A folder cannot be renamed over a full one, and a symbolic link can be over another. So each version is a folder of
     its own beside `path`, and `path` is a link to the one that counts: at every moment it names one whole version. A
     reader of several files takes them all from `standing_folder(path)`. What is replaced stays for `REPLACED_SECONDS`,
-    for those who read it still, and goes with the first replacement after that.
+    for those who read it still, and goes with the first replacement after that. The umask says who
+    reads it.
 
     Where a real folder stands under `path`, as older versions of Finstill made it, the link takes its place.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=path.parent))
+    unfinished = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+    # Not by mkdtemp, which passes over the umask.
+    unfinished.mkdir()
+    mode = unfinished.stat().st_mode & 0o777
     try:
         yield unfinished
         for each in (*unfinished.rglob("*"), unfinished):
-            # mkdtemp's folder, and files that libraries write safely, are their owner's alone.
-            each.chmod(0o755 if each.is_dir() else 0o644)
+            # Files that libraries write safely are their owner's alone.
+            each.chmod(mode if each.is_dir() else mode & 0o666)
             _sync(each)
         _let_stand(unfinished, path)
     finally:
@@ -133,6 +142,15 @@ def replaced_folders(root: Path) -> Iterator[Path]:
         for version in versions.iterdir():
             if version.name != standing_folder(path).name:
                 yield version
+
+
+def _mode_of_file(path: Path) -> int | None:
+    """Return the permissions of a regular file, and None where none stands."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+    return mode & 0o777 if stat.S_ISREG(mode) else None
 
 
 def _versions(path: Path) -> Path:
@@ -212,7 +230,8 @@ def open_root(root: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     """Return the file system of a cache's root and the path in it.
 
     Raises:
-        InputError: the URL names no file system that pyarrow knows, or one that cannot be reached.
+        InputError: the URL names no file system that pyarrow knows, or one that cannot be reached. What the library
+            says is left out where the URL may hold credentials, since it quotes the URL.
     """
     from pyarrow import ArrowException, fs
 
@@ -221,10 +240,13 @@ def open_root(root: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     try:
         return fs.FileSystem.from_uri(str(root))
     except (OSError, ArrowException) as error:
+        secret = "@" in str(root)
         raise InputError(
-            f"'{str(root).partition('://')[0]}://...' cannot be opened as a cache: {error}",
+            f"'{str(root).partition('://')[0]}://...' cannot be opened as a cache: "
+            f"{type(error).__name__ if secret else error}",
             remedy="Give a folder, or a URL such as s3://bucket/prefix?region=eu-west-1",
-        ) from error
+            # A cause is printed with the stack trace.
+        ) from (None if secret else error)
 
 
 def digest(*parts: bytes | str | Path) -> str:

@@ -197,7 +197,7 @@ def connected(address: str) -> Iterator[None]:
             "the teacher pass does not run through Ray Client, as Ray Data does not",
             where=f"FINSTILL_RAY={address}",
             remedy="Run on a machine of the cluster with FINSTILL_RAY=auto, or let dagster-ray start the run on one "
-            "(docs/scale.md, Many machines)",
+            "(docs/scale.md, Many machines train)",
         )
     on_termination = signal.getsignal(signal.SIGTERM)
     try:

@@ -40,6 +40,11 @@ class BaseConfig(BaseModel):
         """Whether any of the student's first weights come from its checkpoint."""
         return True
 
+    @property
+    def starts_from_texts(self) -> bool:
+        """Whether any of them are learned from the train texts, with labels or without."""
+        return False
+
 
 class EmbeddingConfig(BaseConfig):
     """The architecture of a student with word vectors of its own width.
@@ -63,6 +68,10 @@ class EmbeddingConfig(BaseConfig):
     def starts_from_checkpoint(self) -> bool:
         return self.embedding != "random"
 
+    @property
+    def starts_from_texts(self) -> bool:
+        return self.embedding == "output"
+
 
 class HintedConfig(BaseConfig):
     """The architecture of a student with a state for each token.
@@ -77,6 +86,10 @@ class HintedConfig(BaseConfig):
     @property
     def starts_from_checkpoint(self) -> bool:
         return super().starts_from_checkpoint or self.hint_texts > 0
+
+    @property
+    def starts_from_texts(self) -> bool:
+        return super().starts_from_texts or self.hint_texts > 0
 
 
 class LstmAttentionConfig(HintedConfig, EmbeddingConfig):

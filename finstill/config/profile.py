@@ -406,15 +406,15 @@ class Profile(ProfileFile):
 
     @property
     def package_settings(self) -> str:
-        """A digest of what a student or its package is made by and no table that it reads tells, or nothing."""
+        """A digest of what a student or its package is made by and no table that it reads tells."""
         settings = {
+            "labels": self.task.labels,
             "decide": digest_of_decisions(self.task.decide),
             "defer": self.defer,
             "unescape": self.corpus.unescape,
             "teacher_classes": self.task.teacher_classes,
         }
-        given = {name: value for name, value in settings.items() if value}
-        return digest(json.dumps(given)) if given else ""
+        return digest(json.dumps({name: value for name, value in settings.items() if value}))
 
     def is_contaminated(self, source: CorpusSource | None) -> bool:
         """Whether the teacher was trained on the data set that `source` names: its figures on it are contaminated."""

@@ -139,7 +139,7 @@ def class_groups(task: Task, teacher_labels: Sequence[str]) -> list[list[int]]:
     for names in (task.teacher_classes, own):
         wanted = [[_fold(name) for name in names.get(label, ())] for label in task.labels]
         flat = [name for group in wanted for name in group]
-        if sorted(flat) == sorted(position):
+        if sorted(flat) == sorted(map(_fold, teacher_labels)):
             return [[position[name] for name in group] for group in wanted]
     nameless = all(NAMELESS.fullmatch(name) for name in teacher_labels)
     raise UnmatchedClassesError(

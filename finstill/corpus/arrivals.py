@@ -4,22 +4,32 @@ A file is known by its name and its mark, which is its size and time of change. 
 in the corpus's folder, or where the list of what was taken has it: so it is taken again after a copy that failed, and
 not after somebody removed the copy. A review that people have filled in holds corrections and not texts, and its copy
 stands in their folder.
+
+Files that no reader knows are passed over, and so are hidden ones. In a folder so are links, since whoever drops one
+may not be allowed to read what it points to, and names that are not UTF-8, which neither JSON nor a message can hold.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from pyarrow import fs
 
 from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.corrections import is_review
+from finstill.corpus.readers import COMPRESSED
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
 from finstill.files import digest, open_root, read_json, whole_file, write_json
+
+NAME_BYTES = 255
+"""Bytes that a file's name may have on common file systems (NAME_MAX)."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,7 @@ def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path,
         corrections: the folder of corrected labels.
 
     Raises:
-        InputError: the corpus is no folder, or a file is no longer in the drop.
+        InputError: the corpus is no folder, or a file is no longer in the drop or is one that is passed over.
     """
     folders = _corpus_folder(source), corrections
     filesystem, base = open_root(drop)
@@ -104,7 +114,10 @@ def take(drop: str, files: Mapping[str, str], source: CorpusSource, taken: Path,
     copies, left = [], []
     try:
         for name, looked_at in files.items():
-            mark = looked_at or _mark(_look(filesystem, base, name))
+            # Only what a look lists: a name such as `../x.csv` would lead out of the drop.
+            if name not in there:
+                raise _gone(base, name)
+            mark = looked_at or there[name]
             path = _copy_of(name, mark, folders)
             try:
                 if not path.exists():
@@ -134,7 +147,10 @@ def _marks(drop: str) -> dict[str, str]:
     """Return the files of a drop that a reader knows, by name, each with its mark."""
     filesystem, base = open_root(drop)
     try:
-        listing = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
+        if isinstance(filesystem, fs.LocalFileSystem):
+            listing = list(_local_files(base))
+        else:
+            listing = filesystem.get_file_info(fs.FileSelector(base, recursive=True))
     except FileNotFoundError as error:
         raise InputError("there is no such folder", where=base, remedy="Make it, or name another") from error
     return {
@@ -144,22 +160,78 @@ def _marks(drop: str) -> dict[str, str]:
     }
 
 
+def _local_files(base: str) -> Iterator[fs.FileInfo]:
+    """Yield the files of a folder; Arrow's own listing follows links, and fails where a name is not UTF-8."""
+
+    def fail(error: OSError) -> None:
+        # A folder within that cannot be read, or is gone already, keeps no other file from being taken.
+        if error.filename == base:
+            raise error
+
+    for folder, _, names in os.walk(base, onerror=fail):
+        for path in (str(Path(folder, name)) for name in names):
+            if _is_utf8(path):
+                yield _local_file(path)
+
+
+def _is_utf8(path: str) -> bool:
+    """Return whether a name has no bytes that are none of its encoding, which Python turns into half characters."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _local_file(path: str) -> fs.FileInfo:
+    """Return what Arrow tells of a file, but of a link that it is none."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return fs.FileInfo(path, fs.FileType.NotFound)
+    if not stat.S_ISREG(found.st_mode):
+        return fs.FileInfo(path, fs.FileType.Unknown)
+    return fs.FileInfo(path, fs.FileType.File, mtime_ns=found.st_mtime_ns, size=found.st_size)
+
+
 def _mark(info: fs.FileInfo) -> str:
     return f"{info.size}-{info.mtime_ns}"
 
 
 def _look(filesystem: fs.FileSystem, base: str, name: str) -> fs.FileInfo:
-    info = filesystem.get_file_info(str(PurePosixPath(base) / name))
+    path = str(PurePosixPath(base) / name)
+    local = isinstance(filesystem, fs.LocalFileSystem)
+    info = _local_file(path) if local else filesystem.get_file_info(path)
     if info.type != fs.FileType.File:
-        raise InputError("this file is no longer in the drop", where=f"{base}/{name}")
+        raise _gone(base, name)
     return info
+
+
+def _gone(base: str, name: str) -> InputError:
+    return InputError("this file is no longer in the drop, or is one that is passed over", where=f"{base}/{name}")
 
 
 def _copy_of(name: str, mark: str, folders: tuple[Path, Path]) -> Path:
     folder = folders[is_review(name)]
+    file = Path(name)
     # The whole ending stays, also of a compressed file: it tells how to read it.
-    stem, point, ending = Path(name).name.partition(".")
-    return folder / f"{stem}-{digest(name, *mark.split('-', 1))[:12]}{point}{ending}"
+    stem, point, ending = file.name.partition(".")
+    known_by = f"-{digest(name, *mark.split('-', 1))[:12]}"
+    copy = f"{stem}{known_by}{point}{ending}"
+    if len(copy.encode()) > NAME_BYTES:
+        # Of a long name with many points only that part of the ending stays that tells how to read it.
+        ending = "".join(file.suffixes[-2 if file.suffix.lower() in COMPRESSED else -1 :])
+        room = NAME_BYTES - len(f"{known_by}{ending}".encode())
+        stem = file.name.removesuffix(ending).encode()[:room].decode(errors="ignore")
+        copy = f"{stem}{known_by}{ending}"
+    return folder / copy
+
+
+def _open(filesystem: fs.FileSystem, path: str) -> BinaryIO:
+    if isinstance(filesystem, fs.LocalFileSystem):
+        # A link may have taken the file's place since it was looked at.
+        return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+    return filesystem.open_input_stream(path, compression=None)
 
 
 def _copy(filesystem: fs.FileSystem, base: str, name: str, mark: str, path: Path) -> None:
@@ -167,7 +239,7 @@ def _copy(filesystem: fs.FileSystem, base: str, name: str, mark: str, path: Path
     if _mark(info) != mark:
         raise _ChangedError
     with (
-        filesystem.open_input_stream(info.path, compression=None) as content,
+        _open(filesystem, info.path) as content,
         whole_file(path) as unfinished,
         unfinished.open("wb") as copy,
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from finstill.config.known import KNOWN
 from finstill.config.profile import CorpusSource
 from finstill.corpus.readers import Fault, text_fault
 from finstill.corpus.rows import ROWS_SCHEMA, Row, writable
+from finstill.corpus.text import unescaped
 
 ROLES = ("text", "label", "date", "id", "split")
 
@@ -127,7 +127,7 @@ def row_of(
         if wrong_text := text_fault(text) if not text.isascii() else None:
             return Row(name, number, writable(text), None, None, None, None, wrong_text)
         if source.unescape:
-            text = html.unescape(text)
+            text = unescaped(text)
     try:
         given = _label(label, source)
     except ValueError as error:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import codecs
 import csv
+import functools
 import gzip
 import io
-import itertools
 import json
 import re
 import sys
@@ -46,6 +46,9 @@ DELIMITERS = {"\t": "tab", ";": ";", "|": "|", "@": "@", ",": ","}
 
 LINES_OF_A_ROW = 1000
 """Lines that a quoted cell may have: a quote that is opened by mistake would swallow the rest of the file."""
+
+ROW_CHARACTERS = 1 << 26
+"""Characters that a row of a text file may have: a small compressed file may hold a line that fills the memory."""
 
 OBJECTS_LOOKED_AT = 8192
 """JSON rows after which a first column that none of them had is taken for a wrong name."""
@@ -204,28 +207,27 @@ class Delimited:
 
     Raises:
         NoTableError: the file is empty.
-        InputError: the file is not in its encoding, lacks a column, or ends within quotes (the last while it is read).
+        InputError: the file is not in its encoding or lacks a column; and while it is read, a row is too long, or a
+            quote is not closed.
     """
 
     def __init__(self, stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]):
         self.where, self._form, self._ended = where, form, False
         csv.field_size_limit(sys.maxsize)
-        start, stream = _peek(stream)
-        encoding = _encoding(start, where, form)
-        # Bytes that are none of the encoding become surrogates, so that they are found row by row.
-        lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="")
+        self._lines = _Lines(stream, where, form, newline="", row=0)
+        self._before = self._characters = 0
         delimiter = form.delimiter or ("\t" if _ending(where) == ".tsv" else ",")
         self._rows = (
-            csv.reader(itertools.chain(lines, self._end()), delimiter=delimiter)
+            csv.reader(self._lines_and_end(), delimiter=delimiter)
             if form.quotes
-            else _UnquotedRows(lines, delimiter, form)
+            else _UnquotedRows(iter(self._lines), delimiter, form)
         )
         self.delimiter = delimiter
         if form.columns is not None:
             self.header = list(form.columns)
         else:
             try:
-                first = next((row for row in self._rows if row), [])
+                first = next(filter(None, iter(self._next_row, None)), [])
             except csv.Error as error:
                 raise InputError(f"not readable as CSV: {error}", where=where) from error
             if self._ended and first != [END]:
@@ -238,11 +240,11 @@ class Delimited:
         self._positions = [self._position(column) for column in wanted]
 
     def __iter__(self) -> Iterator[Record]:
-        rows, form, expected, positions, number = self._rows, self._form, len(self.header), self._positions, 0
+        form, expected, positions, number = self._form, len(self.header), self._positions, 0
         while True:
-            before = rows.line_num
+            self._lines.row = number + 1
             try:
-                cells = next(rows)
+                cells = self._next_row()
             except StopIteration:
                 return
             except csv.Error as error:
@@ -255,15 +257,8 @@ class Delimited:
             if not cells or (len(cells) == 1 < expected and not cells[0].strip()):
                 continue
             number += 1
-            many = rows.line_num - before > LINES_OF_A_ROW
-            if many or self._ended:
-                # Not a fault of this row alone: the rows after it were read as a part of it.
-                raise InputError(
-                    "a quote is opened in this row and not closed" + (f" in {LINES_OF_A_ROW:,} lines" if many else ""),
-                    where=self.where,
-                    row=number,
-                    remedy="Close it, or double it where it belongs to the text",
-                )
+            if self._ended:
+                raise self._open_quote()
             if number == 1 and form.columns is not None and self._names_columns(cells):
                 raise InputError(
                     f"its first line is the header {cells}",
@@ -280,9 +275,31 @@ class Delimited:
                 continue
             yield Record(number, tuple([cells[position] for position in positions]), None, cells)
 
-    def _end(self) -> Iterator[str]:
+    def _next_row(self) -> list[str]:
+        self._before, self._characters = self._rows.line_num, 0
+        return next(self._rows)
+
+    def _lines_and_end(self) -> Iterator[str]:
+        """Yield the lines; a row that has too many, or is too long, is found before the rest of it is read."""
+        for line in self._lines:
+            if self._rows.line_num - self._before >= LINES_OF_A_ROW:
+                raise self._open_quote(f" in {LINES_OF_A_ROW:,} lines")
+            self._characters += len(line)
+            if self._characters > ROW_CHARACTERS:
+                raise self._lines.too_long()
+            yield line
         self._ended = True
         yield END
+
+    def _open_quote(self, within: str = "") -> InputError:
+        # Not a fault of this row alone: the rows after it were read as a part of it.
+        opened_in = "this row" if self._lines.row else "the first line"
+        return InputError(
+            f"a quote is opened in {opened_in} and not closed{within}",
+            where=self.where,
+            row=self._lines.row or None,
+            remedy="Close it, or double it where it belongs to the text",
+        )
 
     def _names_columns(self, cells: Sequence[str]) -> bool:
         return [cell.strip().lstrip("\ufeff").casefold() for cell in cells] == [name.casefold() for name in self.header]
@@ -311,10 +328,53 @@ class Delimited:
         return Fault(f"{count} fields, {expected} were expected", remedy)
 
 
+class _Lines:
+    """The lines of a text file, none of them longer than a row may be.
+
+    Args:
+        newline: as `open` takes it.
+        row: number of the first row.
+
+    Attributes:
+        row: number of the row that is read, which whoever reads keeps; 0 is the header.
+
+    Raises:
+        InputError: the file is not in its encoding, or a line is too long (that while it is read).
+    """
+
+    def __init__(self, stream: BinaryIO, where: str, form: Form, newline: str | None = None, row: int = 1):
+        start, stream = _peek(stream)
+        encoding = _encoding(start, where, form)
+        # Bytes that are none of the encoding become surrogates, so that they are found row by row.
+        self._text = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)
+        self._where, self.row = where, row
+
+    def __iter__(self) -> Iterator[str]:
+        for line in iter(functools.partial(self._text.readline, ROW_CHARACTERS + 1), ""):
+            if len(line) > ROW_CHARACTERS:
+                raise self.too_long()
+            yield line
+
+    def filled(self) -> Iterator[tuple[int, str]]:
+        """Yield the lines that are not blank, each a row, with their numbers."""
+        for line in self:
+            if line.strip():
+                yield self.row, line
+                self.row += 1
+
+    def too_long(self) -> InputError:
+        return InputError(
+            f"the row is longer than {ROW_CHARACTERS:,} characters",
+            where=self._where,
+            row=self.row or None,
+            remedy="Shorten it, or remove it",
+        )
+
+
 class _UnquotedRows:
     """Lines of which the last delimiters divide the columns: a text in the first may hold the delimiter."""
 
-    def __init__(self, lines: io.TextIOWrapper, delimiter: str, form: Form):
+    def __init__(self, lines: Iterator[str], delimiter: str, form: Form):
         self._lines, self._delimiter = lines, delimiter
         self._columns = 2 if form.columns is None else len(form.columns)
         self.line_num = 0
@@ -329,11 +389,12 @@ class _UnquotedRows:
 
 
 def text_lines(stream: BinaryIO, where: str, form: Form) -> Iterator[Record]:
-    """Yield a row for each line of a text file that is not blank: the line is its only value."""
-    start, stream = _peek(stream)
-    encoding = _encoding(start, where, form)
-    lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape")
-    for number, line in enumerate((line for line in lines if line.strip()), start=1):
+    """Yield a row for each line of a text file that is not blank: the line is its only value.
+
+    Raises:
+        InputError: the file is not in its encoding, or a line is too long.
+    """
+    for number, line in _Lines(stream, where, form).filled():
         text = line.rstrip("\n")
         fault = None if text.isascii() else _undecodable(text, form)
         yield Record(number, (text,), fault, _encodable([text])[0])
@@ -345,12 +406,9 @@ def json_lines(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]) 
     A row may lack any column but the first. A column that no row of the file has is a wrong name.
 
     Raises:
-        InputError: no row has one of the columns.
+        InputError: the file is not in its encoding, no row has one of the columns, or a line is too long.
     """
-    start, stream = _peek(stream)
-    encoding = _encoding(start, where, form)
-    lines = io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline="\n")
-    numbered = enumerate((line for line in lines if line.strip()), start=1)
+    numbered = _Lines(stream, where, form, newline="\n").filled()
     yield from _objects((_parsed(number, line, form) for number, line in numbered), where, form, wanted)
 
 
@@ -437,7 +495,7 @@ def parquet_rows(stream: BinaryIO, where: str, form: Form, wanted: Sequence[str]
     """Yield the rows of a Parquet file, as `parquet_records` does.
 
     Raises:
-        InputError: it is no Parquet file, or lacks a column.
+        InputError: it is no Parquet file, or lacks a column or has it twice.
     """
     before = 0
     for batch, names in parquet_batches(stream, where, form, wanted):
@@ -455,7 +513,7 @@ def parquet_batches(
         everything: whether to read the other columns too.
 
     Raises:
-        InputError: it is no Parquet file, or lacks a column.
+        InputError: it is no Parquet file, or lacks a column or has it twice.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -466,6 +524,8 @@ def parquet_batches(
             for column in wanted:
                 if column not in schema.names:
                     raise missing_column(column, schema.names, where, form)
+                if (count := schema.names.count(column)) > 1:
+                    raise InputError(f"there are {count} columns '{column}'", where=where)
             names = _class_names(schema)
             for batch in file.iter_batches(OBJECTS_LOOKED_AT, columns=None if everything else list(wanted)):
                 yield batch, names

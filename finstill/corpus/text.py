@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import re
+import sys
 import unicodedata
+from functools import cache, partial
 
 KEY_BYTES = 16
+
+MARKS_IN_A_ROW = 30
+"""Combining marks on one letter; no language has more (Unicode Standard Annex 15, stream-safe text)."""
+
+CHARACTERS_TO_LOOK_AT = 1000
+"""A text of fewer is normalised in a millisecond, whatever it is."""
 
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
 """Unicode's categories of controls, format characters (zero-width ones among them) and separators."""
@@ -35,9 +44,32 @@ def normalise(text: str) -> str:
     """Return `text` in Unicode NFKC with each run of white space as one space and none at the ends.
 
     NFKC (Unicode Standard Annex 15) folds full-width digits, ligatures and no-break spaces, which differ between feeds
-    that carry the same sentence. Case and punctuation stay: they carry meaning.
+    that carry the same sentence. Case and punctuation stay: they carry meaning. In a long text, combining marks after
+    the thirtieth in a row are left out: NFKC takes as many steps as the square of their number.
     """
-    return " ".join(unicodedata.normalize("NFKC", text).split())
+    if len(text) <= CHARACTERS_TO_LOOK_AT or text.isascii():
+        return " ".join(unicodedata.normalize("NFKC", text).split())
+    keep_thirty = partial(_marks_in_a_row().sub, r"\1")
+    # Once more after it, since it makes two marks of some.
+    return " ".join(keep_thirty(unicodedata.normalize("NFKC", keep_thirty(text))).split())
+
+
+@cache
+def _marks_in_a_row() -> re.Pattern[str]:
+    """Return what finds more marks in a row than a text keeps; those that it keeps are its first group."""
+    marks = "".join(filter(unicodedata.combining, map(chr, range(sys.maxunicode + 1))))
+    # These five are no marks themselves, and NFKC makes nothing but marks of them.
+    mark = f"[{marks}\u0f73\u0f75\u0f81\uff9e\uff9f]"
+    return re.compile(f"({mark}{{{MARKS_IN_A_ROW}}}){mark}+")
+
+
+def unescaped(text: str) -> str:
+    """Return `text` with its HTML entities decoded; one with a number that Python cannot read stays as it is."""
+    try:
+        return html.unescape(text)
+    except ValueError:
+        # Python reads no number of more than 4,300 digits.
+        return text
 
 
 def cleaned(text: str) -> str:

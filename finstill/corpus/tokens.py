@@ -187,8 +187,9 @@ def texts_read(corpus: Path, tokens: Path) -> pa.Table:
     if tokens == corpus:
         return texts
     rows = pq.read_table(tokens, columns=["key", "text_key", "window"])
-    whole = texts["text"].take(pc.index_in(rows["text_key"], texts["key"].combine_chunks()))
-    return pa.table({"key": rows["key"], "text": pc.coalesce(rows["window"], whole)})
+    # `take` copies into one array, whose offsets as a `string` would end at 2 GiB.
+    whole = texts["text"].cast(pa.large_string()).take(pc.index_in(rows["text_key"], texts["key"].combine_chunks()))
+    return pa.table({"key": rows["key"], "text": pc.coalesce(rows["window"].cast(pa.large_string()), whole)})
 
 
 def tokenize_corpus(corpus: Path, tokenizer: Tokenizer, path: Path, long: LongTexts = "cut") -> TokensReport:

@@ -18,7 +18,8 @@ SENTENCE_END = re.compile(
     # Chinese and Japanese need no space. The normal form, NFKC, has `!`, `?` and `...` for their wide marks.
     rf"|[。！？｡។៕။]+{_CLOSING}\s*"
     rf"|(?<=[{HAN_AND_KANA}])[.!?…]+{_CLOSING}\s*"
-    rf"|[.!?…]+{_CLOSING}\s*(?={_OPENING}[{HAN_AND_KANA}])"
+    # From the first mark of a run and never from a later one, which would take the square of their number of steps.
+    rf"|(?<![.!?…])[.!?…]++{_CLOSING}\s*(?={_OPENING}[{HAN_AND_KANA}])"
     # Thai and its neighbours divide clauses by spaces.
     rf"|[{THAI_LAO_MYANMAR_KHMER}.!?…]{_CLOSING}\s+(?={_OPENING}[{THAI_LAO_MYANMAR_KHMER}])"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
@@ -16,6 +17,10 @@ from finstill.evaluation.months import Month
 
 # Okabe and Ito's colours, told apart by people of every colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
+
+
+# A class may be named after sums of money: two dollar signs do not make a formula of what is between them.
+matplotlib.rcParams["text.parse_math"] = False
 
 
 def training_curves(history: Sequence[Mapping[str, float]], name: str) -> bytes:

@@ -388,4 +388,4 @@ def _line(name: str, value: str, guess: Guess, indent: str) -> list[str]:
 def _quoted(value: str) -> str:
     """Return a value as YAML reads it back: in quotes where it could be read as something else."""
     plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.casefold() not in YAML_WORDS
-    return value if plain else json.dumps(value, ensure_ascii=False)
+    return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())

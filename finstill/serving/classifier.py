@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from finstill.corpus.long_texts import Encoding, Window, mean_over_windows
-from finstill.corpus.text import cleaned, normalise
+from finstill.corpus.text import cleaned, normalise, unescaped
 from finstill.errors import InputError
 from finstill.inference.batching import length_sorted_batches
 from finstill.inference.session import OnnxClassifier
@@ -142,7 +141,7 @@ class StudentClassifier:
 
     def read(self, text: str) -> str:
         """Return a text as the student reads it, and as those of its corpus were read: in normal form."""
-        return normalise(cleaned(html.unescape(text) if self.package.unescape else text))
+        return normalise(cleaned(unescaped(text) if self.package.unescape else text))
 
     def _score_chunk(
         self, texts: list[str], first_row: int, explain: bool, each: Callable[..., Iterable[None]]

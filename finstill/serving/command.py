@@ -60,8 +60,10 @@ def _score(given: argparse.Namespace) -> ScoringReport:
         raise InputError(f"the input is {told}, and so is the output: name it *{endings[0]}", where=output)
     if output is not None and output.is_dir():
         raise InputError("it is a folder, and the output is a file", where=output)
-    if source is not None and output is not None and output.exists() and source.samefile(output):
-        raise InputError("input and output are the same file", where=output)
+    rejects = _rejects(given)
+    _refuse_same("input and output", source, output)
+    _refuse_same("input and rejects", source, rejects)
+    _refuse_same("output and rejects", output, rejects)
     student = StudentClassifier(
         given.package,
         precision=given.precision or SERVED,
@@ -75,7 +77,6 @@ def _score(given: argparse.Namespace) -> ScoringReport:
         student, prefix=given.prefix, explain=given.explain, refuse_long=given.long == "refuse", say=_say
     )
     table = open_table(source, given.format, given.text, form)
-    rejects = _rejects(given)
     with table.raw:
         if output is None:
             return scorer.to_stream(table, sys.stdout.buffer, rejects)
@@ -84,6 +85,18 @@ def _score(given: argparse.Namespace) -> ScoringReport:
             return scorer.to_file(table, source, output, rejects)
         with whole_file(output) as unfinished, unfinished.open("wb") as file:
             return scorer.to_stream(table, file, rejects)
+
+
+def _refuse_same(names: str, one: Path | None, other: Path | None) -> None:
+    """Refuse to write `other` where it is `one`, by another name too; None is a stream.
+
+    Raises:
+        InputError: they are one file.
+    """
+    if one is None or other is None:
+        return
+    if one.resolve() == other.resolve() or (one.exists() and other.exists() and one.samefile(other)):
+        raise InputError(f"{names} are the same file", where=other)
 
 
 def _rejects(given: argparse.Namespace) -> Path | None:

@@ -99,8 +99,8 @@ class Package:
         corpus: digest of the corpus it was trained and measured on.
         recipe: what it was made by.
         parameters: number of weights.
-        temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where no
-            validation row is labelled.
+        temperature: what logits are divided by for calibrated probabilities, fitted on validation rows; None where
+            fewer than 50 validation rows are labelled.
         measured: what was measured of it on the test split.
         digest: of the graphs, the tokenizer, the labels, the temperature, the threshold, whether long texts are cut and
             whether HTML entities are decoded: what decides every answer it gives.
@@ -151,7 +151,7 @@ class Package:
         """Read the package in `folder`.
 
         Raises:
-            InputError: it is not one, or another version of Finstill made it.
+            InputError: it is not one, its description is not JSON, or another version of Finstill made it.
         """
         folder = standing_folder(folder)
         file = folder / PACKAGE_FILE
@@ -159,7 +159,14 @@ class Package:
             raise InputError(
                 f"there is no {PACKAGE_FILE}", where=folder, remedy="Give the folder of a packaged student"
             )
-        values = read_json(file)
+        try:
+            values = read_json(file)
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"not readable as JSON: {error}",
+                where=file,
+                remedy="Materialize student_package again, or copy it anew",
+            ) from error
         try:
             read = {"folder": folder, "labels": tuple(values["labels"])}
             for name, kind in (("decision", DecisionRule), ("deferral", Deferral)):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import finstill
+from finstill.errors import InputError
 from finstill.files import read_json, whole_file, write_json
 from finstill.progress import SECONDS_BETWEEN_LINES
 from finstill.serving import Score, StudentClassifier
@@ -67,8 +70,16 @@ class TableScorer:
 
         Args:
             rejects: where rows go that cannot be scored, as JSONL: row, reason, content.
+
+        Raises:
+            InputError: another run writes to `output`, or the system is not a POSIX one; or the table cannot be
+                scored, see `Table.chunks` and `Table.head`.
         """
-        parts = output.with_name(f"{output.name}.unfinished")
+        with _only_run(output):
+            return self._to_file(table, source, output, rejects)
+
+    def _to_file(self, table: Table, source: Path, output: Path, rejects: Path) -> ScoringReport:
+        parts = _parts(output)
         self._prepare(parts, source, table)
         done: list[Path] = []
         counts = ScoringReport(0, 0)
@@ -213,8 +224,62 @@ class TableScorer:
         return advance
 
 
+def _parts(output: Path) -> Path:
+    """Return the folder of the chunks of `output`."""
+    return output.with_name(f"{output.name}.unfinished")
+
+
+@contextmanager
+def _only_run(output: Path) -> Iterator[None]:
+    """Keep other runs from `output` and its chunks, by a lock beside it that the system gives up with the process.
+
+    Raises:
+        InputError: another run has the lock; or the system has no such locks.
+    """
+    try:
+        import fcntl  # Windows lacks it; streams are scored there too.
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "scores are written to files on POSIX systems alone", where=output, remedy="Write to the standard output"
+        ) from error
+    path = output.with_name(f"{_parts(output).name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    "another run of finstill score writes there",
+                    where=output,
+                    remedy="Wait until it has ended, or name another output",
+                ) from error
+            # Whoever had it may have removed it after it was opened here: then no other run would meet this lock.
+            if not _names(path, lock):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _names(path: Path, file: IO[str]) -> bool:
+    """Return whether `path` is the name of the open `file`, and not of another one or of none."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 def _line(fault: Fault) -> bytes:
-    return (json.dumps(asdict(fault), ensure_ascii=False, default=str) + "\n").encode(errors="replace")
+    values = {"row": fault.row, "reason": fault.reason, "content": fault.content}
+    try:
+        line = json.dumps(values, ensure_ascii=False, default=str)
+    except RecursionError:
+        # Nested too deeply to be written.
+        line = json.dumps({**values, "content": reprlib.repr(fault.content)}, ensure_ascii=False)
+    return f"{line}\n".encode(errors="replace")
 
 
 def _write(path: Path, content: bytes) -> None:

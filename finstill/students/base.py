@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Any, ClassVar, Self
 
 import onnx
@@ -32,19 +33,14 @@ class StudentConfig(PretrainedConfig):
     # Students that an older version saved call it their shape.
     attribute_map: ClassVar[dict[str, str]] = {"shape": "architecture"}
 
-    def __init__(
-        self,
-        architecture: dict[str, Any] | None = None,
-        vocab_size: int = 30522,
-        known_tokens: int | None = None,
-        longest: int = 512,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.architecture = architecture or {}
-        self.vocab_size = vocab_size
-        self.known_tokens = known_tokens or vocab_size
-        self.longest = longest
+    architecture: dict[str, Any] = field(default_factory=dict)
+    vocab_size: int = 30522
+    known_tokens: int = 0
+    longest: int = 512
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.known_tokens = self.known_tokens or self.vocab_size
 
 
 class Student(PreTrainedModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,19 +32,10 @@ class PretrainedEncoderConfig(StudentConfig):
 
     model_type = "finstill_encoder"
 
-    def __init__(
-        self,
-        width: int = 384,
-        heads: int = 12,
-        inner_width: int = 1536,
-        epsilon: float = 1e-12,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.width = width
-        self.heads = heads
-        self.inner_width = inner_width
-        self.epsilon = epsilon
+    width: int = 384
+    heads: int = 12
+    inner_width: int = 1536
+    epsilon: float = 1e-12
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):

@@ -30,4 +30,6 @@ for _student in STUDENTS.values():
 def load_student(folder: Path) -> Student:
     """Return the student saved in `folder`, in evaluation mode."""
     with quiet_transformers():
-        return AutoModelForSequenceClassification.from_pretrained(folder, local_files_only=True).eval()
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        ).eval()

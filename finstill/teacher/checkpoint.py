@@ -271,6 +271,7 @@ def load_classifier(folder: Path) -> PreTrainedModel:
                 dtype=torch.float32,
                 output_loading_info=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 # A configuration's own num_labels would have them renamed where the two differ.
                 **({"num_labels": len(names), "id2label": names} if names else {}),
             )
@@ -305,7 +306,7 @@ def load_encoder(folder: Path) -> PreTrainedModel:
     try:
         with quiet_transformers():
             model, loading = AutoModel.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True
+                folder, dtype=torch.float32, output_loading_info=True, local_files_only=True, trust_remote_code=False
             )
     except (OSError, ValueError, RuntimeError) as error:
         problem = str(error).strip().splitlines()[0]

@@ -20,6 +20,9 @@ LEAST_AGREEMENT = 0.99
 LARGEST_KL = 0.01
 LARGEST_BATCH_DEPENDENCE = 1e-4
 
+FIDELITY_TEXTS = 4096
+"""Test texts that a float32 graph reads too: their agreement is uncertain by 0.003."""
+
 ROWS_ALONE = 128
 """Texts that are also run one by one."""
 

@@ -19,6 +19,7 @@ from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from finstill.config.architectures import BaseConfig, EmbeddingConfig, HintedConfig
 from finstill.config.recipe import Recipe
+from finstill.corpus.token_ids import TokenIds
 from finstill.corpus.tokenizer import TOKENIZER_FILE, tokenizer_identity
 from finstill.errors import InputError
 from finstill.files import digest, read_json, whole_folder, write_json
@@ -276,7 +277,7 @@ def train_student(
                     where=stage,
                     remedy="Label some rows, or remove the recipe",
                 )
-    inputs = _inputs_digest(recipe, train, epoch, validation, labels, vocabulary, start)
+    inputs = _inputs_digest(recipe, train, epoch, read, validation, labels, vocabulary, start)
     existing = read_json(folder / TRAINING_FILE) if (folder / TRAINING_FILE).is_file() else None
     # The rest of the file may be another version's.
     if existing is not None and existing["inputs"] == inputs:
@@ -288,7 +289,7 @@ def train_student(
     texts, labelled = len(whole), int((whole.labels != NO_LABEL).sum())
     if recipe.start_from == "champion" and champion is not None:
         measured = row_digests(validation)
-        warm = start_from_champion(recipe, champion, learned, measured, said, labels, start.tokenizer, stage)
+        warm = start_from_champion(recipe, champion, learned, measured, said, labels, start, stage)
     # Before the model is built: its random weights are part of what the seed decides.
     transformers.set_seed(recipe.seed)
     if warm is not None:
@@ -389,6 +390,7 @@ def _inputs_digest(
     recipe: Recipe,
     train: TrainingRows,
     epoch: Epoch,
+    read: TokenIds,
     validation: TrainingRows,
     labels: Sequence[str],
     vocabulary: Vocabulary,
@@ -405,4 +407,6 @@ def _inputs_digest(
     ]
     if recipe.architecture.starts_from_checkpoint:
         parts += start.weights_digests()
+    if recipe.architecture.starts_from_texts:
+        parts += read.content()
     return digest(*parts, *train.content(), *validation.content())

@@ -131,6 +131,7 @@ def untrained_classifier(encoder: Checkpoint, labels: Sequence[str], seed: int) 
             encoder.folder,
             dtype=torch.float32,
             local_files_only=True,
+            trust_remote_code=False,
             ignore_mismatched_sizes=True,
             **label_maps(labels),
         )

@@ -10,7 +10,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from finstill.config.recipe import Recipe
 from finstill.config.temperature import TemperatureSchedule
@@ -21,6 +20,7 @@ from finstill.errors import InputError
 from finstill.files import digest
 from finstill.students.base import Student
 from finstill.students.registry import load_student
+from finstill.students.start import Start
 from finstill.training.rows import NO_LABEL, TrainingRows
 from finstill.training.trained import TrainedStudent
 
@@ -113,7 +113,7 @@ def start_from_champion(
     validation: np.ndarray,
     said: TableProvenance | None,
     labels: Sequence[str],
-    tokenizer: Tokenizer,
+    start: Start,
     stage: str,
 ) -> WarmStart | None:
     """Return the champion as the start of `recipe`'s student; None, with a line in the log, where it cannot be that.
@@ -123,7 +123,7 @@ def start_from_champion(
         train, validation: uint64, (rows,): the digests of the rows of these splits.
         said: what the rows say of the teachers whose logits the student is to hear.
         labels: the task's, in the order of the logits.
-        tokenizer: the one the student is to read by.
+        start: the one that the student has without a champion, for how it is to read.
         stage: how log lines call this training.
     """
     try:
@@ -138,7 +138,8 @@ def start_from_champion(
         "learned from another teacher": (own.teachers if own else ()) != (said.teachers if said else ()),
         "answers another task": list((student.config.id2label or {}).values()) != list(labels),
         "reads by another tokenizer": tokenizer_identity(read_tokenizer(trained.folder))
-        != tokenizer_identity(tokenizer),
+        != tokenizer_identity(start.tokenizer),
+        "reads texts of another length": student.config.longest != start.max_length,
         "does not say from how many texts it learned": not trained.texts,
         # The splits changed: what it learned from stands in test too.
         "learned from texts of validation": np.isin(validation, np.setdiff1d(learned, train)).any(),

@@ -70,7 +70,7 @@ def _reasons(
         if key == student.key and tags.get(RECIPE_TAG) != recipe.digest:
             yield "the recipe changed"
         if key == student_package.key and tags.get(PACKAGE_TAG, "") != settings.package_settings:
-            yield "what the profile says of decisions, entities or the teacher's classes changed"
+            yield "what the profile says of labels, decisions, entities or the teacher's classes changed"
         if tags.get(CODE_VERSION_TAG) != graph.get(key).code_version:
             yield f"the code of {key.to_user_string()} changed"
         # The first cause is the one to name: where the corpus changed, tokens and logits did too.

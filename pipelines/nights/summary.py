@@ -21,8 +21,8 @@ from dagster import (
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.corpus import INPUTS_TAG, corpus
-from assets.metadata import OWNERS
-from pipelines.failures import step_failure
+from assets.metadata import CELL_CHARACTERS, OWNERS, cell
+from pipelines.failures import shortened, step_failure
 from pipelines.jobs import decide, distil, nightly_redistillation
 
 NIGHT_TAG = "finstill/night"
@@ -133,7 +133,7 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
         lines += [f"**Corpus.** {rows:,} texts{grown}.", f"**Teacher.** {reached:,} texts reached it{hit}."]
         figures |= {"texts": rows, "rows_reached_by_the_teacher": reached}
     if first.stage:
-        lines.append(f"**Labelling {first.ending}** at {first.stage}: {first.cause}")
+        lines.append(f"**Labelling {first.ending}** at {first.stage}: {_as_text(first.cause)}")
     else:
         lines.append("**Students.**\n" + "\n".join(f"- {line}" for line in _students(distilled, recipes)))
         failed = sum(bool(run.stage) for run in distilled.values())
@@ -146,7 +146,7 @@ def summarise_night(instance: DagsterInstance, night: str, recipes: Sequence[str
             promoted = bool(champion["promoted"])
             lines.append(f"**In service.** `{champion['champion']}`: {champion['reason']}.")
         if decided.stage:
-            lines.append(f"**The comparison {decided.ending}** at {decided.stage}: {decided.cause}")
+            lines.append(f"**The comparison {decided.ending}** at {decided.stage}: {_as_text(decided.cause)}")
         if verdicts := decided.metadata.get("comparison", {}).get("verdicts"):
             lines.append(f"**Students and their label-only baselines.**\n{verdicts}")
     figures["promoted"] = int(promoted)
@@ -166,7 +166,8 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
         done = distilled[name]
         why = done.run.tags.get(WHY_TAG, "asked for")
         if done.stage:
-            lines.append(f"`{name}` **{done.ending}** at {done.stage} ({why}): {done.cause.splitlines()[0]}")
+            first_line = _as_text(done.cause.partition("\n")[0])
+            lines.append(f"`{name}` **{done.ending}** at {done.stage} ({why}): {first_line}")
             continue
         measured = done.metadata.get("evaluation")
         if measured is None:
@@ -176,6 +177,14 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
         quality = f"macro-F1 {measured['macro_f1']:.3f}, " if "macro_f1" in measured else ""
         lines.append(f"`{name}` was made again ({why}): {quality}agreement {measured['agreement']:.3f}.")
     return lines
+
+
+def _as_text(said: str) -> str:
+    """Return what may quote the corpus as one paragraph of bounded length, of which Markdown and HTML draw nothing."""
+    paragraph = shortened(" ".join(said.split()))
+    # In pieces: a cell of a table is cut where a cause has not yet come to its remedy.
+    pieces = (paragraph[start : start + CELL_CHARACTERS] for start in range(0, len(paragraph), CELL_CHARACTERS))
+    return "".join(map(cell, pieces))
 
 
 def _inputs(instance: DagsterInstance, first: DagsterRun) -> str | None:
@@ -220,7 +229,7 @@ def _stage_run(instance: DagsterInstance, run: DagsterRun) -> StageRun:
                 where = run.tags.get(PARTITION_NAME_TAG)
                 of = f"{check.asset_key.to_user_string()} of `{where}`" if where else check.asset_key.to_user_string()
                 name = f"{check.check_name} ({of})"
-                warnings[name] = "" if check.passed else f"{name}: {check.description}"
+                warnings[name] = "" if check.passed else f"{name}: {_as_text(check.description or '')}"
                 if not check.passed and check.severity == AssetCheckSeverity.ERROR:
                     failed_check = warnings[name]
         elif event.event_type == DagsterEventType.RUN_FAILURE:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from pyarrow import fs
 
 from finstill.config.profile import CorpusSource
 from finstill.corpus import arrivals
@@ -36,6 +37,76 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [("ä" * 120 + ".csv", ".csv"), ("b" * 248 + ".csv.gz", ".csv.gz"), ("x." + "y" * 240 + ".jsonl", ".jsonl")],
+)
+def test_a_name_that_leaves_no_room_for_its_mark_is_cut(place: Place, name: str, ending: str) -> None:
+    (place.drop / name).write_text("text\nx\n")
+    (copy,) = place.take(place.ready()).copies
+    assert copy.read_text() == "text\nx\n"
+    assert copy.name.endswith(ending)
+    assert copy.name[0] == name[0]
+    assert place.ready() == {}
+
+
+def test_a_name_that_is_not_utf_8_ends_no_look(place: Place) -> None:
+    try:
+        (place.drop / os.fsdecode(b"caf\xe9.csv")).write_text("text\nx\n")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    (place.drop / "b.csv").write_text("text\nx\n")
+    assert list(place.ready()) == ["b.csv"]
+
+
+def test_links_are_passed_over(place: Place, tmp_path: Path) -> None:
+    """The service may read what whoever drops a link may not."""
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "s.csv").write_text("text\nsecret\n")
+    (place.drop / "link.csv").symlink_to(secret / "s.csv")
+    (place.drop / "folder").symlink_to(secret)
+    (place.drop / "b.csv").write_text("text\nx\n")
+    assert list(place.ready()) == ["b.csv"]
+
+
+def test_a_link_that_takes_a_file_s_place_is_not_followed(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the last moment: after the file was looked at, and before it is opened."""
+    file, secret = place.drop / "a.csv", tmp_path / "secret.csv"
+    file.write_text("text\nx\n")
+    secret.write_text("text\ny\n")
+    ready, really_open = place.ready(), arrivals._open
+
+    def open_later(filesystem, path: str):  # type: ignore[no-untyped-def]
+        file.unlink()
+        file.symlink_to(secret)
+        return really_open(filesystem, path)
+
+    monkeypatch.setattr(arrivals, "_open", open_later)
+    with pytest.raises(OSError, match="symbolic links"):
+        place.take(ready)
+    assert list(place.corpus.glob("*")) == []
+
+
+def test_only_what_a_look_lists_is_taken(place: Place, tmp_path: Path) -> None:
+    outside = tmp_path / "outside.csv"
+    outside.write_text("text\nx\n")
+    (place.drop / "link.csv").symlink_to(outside)
+    for name in ("../outside.csv", str(outside), "link.csv"):
+        with pytest.raises(InputError, match="is one that is passed over"):
+            place.take({name: ""})
+    assert not place.corpus.exists()
+
+
+def test_marks_are_those_that_arrow_tells(place: Place) -> None:
+    """Lists of what was taken, and copies, are older than the look of our own."""
+    (place.drop / "a.csv").write_text("text\nx\n")
+    told = fs.LocalFileSystem().get_file_info(str(place.drop / "a.csv"))
+    assert place.ready() == {"a.csv": f"{told.size}-{told.mtime_ns}"}
 
 
 def test_what_was_taken_is_not_taken_again(place: Place) -> None:

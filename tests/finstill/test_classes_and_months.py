@@ -7,7 +7,7 @@ import pytest
 
 from finstill.evaluation.classes import by_class, classes_with_too_few_rows, rows_needed, wilson_interval
 from finstill.evaluation.months import Month, by_month
-from finstill.evaluation.plots import quality_by_month
+from finstill.evaluation.plots import confusion_matrices, quality_by_month
 from finstill.metrics import quality
 from finstill.training.rows import NO_LABEL
 
@@ -16,6 +16,11 @@ RISK = ("no_risk", "risk")
 
 def answers(*classes: int) -> np.ndarray:
     return 5 * np.eye(2, dtype=np.float32)[list(classes)]
+
+
+def test_classes_named_after_sums_of_money_are_plotted() -> None:
+    counts = np.array([[3, 1], [0, 2]])
+    assert confusion_matrices({"student": counts}, ("$1m_to_$10m", "more")).startswith(b"\x89PNG")
 
 
 class TestIntervals:

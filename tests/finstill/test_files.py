@@ -24,6 +24,7 @@ from finstill.files import (
     remove_folder,
     replaced_folders,
     standing_folder,
+    whole_file,
     whole_folder,
     write_json,
 )
@@ -113,6 +114,33 @@ def test_others_read_a_folder_whatever_its_files_were_made_with(tmp_path: Path) 
         (unfinished / "inner" / "weights").touch(mode=0o600)
     modes = [path.stat().st_mode & 0o777 for path in (tmp_path / "package").rglob("*")]
     assert sorted(modes) == [0o644, 0o755]
+
+
+@pytest.fixture
+def _own_group_reads() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("_own_group_reads")
+def test_what_is_published_is_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    write(tmp_path / "folder", "new")
+    write_json(tmp_path / "file", {})
+    paths = tmp_path / "file", tmp_path / "folder", tmp_path / "folder" / "one"
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o640, 0o750, 0o640]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o444])
+def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    path.chmod(mode)
+    with whole_file(path) as unfinished:
+        assert not unfinished.stat().st_mode & 0o077 & ~mode, "nobody reads it unfinished who may not read it"
+        unfinished.write_text("new")
+    assert path.stat().st_mode & 0o777 == mode
+    assert path.read_text() == "new"
 
 
 @pytest.mark.parametrize("was", ["a link", "a real folder", "a real folder where names cannot be exchanged"])

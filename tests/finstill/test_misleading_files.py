@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from finstill.cli import main
 from finstill.config.profile import CorpusSource
+from finstill.corpus import readers
 from finstill.corpus.build import distinct_texts
 from finstill.corpus.look import look
+from finstill.corpus.readers import BYTES_LOOKED_AT, Delimited, Form
 from finstill.corpus.report import BadRows, write_bad_rows
 from finstill.corpus.sources import SourceReport, read_rows
 from finstill.errors import InputError
@@ -60,6 +63,22 @@ class TestQuotes:
         with pytest.raises(InputError, match=r"x\.csv, row 1: a quote .* not closed in 1,000 lines"):
             distinct_texts(rows, LABELS, {}, BadRows(stop=False))
 
+    def test_the_rest_of_the_file_is_not_read_first(self) -> None:
+        content = io.BytesIO(b'text\n"a\n' + b"b\n" * 4_000_000)
+        table = Delimited(content, "x.csv", Form(), ["text"])
+        with pytest.raises(InputError, match=r"x\.csv, row 1: a quote .* not closed in 1,000 lines"):
+            list(table)
+        assert content.tell() <= 2 * BYTES_LOOKED_AT
+
+    def test_a_header_with_one_is_named(self, tmp_path: Path) -> None:
+        path = write(tmp_path / "x.csv", '"text\n' + "b\n" * 3000 + '"\n')
+        with pytest.raises(InputError, match=r"x\.csv: a quote is opened in the first line .* in 1,000 lines"):
+            texts(path)
+
+    def test_a_row_of_a_thousand_lines_is_read_and_blank_lines_are_no_part_of_one(self, tmp_path: Path) -> None:
+        cell = "\n".join(["a"] * 1000)
+        assert texts(write(tmp_path / "x.csv", "\n" * 2000 + "text\n" + "\n" * 2000 + f'"{cell}"\nb\n')) == [cell, "b"]
+
     def test_a_file_with_one_can_be_looked_at(self, tmp_path: Path) -> None:
         csv.field_size_limit(1 << 17)  # As Python begins: another test may have raised it.
         path = write(tmp_path / "x.csv", 'label,text\nneutral,a\nneutral,"b\n' + "neutral,c\n" * 20_000)
@@ -70,6 +89,39 @@ class TestQuotes:
     def test_any_cells_in_quotes_are_read_back(self, cells: list[str], tmp_path: Path) -> None:
         quoted = "".join('"' + cell.replace('"', '""') + '"\r\n' for cell in cells)
         assert texts(write(tmp_path / "x.csv", "text\r\n" + quoted)) == cells
+
+
+class TestLongRows:
+    """A small compressed file may hold a line that fills the memory."""
+
+    @pytest.mark.parametrize(
+        ("name", "start"),
+        [
+            ("x.csv.gz", "text\n\na\n"),
+            ("x.txt.gz", "\na\n"),
+            ("x.jsonl.gz", '{"text": "a"}\n\n{"text": "'),
+        ],
+    )
+    def test_a_line_without_end_is_named(
+        self, name: str, start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(readers, "ROW_CHARACTERS", 1 << 20)
+        path = write(tmp_path / name, gzip.compress((start + "x" * (3 << 20)).encode(), 1))
+        with pytest.raises(InputError, match=rf"{name}, row 2: the row is longer than 1,048,576 characters"):
+            texts(path)
+
+    def test_no_more_of_it_is_read(self) -> None:
+        content = io.BytesIO(b"x" * (readers.ROW_CHARACTERS + (16 << 20)))
+        table = Delimited(content, "x.csv", Form(columns=("text",)), ["text"])
+        with pytest.raises(InputError, match=r"x\.csv, row 1: the row is longer than 67,108,864 characters"):
+            list(table)
+        assert content.tell() <= readers.ROW_CHARACTERS + 2 * BYTES_LOOKED_AT
+
+    def test_a_row_of_many_long_lines_is_named_too(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(readers, "ROW_CHARACTERS", 1 << 20)
+        path = write(tmp_path / "x.csv", 'text\na\n"' + ("x" * 100_000 + "\n") * 20 + '"\n')
+        with pytest.raises(InputError, match=r"x\.csv, row 2: the row is longer than"):
+            texts(path)
 
 
 class TestEncodings:
@@ -192,6 +244,13 @@ class TestRows:
     def test_a_score_of_minus_nothing_is_nothing(self, tmp_path: Path) -> None:
         path = write(tmp_path / "x.csv", "text,label\na,-0.0\n")
         assert [row.label for row in read_rows(CorpusSource(path=str(path), label="label"))] == ["0"]
+
+
+def test_a_column_that_parquet_has_twice_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"x\.parquet: there are 2 columns 'text'"):
+        texts(tmp_path / "x.parquet")
 
 
 class TestClassNamesOfParquet:

@@ -120,6 +120,12 @@ class TestFolder:
         with pytest.raises(InputError, match="another version of Finstill"):
             Package.read(tmp_path)
 
+    @pytest.mark.parametrize("content", [b'{"labels": ', b"\xff", b"[" * 100_000], ids=["cut", "no text", "deep"])
+    def test_a_description_that_is_not_json_is_named(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "package.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"package\.json: not readable as JSON"):
+            Package.read(tmp_path)
+
     def test_a_graph_that_differs_from_the_checkpoint_is_refused(
         self, make_package: Callable[..., Package], package: Package, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from finstill.cli import main
 from finstill.corpus.readers import Form
+from finstill.errors import InputError
 from finstill.serving import StudentClassifier, score, tables
 from finstill.serving.formats import COMMAND_LINE, open_table
 from finstill.serving.package import Package
@@ -159,6 +161,21 @@ class TestBadRows:
         (row,) = read_csv(tmp_path / "out.csv")
         assert int(row["windows"]) > 1
 
+    def test_deeply_nested_ones_are_set_aside_as_others_are(self, package: Package, tmp_path: Path) -> None:
+        deep = '{"id": ' + "[" * 500 + "]" * 500 + "}"
+        (tmp_path / "in.jsonl").write_text(f'{{"text": "good"}}\n{deep}\n{{"text": "good"}}\n')
+        assert main(["score", str(package.folder), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 0
+        assert len(read_jsonl(tmp_path / "out.jsonl")) == 2
+        (reject,) = read_jsonl(tmp_path / "out.jsonl.rejects.jsonl")
+        assert reject["row"] == 2
+
+    def test_what_json_cannot_hold_is_cut_short(self) -> None:
+        content: list = []
+        for _ in range(100_000):
+            content = [content]
+        written = json.loads(score._line(tables.Fault(3, "the text is missing", content)))
+        assert written == {"row": 3, "reason": "the text is missing", "content": "[[[[[[[...]]]]]]]"}
+
     def test_a_table_without_bad_rows_leaves_no_side_file(self, package: Package, tmp_path: Path) -> None:
         (tmp_path / "in.csv").write_text("text\ngood\n")
         (tmp_path / "out.csv.rejects.jsonl").write_text("of an earlier run\n")
@@ -254,6 +271,55 @@ class TestResume:
         assert "starts anew" in said[0]
 
 
+class TestTwoRunsToOneOutput:
+    @pytest.mark.usefixtures("small_chunks")
+    def test_the_second_is_refused_while_the_first_is_at_work(
+        self,
+        package: Package,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        first, second = tmp_path / "first.csv", tmp_path / "second.csv"
+        first.write_text("text\n" + "".join(f'"{text}"\n' for text in TEXTS))
+        second.write_text("text\n" + "another\n" * len(TEXTS))
+        output, statuses = tmp_path / "out.csv", []
+
+        def start_second(line: str) -> None:
+            if not statuses:
+                statuses.append(main(["score", str(package.folder), str(second), str(output)]))
+
+        # A line after each chunk, so that the second starts after the first chunk of the first.
+        monkeypatch.setattr(score, "SECONDS_BETWEEN_LINES", 0)
+        table, scorer = (
+            open_table(first, None, "text"),
+            TableScorer(StudentClassifier(package.folder), say=start_second),
+        )
+        scorer.to_file(table, first, output, tmp_path / "rejects")
+        assert statuses == [1]
+        assert f"error: {output}: another run of finstill score writes there." in capsys.readouterr().err
+        assert [row["text"] for row in read_csv(output)] == TEXTS
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["first.csv", "out.csv", "second.csv"]
+
+    def test_a_lock_that_was_removed_before_it_was_got_keeps_others_out_all_the_same(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (path,) = removed = [tmp_path / "out.csv.unfinished.lock"]
+        lock = fcntl.flock
+
+        def after_another_has_ended(file: int, operation: int) -> None:
+            while removed:
+                removed.pop().unlink()
+            lock(file, operation)
+
+        monkeypatch.setattr(fcntl, "flock", after_another_has_ended)
+        with score._only_run(tmp_path / "out.csv"):
+            assert path.exists()
+            with pytest.raises(InputError, match="another run"), score._only_run(tmp_path / "out.csv"):
+                pass
+        assert not path.exists()
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("name", "content", "options", "message"),
@@ -309,6 +375,38 @@ class TestErrors:
         (tmp_path / "in.csv").write_text("text\nx\n")
         assert main(["score", str(package.folder), str(tmp_path / "in.csv"), str(tmp_path / "out.jsonl")]) == 1
         assert "the input is csv, and so is the output" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        ("source", "output", "rejects", "message"),
+        [
+            ("out.csv.rejects.jsonl", "out.csv", None, "out.csv.rejects.jsonl: input and rejects are the same file"),
+            ("in.csv", "out.csv", "folder/../in.csv", "in.csv: input and rejects are the same file"),
+            ("in.csv", "out.csv", "link", "link: input and rejects are the same file"),
+            ("in.csv", "-", "in.csv", "in.csv: input and rejects are the same file"),
+            ("in.csv", "out.csv", "out.csv", "out.csv: output and rejects are the same file"),
+            ("in.csv", "link.csv", None, "link.csv: input and output are the same file"),
+        ],
+    )
+    def test_no_file_is_written_over_another(
+        self,
+        package: Package,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        source: str,
+        output: str,
+        rejects: str | None,
+        message: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path(source).write_text("text\nx\n")
+        Path("folder").mkdir()
+        for link in ("link", "link.csv"):
+            Path(link).symlink_to(source)
+        options = ["--format", "csv", *(["--rejects", rejects] if rejects else [])]
+        assert main(["score", str(package.folder), source, output, *options]) == 1
+        assert message in capsys.readouterr().err
+        assert Path(source).read_text() == "text\nx\n"
 
     def test_an_input_that_is_missing_is_named_also_where_the_output_exists(
         self, package: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]

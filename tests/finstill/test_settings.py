@@ -211,3 +211,12 @@ def test_defaults_are_the_designs() -> None:
     assert (recipe.alpha, recipe.soft_loss) == (0.7, "kl")
     assert recipe.architecture == LstmAttentionConfig(layers=3, hidden_width=128)
     assert (recipe.temperature.schedule, recipe.temperature.start, recipe.temperature.end) == ("linear", 5, 1)
+
+
+def test_students_answer_in_the_order_of_the_labels(tmp_path: Path) -> None:
+    profile = PROFILE.replace("task: risk", "task: {name: mine, labels: [LABELS]}")
+    one, other = (
+        read_profile(write(tmp_path, profile.replace("LABELS", labels)))
+        for labels in ("no_risk, risk", "risk, no_risk")
+    )
+    assert one.package_settings != other.package_settings

@@ -135,6 +135,13 @@ def test_it_is_saved_as_safetensors_and_loaded_by_from_pretrained(built: Built, 
 
 
 @pytest.mark.parametrize("name", STUDENTS)
+def test_a_configuration_knows_all_words_and_reads_512_tokens_where_it_does_not_say(name: str) -> None:
+    made = STUDENTS[name].config_class
+    assert made is not None
+    assert (made(vocab_size=10).known_tokens, made().longest, made(shape={"a": 2}).architecture) == (10, 512, {"a": 2})
+
+
+@pytest.mark.parametrize("name", STUDENTS)
 def test_a_trimmed_student_reads_what_it_does_not_know_as_unknown(build: Callable[..., Student], name: str) -> None:
     student, full = build(name, "trimmed"), build(name)
     with torch.inference_mode():

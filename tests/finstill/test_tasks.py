@@ -41,6 +41,11 @@ def test_a_class_left_over_is_an_error() -> None:
         class_groups(SENTIMENT, (*PROSUS, "mixed"))
 
 
+def test_two_classes_that_differ_in_case_alone_are_not_one() -> None:
+    with pytest.raises(InputError, match="'risk', 'Risk', 'no_risk'"):
+        class_groups(RISK, ("risk", "Risk", "no_risk"))
+
+
 def test_a_teacher_that_uses_the_tasks_own_names_wrongly_can_be_corrected() -> None:
     wrong = {"negative": ("negative",), "neutral": ("positive",), "positive": ("neutral",)}
     corrected = SENTIMENT.model_copy(update={"teacher_classes": wrong})

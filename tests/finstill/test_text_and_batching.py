@@ -6,13 +6,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finstill.corpus.splits import SPLITS, split_of
-from finstill.corpus.text import normalise, text_key
+from finstill.corpus.text import CHARACTERS_TO_LOOK_AT, MARKS_IN_A_ROW, normalise, text_key, unescaped
+from finstill.corpus.windows import SENTENCE_END
 from finstill.inference.batching import length_sorted_batches, pad
 
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
+
+
+@given(st.text("a\u0300\u0316\u0344\uff9e", min_size=MARKS_IN_A_ROW + 1, max_size=200))
+def test_normalising_a_long_text_twice_changes_nothing_more(marks: str) -> None:
+    once = normalise(marks + "b" * CHARACTERS_TO_LOOK_AT)
+    assert normalise(once) == once
+
+
+@pytest.mark.timeout(20)
+def test_marks_in_a_row_take_no_more_time_than_letters() -> None:
+    # Their number squared would be an hour.
+    assert normalise("a" + "\u0300\u0316" * 1_000_000 + " b") == normalise("a" + "\u0300\u0316" * 15 + " b")
+
+
+@pytest.mark.timeout(20)
+def test_end_marks_in_a_row_take_no_more_time_than_letters() -> None:
+    assert SENTENCE_END.search("!" * 1_000_000) is None
+    assert SENTENCE_END.search("x" + "!?" * 3 + "\u6f22").span() == (1, 7)
+
+
+def test_an_entity_whose_number_is_too_long_stays_as_it_is() -> None:
+    number = "&#" + "1" * 5000 + ";"
+    assert unescaped(f"{number} &amp; more") == f"{number} &amp; more"
+    assert unescaped("&amp; more") == "& more"
 
 
 def test_shares_of_the_splits() -> None:

@@ -442,6 +442,22 @@ def test_a_twin_knows_the_words_of_rows_that_it_does_not_read(
     assert torch.equal(student["embedding.positions"], baseline["embedding.positions"])
 
 
+@pytest.mark.parametrize(("embedding", "hint_texts"), [("output", 0), ("random", 8), ("random", 0)])
+def test_a_baseline_is_made_again_where_texts_without_a_label_decide_its_start(
+    train: Train, learnable_rows: Callable[..., TrainingRows], embedding: str, hint_texts: int
+) -> None:
+    start = {"embedding": embedding, "embedding_width": 8, "hint_texts": hint_texts, "vocabulary": "full"}
+    recipe = RECIPE.model_copy(
+        update={"alpha": 0.0, "epochs": 1, "rows_per_epoch": 8, "architecture": SMALL.model_copy(update=start)}
+    )
+    rows = learnable_rows(80, unlabelled=40)
+    unlabelled = np.flatnonzero(rows.labels == NO_LABEL)
+    others = rows.at(np.concatenate([np.flatnonzero(rows.labels != NO_LABEL), unlabelled[::2], unlabelled[::2]]))
+    assert len(others) == len(rows)
+    before, after = (train(recipe, rows=each).inputs for each in (rows, others))
+    assert (before != after) == (embedding == "output" or hint_texts > 0)
+
+
 def test_a_loss_that_is_not_a_number_stops_training_and_names_step_and_row(
     train: Train, learnable_rows: Callable[..., TrainingRows]
 ) -> None:

@@ -45,8 +45,9 @@ def night(tiny_checkpoint: Path, learnable_rows: Callable[..., TrainingRows], tm
         teacher: str = "a teacher",
         labels: tuple = LABELS,
         validation: range | None = None,
+        length: int = 512,
     ) -> TrainedStudent:
-        said, every = TableProvenance("a tokenizer", 512, "cut", (teacher,)), learnable_rows(400, unlabelled=360)
+        said, every = TableProvenance("a tokenizer", length, "cut", (teacher,)), learnable_rows(400, unlabelled=360)
         train = replace(every.at(np.arange(400 - rows, 400)), provenance=said)
         measured = learnable_rows(40, seed=1) if validation is None else every.at(np.array(validation))
         measured = replace(measured, provenance=said)
@@ -137,6 +138,7 @@ def test_a_champion_that_does_not_say_from_how_many_texts_it_learned_is_no_start
         ),
         ({"teacher": "another"}, "learned from another teacher"),
         ({"labels": ("negative", "positive", "neutral")}, "answers another task"),
+        ({"length": 256}, "reads texts of another length"),
         ({"rows": 200, "validation": range(100, 200)}, "learned from texts of validation"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -93,7 +93,7 @@ def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
     profile.write_text(profile.read_text().replace("task: sentiment", f"task: {decide}"))
     summary = night(house)
     assert (
-        "`small` was made again (what the profile says of decisions, entities or the teacher's classes changed)"
+        "`small` was made again (what the profile says of labels, decisions, entities or the teacher's classes changed)"
         in summary
     )
 
@@ -130,6 +130,13 @@ def test_a_broken_corpus_ends_the_night_with_file_and_row_and_leaves_the_champio
     assert "**Labelling failed** at corpus: second.csv, row 7: the label 'bullish'" in summary
     assert jobs_run(house) - before == {("nightly_redistillation", None): 1}
     assert (house.profile.workspace.champion / "current" / "model.onnx").is_file()
+
+
+def test_what_a_cell_of_the_corpus_holds_is_no_markdown_of_the_summary(house: House) -> None:
+    house.add("second.csv", range(40, 42), more=f"Shares were bullish,<b>[bull](http://x)`{'h' * 100_000}\n")
+    summary = night(house)
+    assert "**Labelling failed** at corpus: second.csv, row 7: the label '‹b›⁅bull⁆(http://x)ʼhh" in summary
+    assert len(summary) < 2_000
 
 
 def test_a_daemon_that_is_killed_anywhere_asks_for_nothing_twice(labelled_house: House) -> None:

@@ -193,6 +193,31 @@ class TestFailures:
             post("http://127.0.0.1:9/secret", {})
         assert "secret" not in str(caught.value)
 
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:9/a secret", "secret", "http://[secret"])
+    def test_what_is_no_url_is_said_without_it(self, url: str) -> None:
+        with pytest.raises(UnreachableError, match="could not be posted") as caught:
+            post(url, {})
+        assert "secret" not in str(caught.value)
+
+    def test_a_cause_that_quotes_the_corpus_is_cut_and_names_nobody_in_a_chat(
+        self, house: House, received: tuple[str, list[dict]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url, messages = received
+        monkeypatch.setenv("FINSTILL_WEBHOOK", url)
+        house.run("label")
+        partition = "<!channel> & " + "x" * 5000
+        house.instance.add_dynamic_partitions(str(students.name), [partition])
+        result = house.run("distil", partition=partition)
+        failure = build_run_status_sensor_context(
+            "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
+        ).for_run_failure()
+        failure_webhook(failure, profile=house.profile)
+        (message,) = messages
+        assert "'<!channel> & x" in message["cause"]
+        assert len(message["cause"]) == 1000
+        assert "&lt;!channel&gt; &amp; x" in message["text"]
+        assert "<" not in message["text"]
+
     def test_a_step_whose_process_was_killed_says_so(self) -> None:
         try:
             raise ChildProcessCrashException(pid=1, exit_code=-9)
@@ -204,6 +229,30 @@ class TestFailures:
         text = "cannot open s3://AKIA:hunter22@bucket/x with hunter22hunter22"
         said = without_secrets(text, {"AWS_SECRET_ACCESS_KEY": "hunter22hunter22", "HOME": "/root"})
         assert said == "cannot open s3://bucket/x with ***"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("cannot parse 's3://AKIA:hunter22/a+b@bucket/x'", "cannot parse 's3://bucket/x'"),
+            ("postgresql+psycopg2://u:p@ss@h/db", "postgresql+psycopg2://h/db"),
+            ("s3://bucket/x and user@example.com", "s3://bucket/x and user@example.com"),
+            ("FATAL: user u, password hun ter22", "FATAL: user u, password ***"),
+            ("'/services/T0/B1' of https://hooks.example/services/T0/B1", "'***' of ***"),
+        ],
+    )
+    def test_no_part_of_a_url_that_is_secret_is_said(self, text: str, said: str) -> None:
+        environment = {
+            "FINSTILL_STUDY": "postgresql://u:hun ter22@h/db",
+            "FINSTILL_DROP": "s3://bucket/x",
+            "FINSTILL_WEBHOOK": "https://hooks.example/services/T0/B1",
+        }
+        assert without_secrets(text, environment) == said
+
+    def test_a_long_cause_is_searched_for_secrets_in_no_time(self) -> None:
+        text = "x" * 1_000_000 + "://" * 300_000
+        started = time.monotonic()
+        assert without_secrets(text, {}) == text
+        assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -103,6 +104,15 @@ def test_a_place_that_is_no_cache_is_named(tmp_path: Path) -> None:
         SoftLabelCache.open(tmp_path, FINGERPRINT)
     with pytest.raises(InputError, match="cannot be opened as a cache"):
         SoftLabelCache("nowhere://user:secret@bucket", FINGERPRINT, ["a", "b"])
+
+
+def test_a_url_that_cannot_be_opened_is_said_without_its_credentials() -> None:
+    url = "s3://AKIA:secret/with+slash@bucket/x"
+    with pytest.raises(InputError, match=r"'s3://.*: ArrowInvalid") as caught:
+        SoftLabelCache(url, FINGERPRINT, ["a", "b"])
+    assert "slash" not in "".join(traceback.format_exception(caught.value))
+    with pytest.raises(InputError, match="Unrecognized filesystem type"):
+        SoftLabelCache("nowhere://bucket", FINGERPRINT, ["a", "b"])
 
 
 def test_temporary_files_are_never_read(cache: SoftLabelCache, make_rows: Callable[..., pa.Table]) -> None:
