@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -47,7 +48,7 @@ class Webserver(SignIn):
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    if (nginx := shutil.which("nginx")) is None:
+    if (nginx := shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin")) is None:
         pytest.skip("nginx is not installed")
     folder = tmp_path_factory.mktemp("nginx")
     servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (SignIn, Webserver)]
