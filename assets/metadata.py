@@ -13,10 +13,14 @@ OWNERS = ["team:finstill"]
 CELL_CHARACTERS = 160
 
 
-def cell(text: str) -> str:
+def shortened(text: str, characters: int) -> str:
+    """Return a text of so many characters at most."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def cell(text: str, characters: int = CELL_CHARACTERS) -> str:
     """Return a text of the corpus as it may stand in a table: short, and nothing that Markdown or HTML draws."""
-    short = text if len(text) <= CELL_CHARACTERS else text[: CELL_CHARACTERS - 1] + "…"
-    return short.translate(_ESCAPES)
+    return shortened(text, characters).translate(_ESCAPES)
 
 
 _ESCAPES = str.maketrans({"<": "‹", ">": "›", "`": "ʼ", "|": "¦", "[": "⁅", "]": "⁆"})

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from finstill.errors import InputError
+from finstill.errors import InputError, UnreachableError
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -241,7 +241,9 @@ def open_root(root: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
         return fs.FileSystem.from_uri(str(root))
     except (OSError, ArrowException) as error:
         secret = "@" in str(root)
-        raise InputError(
+        # Without its cause nobody else could tell that the network may be there again.
+        fault = UnreachableError if secret and isinstance(error, OSError) else InputError
+        raise fault(
             f"'{str(root).partition('://')[0]}://...' cannot be opened as a cache: "
             f"{type(error).__name__ if secret else error}",
             remedy="Give a folder, or a URL such as s3://bucket/prefix?region=eu-west-1",

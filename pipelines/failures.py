@@ -15,6 +15,7 @@ from dagster._core.executor.child_process_executor import ChildProcessCrashExcep
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 from dagster._utils.error import SerializableErrorInfo
 
+from assets.metadata import shortened
 from finstill.errors import UnreachableError
 
 TIMEOUT_SECONDS = 10
@@ -73,7 +74,7 @@ def describe_failure(context: RunFailureSensorContext) -> dict[str, str]:
     cause = context.failure_event.message or "" if context.failure_event else ""
     if failures := context.get_step_failure_events():
         stage, cause = step_failure(failures[0])
-    first_line = shortened(without_secrets(cause.strip().partition("\n")[0]))
+    first_line = shortened(without_secrets(cause.strip().partition("\n")[0]), CAUSE_CHARACTERS)
     of = f" of {partition}" if partition else ""
     return {
         "job": run.job_name,
@@ -96,10 +97,6 @@ def without_secrets(text: str, environment: Mapping[str, str] = os.environ) -> s
             text = text.replace(secret, "***")
     # Up to the last @: a password that is not quoted as URLs ask may hold a slash or an @ itself.
     return re.sub(r"://(\S+)", lambda found: "://" + found[1].rpartition("@")[2], text)
-
-
-def shortened(text: str) -> str:
-    return text if len(text) <= CAUSE_CHARACTERS else text[: CAUSE_CHARACTERS - 1] + "…"
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:

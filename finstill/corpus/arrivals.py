@@ -24,6 +24,7 @@ from pyarrow import fs
 from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.corrections import is_review
 from finstill.corpus.readers import COMPRESSED
+from finstill.corpus.rows import writable
 from finstill.corpus.sources import is_readable
 from finstill.errors import InputError
 from finstill.files import digest, open_root, read_json, whole_file, write_json
@@ -170,17 +171,8 @@ def _local_files(base: str) -> Iterator[fs.FileInfo]:
 
     for folder, _, names in os.walk(base, onerror=fail):
         for path in (str(Path(folder, name)) for name in names):
-            if _is_utf8(path):
+            if writable(path) == path:
                 yield _local_file(path)
-
-
-def _is_utf8(path: str) -> bool:
-    """Return whether a name has no bytes that are none of its encoding, which Python turns into half characters."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _local_file(path: str) -> fs.FileInfo:

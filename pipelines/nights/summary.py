@@ -21,8 +21,8 @@ from dagster import (
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
 from assets.corpus import INPUTS_TAG, corpus
-from assets.metadata import CELL_CHARACTERS, OWNERS, cell
-from pipelines.failures import shortened, step_failure
+from assets.metadata import OWNERS, cell
+from pipelines.failures import CAUSE_CHARACTERS, step_failure
 from pipelines.jobs import decide, distil, nightly_redistillation
 
 NIGHT_TAG = "finstill/night"
@@ -181,10 +181,7 @@ def _students(distilled: dict[str, StageRun], recipes: Sequence[str]) -> list[st
 
 def _as_text(said: str) -> str:
     """Return what may quote the corpus as one paragraph of bounded length, of which Markdown and HTML draw nothing."""
-    paragraph = shortened(" ".join(said.split()))
-    # In pieces: a cell of a table is cut where a cause has not yet come to its remedy.
-    pieces = (paragraph[start : start + CELL_CHARACTERS] for start in range(0, len(paragraph), CELL_CHARACTERS))
-    return "".join(map(cell, pieces))
+    return cell(" ".join(said.split()), CAUSE_CHARACTERS)
 
 
 def _inputs(instance: DagsterInstance, first: DagsterRun) -> str | None:

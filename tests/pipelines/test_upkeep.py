@@ -13,7 +13,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, build_run_status_sensor_context
+from dagster import DagsterInstance, DagsterRunStatus, RunFailureSensorContext, build_run_status_sensor_context
 from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._core.test_utils import create_run_for_test
 from dagster._utils.error import serializable_error_info_from_exc_info
@@ -168,17 +168,22 @@ class TestFailures:
         server.shutdown()
         server.server_close()
 
+    def failed(self, house: House, partition: str) -> RunFailureSensorContext:
+        """Run a student that no recipe makes, and return what the webhook is told."""
+        house.instance.add_dynamic_partitions(str(students.name), [partition])
+        result = house.run("distil", partition=partition)
+        context = build_run_status_sensor_context(
+            "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
+        )
+        return context.for_run_failure()
+
     def test_a_failed_run_is_posted_with_stage_partition_and_the_first_line_of_the_cause(
         self, house: House, received: tuple[str, list[dict]], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         url, messages = received
         monkeypatch.setenv("FINSTILL_WEBHOOK", url)
         house.run("label")
-        house.instance.add_dynamic_partitions(str(students.name), ["gone"])
-        result = house.run("distil", partition="gone")
-        failure = build_run_status_sensor_context(
-            "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
-        ).for_run_failure()
+        failure = self.failed(house, "gone")
         # Whatever is wrong with the profile by now, and though the server refuses it at first.
         (house.root / "mine.yaml").write_text("task: [")
         failure_webhook(failure, profile=house.profile)
@@ -205,12 +210,7 @@ class TestFailures:
         url, messages = received
         monkeypatch.setenv("FINSTILL_WEBHOOK", url)
         house.run("label")
-        partition = "<!channel> & " + "x" * 5000
-        house.instance.add_dynamic_partitions(str(students.name), [partition])
-        result = house.run("distil", partition=partition)
-        failure = build_run_status_sensor_context(
-            "failure_webhook", result.get_run_failure_event(), house.instance, result.dagster_run
-        ).for_run_failure()
+        failure = self.failed(house, "<!channel> & " + "x" * 5000)
         failure_webhook(failure, profile=house.profile)
         (message,) = messages
         assert "'<!channel> & x" in message["cause"]
