@@ -80,12 +80,14 @@ def service(processes: Processes, postgres: Postgres, house: Folder) -> Service:
 
 @pytest.fixture(scope="session")
 def page(service: Service) -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(base_url=service.url, viewport={"width": 1440, "height": 900})
-        page.set_default_timeout(30_000)
+        # Milliseconds: the other tests run beside these, and a machine may be slow.
+        page.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
         yield page
         browser.close()
 

@@ -98,7 +98,7 @@ class Postgres:
         )
         server = [POSTGRES / "postgres", "-D", data, "-p", str(self.port), "-k", self.folder, "-c", "fsync=off"]
         processes.start("postgres", server, cwd="/", **options)
-        wait_for("PostgreSQL", lambda: not self._query("SELECT 1"), 30)
+        wait_for("PostgreSQL", lambda: not self._query("SELECT 1"), 120)
         self.create_database("dagster")
 
     def create_database(self, name: str) -> str:
@@ -152,10 +152,10 @@ class Service:
         options = {"cwd": ROOT, "env": self.environment}
         serve = ["-m", "pipelines.code_server", "--host", "127.0.0.1", "--port", str(code)]
         processes.start("code", [BIN / "python", *serve], **options)
-        wait_for("the code server", lambda: _answers(code), 90)
+        wait_for("the code server", lambda: _answers(code), 300)
         command = [BIN / "dagster-webserver", "--workspace", self._workspace, "--host", "127.0.0.1", "--port", str(web)]
         processes.start("webserver", command, **options)
-        wait_for("the webserver", lambda: urllib.request.urlopen(f"{self.url}/server_info").status == 200, 90)
+        wait_for("the webserver", lambda: urllib.request.urlopen(f"{self.url}/server_info").status == 200, 300)
 
         # It is on by default where FINSTILL_NIGHTLY is set; here the tests say when a night begins.
         self.stop_schedule()

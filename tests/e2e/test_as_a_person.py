@@ -34,6 +34,7 @@ FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 RUNS = """query ($job: String) { runsOrError(filter: {pipelineName: $job}, limit: 50) { ... on Runs { results {
   runId jobName status tags { key value } } } } }"""
 BACKFILLS = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { id status } } } }"
+STUDENTS = '{ assetNodeOrError(assetKey: {path: ["student"]}) { ... on AssetNode { partitionKeys } } }'
 LOGS = """query ($run: ID!) { logsForRun(runId: $run, limit: 1000) {
   ... on EventConnection { events { ... on MessageEvent { message } } } } }"""
 
@@ -62,9 +63,9 @@ class Watch:
         start()
         return self.until(f"a run of {job}", lambda: next(iter(self.runs(job).keys() - before), None), PATIENCE)
 
-    def finished(self, job: str, run: str, seconds: float = PATIENCE) -> str:
+    def finished(self, job: str, run: str) -> str:
         """Wait for the end of a run, and return its status."""
-        self.until(f"the end of {job}", lambda: self.runs(job).get(run) in FINISHED, seconds)
+        self.until(f"the end of {job}", lambda: self.runs(job).get(run) in FINISHED, PATIENCE)
         return self.runs(job)[run]
 
     def said(self, run: str) -> str:
@@ -133,6 +134,8 @@ def test_the_asset_graph_shows_every_stage(page: Page, picture: Picture) -> None
 
 
 def test_materialize_all_from_the_page_succeeds(page: Page, watch: Watch, picture: Picture) -> None:
+    # The dialog offers the partitions that were there when it opened, and the daemon takes its time to make them.
+    watch.until("the students", lambda: len(watch.ask(STUDENTS)["assetNodeOrError"]["partitionKeys"]) == 2, PATIENCE)
     page.goto("/asset-groups")
     page.get_by_role("button", name=re.compile("Materialize all")).click()
     dialog = page.get_by_role("dialog")
@@ -221,7 +224,7 @@ def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_
     page.goto(f"/runs/{long}")
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
-    assert watch.finished("distil", long, 60) == "CANCELED"
+    assert watch.finished("distil", long) == "CANCELED"
     page.goto(f"/runs/{long}")
     page.get_by_text("Canceled").first.wait_for()
     picture("cancelled")
