@@ -50,16 +50,15 @@ class ProfileResource(ConfigurableResource):
             UnreachableError: the hub does not answer.
         """
         import finstill
-        from finstill.corpus.state import files_state, source_state
+        from finstill.corpus.state import checkpoint_state, files_state, source_state
         from finstill.files import digest
 
         settings = self.profile()
         sources = [source for source in (settings.corpus, settings.out_of_domain) if source is not None]
         members = settings.teacher.ensemble
         checkpoints = [settings.teacher.starting_checkpoint, *(each.checkpoint for each in members if each.checkpoint)]
-        read = [*map(Path, checkpoints), settings.corrections]
-        folders = [files_state(folder.rglob("*")) for folder in read if folder.is_dir()]
-        states = [*map(source_state, sources), *folders, *self._imported_rows()]
+        states = [*map(source_state, sources), *map(checkpoint_state, checkpoints)]
+        states += [files_state(settings.corrections.rglob("*")), *self._imported_rows()]
         return digest(finstill.__version__, Path(self.path), settings.recipes, *states)
 
     def _imported_rows(self) -> list[str]:

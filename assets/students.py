@@ -22,6 +22,7 @@ from finstill.config.recipe import dotted_settings
 students = DynamicPartitionsDefinition(name="students")
 
 RECIPE_TAG = "finstill/recipe"
+CHECKPOINT_TAG = "finstill/checkpoint"
 PACKAGE_TAG = "finstill/package_settings"
 
 
@@ -38,6 +39,7 @@ PACKAGE_TAG = "finstill/package_settings"
 def student(context: AssetExecutionContext, profile: ProfileResource) -> MaterializeResult:
     """A student, trained by its recipe from cached teacher logits alone: the teacher is not run."""
     from finstill.corpus.provenance import require_tokens_of
+    from finstill.corpus.state import checkpoint_state
     from finstill.errors import InputError
     from finstill.evaluation.plots import training_curves
     from finstill.files import digest, one_at_a_time
@@ -53,6 +55,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             where=settings.recipes,
             remedy="Write the recipe, or delete the partition",
         )
+    starts_from = checkpoint_state(recipes[name].architecture.checkpoint)
     checkpoint = Checkpoint.read(workspace.teacher_checkpoint).folder
     require_tokens_of(workspace.tokens, checkpoint, None, "Materialize tokens again")
     rows = training_rows(workspace.corpus, workspace.tokens, settings.task, workspace.teacher_logits)
@@ -86,7 +89,7 @@ def student(context: AssetExecutionContext, profile: ProfileResource) -> Materia
             "folder": str(trained.folder),
         },
         data_version=DataVersion(digest(trained.folder / "model.safetensors")),
-        tags={RECIPE_TAG: recipes[name].digest},
+        tags={RECIPE_TAG: recipes[name].digest, CHECKPOINT_TAG: starts_from},
     )
 
 

@@ -1,4 +1,4 @@
-"""What the teacher says of each text, and the checks that stop a run before a student hears it."""
+"""What the teacher says of each text, and the checks that stop a run before a student learns from it."""
 
 import tempfile
 import time
@@ -230,8 +230,8 @@ def every_text_has_logits(profile: ProfileResource) -> AssetCheckResult:
 
 @asset_check(asset=teacher_logits, blocking=True)
 @explain_faults
-def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckResult:
-    """On the labelled validation texts the teacher is better than answering every text with the commonest class."""
+def teacher_beats_the_majority_class(profile: ProfileResource) -> AssetCheckResult:
+    """On the labelled validation texts the teacher is better than answering every text with the majority class."""
     from finstill.teacher.classes import judge_classifier
     from finstill.training.rows import training_rows
 
@@ -251,8 +251,8 @@ def teacher_beats_the_commonest_class(profile: ProfileResource) -> AssetCheckRes
         metadata={
             "texts": judgement.rows,
             "accuracy": judgement.accuracy,
-            "commonest_accuracy": judgement.commonest_accuracy,
+            "majority_accuracy": judgement.majority_accuracy,
             "macro_f1": judgement.macro_f1,
-            "commonest_macro_f1": judgement.commonest_macro_f1,
+            "majority_macro_f1": judgement.majority_macro_f1,
         },
     )

@@ -4,7 +4,7 @@
 
 The set-up of the environment is not timed. The second run finds everything in the cache.
 `demo_teacher_self_agreement` is the share of test texts to which the teacher, fine-tuned from another seed, gives the
-same class: a student that hears one of the two cannot be asked for more. `--quick` leaves out both.
+same class: a student of one of the two cannot be asked for more. `--quick` leaves out both.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ class House:
 
 
 def taught_teacher(rows: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> BertForSequenceClassification:
-    """Return a small teacher that knows the labels: one that is worse than the commonest class stops a run."""
+    """Return a small teacher that knows the labels: one that is worse than the majority class stops a run."""
     torch.manual_seed(0)
     config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     config.id2label = dict(enumerate(SENTIMENT.labels))

@@ -77,7 +77,7 @@ def times_faster(seconds: Seconds, ours: str, rival: str) -> float:
 def matmul(
     size: int = MATMUL_SIZE, dtype: torch.dtype = torch.float32, device: str = "cpu"
 ) -> Callable[[], torch.Tensor]:
-    """Return a product of two square matrices, by torch on all cores that may be used or on a card."""
+    """Return a product of two square matrices, by torch on all cores that may be used or on a GPU."""
     torch.set_num_threads(cpu_count())
     left, right = torch.randn(2, size, size).to(device, dtype)
 

@@ -9,7 +9,7 @@ rows. The tweets' own labels are read to measure out of domain, and to distil on
 
 Every choice is made on `validation`; `test` is read once, at the end. Artefacts stay in .finstill/quality, the logits
 among them: a run that was stopped goes on from there. Trainings run side by side, one thread each. Where ONNX Runtime
-and torch have CUDA, teachers label and students train on the card.
+and torch have CUDA, teachers label and students train on the GPU.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SMALL = EncoderConfig(layers=(0, 5), embedding_width=96, hint_texts=40_000, **TR
 MEDIUM = EncoderConfig(layers=(0, 1, 2, 3, 4, 5))
 STATIC = StaticConfig(checkpoint="embedded", embedding="output", **TRIMMED)
 ENCODER: dict[str, Any] = {**POOL, "student": "encoder", "alpha": 1.0}
-# With the epochs of a student that hears the teacher it takes as many steps; the best epoch by validation is kept.
+# With the epochs of a distilled student it takes as many steps; the best epoch by validation is kept.
 LABELS_ALONE: dict[str, Any] = {"alpha": 0.0}
 NO_HINTS = LSTM.model_copy(update={"hint_texts": 0})
 INPUT = NO_HINTS.model_copy(update={"embedding": "input"})
@@ -119,7 +119,7 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "no unlabelled texts": ({}, frozenset({"unlabelled"})),
     "no augmented rows": ({}, frozenset({"augmented"})),
     "no average of weights": ({"average_last": 0.0}, frozenset()),
-    "labels are heard too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
+    "labels too (alpha 0.7)": ({"alpha": 0.7}, frozenset()),
     "labels alone": (LABELS_ALONE, frozenset()),
     RANDOM_BASELINE: ({"architecture": RANDOM, **LABELS_ALONE}, frozenset()),
     "constant temperature 3": ({"temperature": TemperatureSchedule(schedule="constant")}, frozenset()),

@@ -6,7 +6,7 @@ Speeds are texts a second from text to logits, tokenizing included. The teacher 
 weights; the int8 graph's fidelity is measured with the embedded encoder, fine-tuned on Financial PhraseBank, on the
 test rows. `auto` chooses by rows of validation and test, as in Finstill.
 
-With a provider for a card the rivals are those of a card: transformers' pipeline in float16 with batches of 256, and a
+With a provider for a GPU the rivals are those of a GPU: transformers' pipeline in float16 with batches of 256, and a
 large product in float16.
 """
 

@@ -10,7 +10,7 @@ loss, clipping and learning-rate schedule. Rivals take turns within each round.
 
 `training_vs_plain_loop` is our texts a second over the plain loop's. `training_vs_matmul` is our useful operations a
 second over those of a large float32 product: the multiplications and additions of the matrix products that tokens need,
-forwards once and backwards twice; padding, word vectors, gates and the optimizer count as none. Where torch has a card,
+forwards once and backwards twice; padding, word vectors, gates and the optimizer count as none. Where torch has a GPU,
 all three run there, ours in bfloat16 as the trainer does then.
 """
 

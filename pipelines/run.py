@@ -130,7 +130,7 @@ def _distil(recipe: str, tags: Mapping[str, str]) -> None:
 
 def begin_process() -> None:
     """Prepare a process that distils: it leaves interrupts between two runs to its parent, and ends with it."""
-    # Dagster hears Ctrl-C while a run goes on; between two runs it is the caller's alone.
+    # Dagster handles Ctrl-C while a run goes on; between two runs it is the caller's alone.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

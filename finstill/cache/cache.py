@@ -255,7 +255,9 @@ class SoftLabelCache:
         for field, ours in expected.items():
             if stored.get(field) != ours:
                 raise InputError(
-                    f"its {field} is {stored.get(field)}, and {ours} was expected", where=self._place(path)
+                    f"its {field} is {stored.get(field)}, and {ours} was expected",
+                    where=self._place(path),
+                    remedy="Another teacher or version wrote it: keep it, and set FINSTILL_CACHE to another folder",
                 )
 
 
@@ -277,6 +279,10 @@ def _read_description(filesystem: fs.FileSystem, folder: PurePosixPath) -> dict[
         with filesystem.open_input_stream(path) as stream:
             return json.loads(stream.read())
     except FileNotFoundError as error:
-        raise InputError(f"there is no {DESCRIPTION_FILE}: no teacher's cache", where=str(folder)) from error
+        raise InputError(
+            f"there is no {DESCRIPTION_FILE}: no teacher's cache",
+            where=str(folder),
+            remedy="`finstill cache list` names the teachers that are there",
+        ) from error
     except ValueError as error:
         raise InputError(f"it is not JSON ({error})", where=path) from error

@@ -44,7 +44,7 @@ class Recipe(BaseModel):
         average_last: share of the steps, at the end of training, whose weights are averaged; the student is the average
             where that is no worse on the validation rows than the best epoch. 0 averages nothing.
         start_from: `checkpoint` trains anew; `champion` goes on from the student in service, where its recipe has the
-            same architecture and it heard the same teacher: see `finstill.training.warm_start`.
+            same architecture and it learned from the same teacher: see `finstill.training.warm_start`.
         warm_epochs: epochs of a student that starts from the champion.
     """
 
@@ -72,13 +72,19 @@ class Recipe(BaseModel):
     @model_validator(mode="after")
     def _baseline_of_labels_alone(self) -> Recipe:
         if self.alpha == 0 and self.start_from == "champion":
-            raise ValueError("alpha: 0 learns from labels alone, and a champion may have heard the teacher")
+            raise ValueError(
+                "alpha: 0 learns from labels alone, and a champion may have learned from the teacher: write "
+                "start_from: checkpoint, or an alpha above 0"
+            )
         return self
 
     @model_validator(mode="after")
     def _weights_are_of_labels(self) -> Recipe:
         if self.class_weights is not None and self.alpha == 1 and self.alpha_rule == "constant":
-            raise ValueError("'class_weights' weigh the loss of the labels, which alpha: 1 leaves out")
+            raise ValueError(
+                "'class_weights' weigh the loss of the labels, which alpha: 1 leaves out: write an alpha below 1, or "
+                "no class_weights"
+            )
         return self
 
     @field_validator("class_weights", mode="before")
@@ -137,7 +143,8 @@ class Recipe(BaseModel):
     def is_baseline_of(self, other: Recipe) -> bool:
         """Whether this is `other` trained on labels alone: alpha 0 and nothing else changed.
 
-        Where the other starts from the champion, its baseline is trained anew: the champion has heard the teacher.
+        Where the other starts from the champion, its baseline is trained anew: the champion has learned from the
+        teacher.
         """
         alone = other.model_copy(update={"alpha": 0.0, "start_from": self.start_from})
         return self.alpha == 0 < other.alpha and self == alone

@@ -264,6 +264,7 @@ def _label_names(labels: tuple[str, ...], label_names: Mapping[str, str | None],
             raise InputError(
                 f"it maps '{given}' to '{name}', which is not one of the labels {list(labels)}",
                 where=f"{section}.label_names",
+                remedy="Map it to one of them, or to null for rows without a label",
             )
         names[(canonical_label(given) or "").casefold()] = name
     return names

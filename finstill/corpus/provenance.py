@@ -100,7 +100,7 @@ def made_by(table: Path) -> str:
 def require_together(
     path: Path, provenance: TableProvenance, other_path: Path, other: TableProvenance, remedy: str
 ) -> None:
-    """Refuse to join two files whose texts were not read alike, or that have heard different teachers.
+    """Refuse to join two files whose texts were not read alike, or that hold the logits of different teachers.
 
     Args:
         path, other_path: of the files, or of the folders that hold what is joined.
@@ -109,9 +109,9 @@ def require_together(
     Raises:
         InputError: names both, and what each says.
     """
-    heard = provenance.teachers and other.teachers
+    both_taught = provenance.teachers and other.teachers
     if replace(provenance, teachers=()) != replace(other, teachers=()) or (
-        heard and provenance.teachers != other.teachers
+        both_taught and provenance.teachers != other.teachers
     ):
         raise InputError(
             f"it does not belong to {other_path}: the one says '{provenance}', the other '{other}'",

@@ -1,11 +1,12 @@
-"""What can be told of a corpus source without reading its rows: enough to know that nothing is new."""
+"""What can be told of texts and checkpoints without reading them: enough to know that nothing is new."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
-from finstill.config.profile import CorpusSource
+from finstill.config.architectures import TEACHER
+from finstill.config.profile import EMBEDDED, CorpusSource
 from finstill.corpus.sources import source_files
 from finstill.errors import InputError, UnreachableError
 from finstill.files import digest
@@ -27,6 +28,12 @@ def source_state(source: CorpusSource) -> str:
     if folder.is_dir():
         return files_state(folder.rglob("*"))
     return digest(source.hub, source.hub_config or "", _hub_commit(source, source.hub))
+
+
+def checkpoint_state(name: str) -> str:
+    """Return a digest that changes when a file of a checkpoint's folder does; empty for a checkpoint that is none."""
+    folder = Path(name)
+    return files_state(folder.rglob("*")) if name not in (TEACHER, EMBEDDED) and folder.is_dir() else ""
 
 
 def files_state(files: Iterable[Path]) -> str:

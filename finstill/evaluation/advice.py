@@ -85,7 +85,7 @@ def advice(student: Evaluation, teacher: Evaluation, learned: Learned) -> list[s
     if student.agreement < LEAST_AGREEMENT and recipe.alpha < ALPHA_FOR_A_GOOD_TEACHER:
         found.append(
             f"It agrees with the teacher on {student.agreement:.1%} at alpha {recipe.alpha:g}: raise alpha to 0.7 or "
-            "0.9, so that the teacher is heard more."
+            "0.9, so that the teacher counts more."
         )
     if student.quality and teacher.quality:
         own, theirs = student.quality["calibration_error"], teacher.quality["calibration_error"]

@@ -128,8 +128,8 @@ def record_night(
     of_test = np.searchsorted(sample, len(keys[0]))
     chosen = [validation.texts_at(sample[:of_test]), test.texts_at(sample[of_test:] - len(keys[0]))]
     ids = TokenIds.joined([each.input_ids for each in chosen])
-    heard = [each.whole_texts().teacher_logits for each in chosen]
-    logits = np.concatenate([each for each in heard if each is not None])
+    read = [each.whole_texts().teacher_logits for each in chosen]
+    logits = np.concatenate([each for each in read if each is not None])
     further = ["label", *(["decision"] if champion.decision else [])]
     probabilities, said = read_scores(scores, came.take(pa.array(sample)), task.labels, further)
     nights.append(_night(probabilities, said, logits, ids, champion, tokenizer, teacher, recorded))

@@ -72,11 +72,11 @@ def opinions_of(
     """
     texts = pq.read_table(corpus)
     splits = texts["split"].to_numpy()
-    logits, heard = np.empty((len(texts), len(task.labels)), np.float32), np.zeros(len(texts), bool)
+    logits, with_logits = np.empty((len(texts), len(task.labels)), np.float32), np.zeros(len(texts), bool)
     for rows in training_rows(corpus, tokens, task, teacher_logits).values():
         at = rows.places_among(texts["text"])
-        logits[at], heard[at] = rows.whole_texts().teacher_logits, True
-    kept = pc.is_valid(texts["label"]).to_numpy() & heard
+        logits[at], with_logits[at] = rows.whole_texts().teacher_logits, True
+    kept = pc.is_valid(texts["label"]).to_numpy() & with_logits
     texts = texts.filter(pa.array(kept))
     student, _ = read_scores(scores, texts["key"], task.labels)
     labels = _numbers(texts, task.labels)

@@ -51,7 +51,7 @@ def worst_mistakes(
     recipes: Mapping[str, Recipe],
     texts: Sequence[str],
 ) -> dict[str, list[Mistake]]:
-    """Return, for each student that hears the teacher, the three mistakes of each kind that it is surest of.
+    """Return, for each distilled student, the three mistakes of each kind that it is surest of.
 
     Args:
         students, packages: by recipe name.

@@ -13,14 +13,14 @@ def arithmetic(precision: str) -> str:
     if precision == "float32":
         return ""
     if precision == "float16":
-        return f"onnxruntime {onnxruntime.__version__} {card_name()}"
+        return f"onnxruntime {onnxruntime.__version__} {gpu_name()}"
     # numpy leaves empty lists out of its report.
     simd = np.show_config(mode="dicts").get("SIMD Extensions", {})
     return f"onnxruntime {onnxruntime.__version__} {' '.join([*simd.get('baseline', []), *simd.get('found', [])])}"
 
 
-def card_name() -> str:
-    """Return what the card is called that computes here: another card may sum float16 in another order.
+def gpu_name() -> str:
+    """Return what the GPU is called that computes here: another GPU may sum float16 in another order.
 
     Raises:
         InputError: torch sees none.
@@ -29,8 +29,8 @@ def card_name() -> str:
 
     if not torch.cuda.is_available():
         raise InputError(
-            "torch sees no card here, and float16 logits are kept under the name of the card that gave them",
+            "torch sees no GPU here, and float16 logits are kept under the name of the GPU that gave them",
             where="teacher.precision",
-            remedy="Install torch's build for the card, or set teacher.precision to float32",
+            remedy="Install torch's build for the GPU, or set teacher.precision to float32",
         )
     return torch.cuda.get_device_name()

@@ -98,13 +98,13 @@ def _licence(provenance: Provenance) -> str | None:
 def _body(package: Package, teachers: Sequence[AnyTeacher], provenance: Provenance) -> str:
     measured, recipe = package.measured, package.recipe
     quality, int8, graph = measured["quality"], measured["int8"], measured["graph"]
-    heard = recipe.get("alpha", 0) > 0
+    distilled = recipe.get("alpha", 0) > 0
     names = ", ".join(_named(teacher) for teacher in teachers)
     who = f"teacher {names}" if len(teachers) == 1 else f"teachers {names}, averaged"
     trained_on = list(dict.fromkeys(name for teacher in teachers for name in teacher.trained_on))
     learned = (
         f"It learned from the logits of the {who}" + ("" if recipe["alpha"] == 1 else " and from labels")
-        if heard
+        if distilled
         else "It learned from labels alone, without a teacher"
     )
     contamination = (

@@ -96,7 +96,7 @@ def choose_champion(
     the difference is shown at `PROMOTION_LEVEL`, both scoring today's test split: chance does not change what is in
     service. Where the champion learned from all test texts of a class nothing can be shown, and the best replaces it if
     it did not learn from them too. The champion replaced is kept in `folder`/previous. A student is passed over where
-    it breaches a budget, was withdrawn by `roll_back`, is not shown to be better than the commonest class for every
+    it breaches a budget, was withdrawn by `roll_back`, is not shown to be better than the majority class for every
     text, or, where the task decides about a label, keeps to the operating point with no threshold.
 
     Args:
@@ -305,9 +305,9 @@ def _faults_of_classes(labels: np.ndarray, logits: np.ndarray, names: tuple[str,
     if judgement.verdict == "better":
         return []
     return [
-        f"it is not shown to be better than the commonest class (accuracy {judgement.accuracy:.3f} against "
-        f"{judgement.commonest_accuracy:.3f}, macro-F1 {judgement.macro_f1:.3f} against "
-        f"{judgement.commonest_macro_f1:.3f})"
+        f"it is not shown to be better than the majority class (accuracy {judgement.accuracy:.3f} against "
+        f"{judgement.majority_accuracy:.3f}, macro-F1 {judgement.macro_f1:.3f} against "
+        f"{judgement.majority_macro_f1:.3f})"
     ]
 
 

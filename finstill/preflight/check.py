@@ -92,7 +92,7 @@ class TeacherReport:
         lengths: quantiles of the number of tokens of what it reads at once, by probability.
         texts_in_windows, windows: texts that are read in several windows, and their windows.
         labelled_texts: labelled texts that it was judged on; 0 where it is fine-tuned first or no text has a label.
-        accuracy, macro_f1, commonest_accuracy, commonest_macro_f1: of it and of the commonest class on these.
+        accuracy, macro_f1, majority_accuracy, majority_macro_f1: of it and of the majority class on these.
         unseen_texts: texts and windows that the cache lacks.
         texts_per_second: measured on some of the corpus's texts, of the mean length of those that are unseen.
         labelling_seconds: what labelling the unseen ones would take on this machine.
@@ -112,8 +112,8 @@ class TeacherReport:
     labelled_texts: int = 0
     accuracy: float | None = None
     macro_f1: float | None = None
-    commonest_accuracy: float | None = None
-    commonest_macro_f1: float | None = None
+    majority_accuracy: float | None = None
+    majority_macro_f1: float | None = None
     unseen_texts: int = 0
     texts_per_second: float | None = None
     labelling_seconds: float = 0.0
@@ -237,13 +237,13 @@ def _students(profile: Profile, report: CheckReport) -> dict[str, Recipe]:
 def _require_recipe_to_tune(
     profile: Profile, recipes: Mapping[str, Recipe], workspace: Workspace, report: CheckReport
 ) -> None:
-    """Tell where the search has no recipe to start from, or one that hears no teacher."""
+    """Tell where the search has no recipe to start from, or one that learns from no teacher."""
     if profile.tuning is None:
         return
     name = profile.tuning.recipe
     if name in recipes:
         if recipes[name].alpha == 0:
-            report.stop(f"tuning.recipe: '{name}' hears no teacher (alpha: 0), so there is no temperature to tune")
+            report.stop(f"tuning.recipe: '{name}' learns from no teacher (alpha: 0): there is no temperature to tune")
     # What an earlier search found is the recipe `tuned`, without standing in the file.
     elif name != "tuned" or not workspace.tuning.is_dir():
         report.stop(f"tuning.recipe: there is no recipe '{name}' in {profile.recipes}; there are {list(recipes)}")
@@ -454,13 +454,16 @@ def _require_rows_to_learn_from(profile: Profile, report: CheckReport) -> None:
             "it. Label some rows, or name a trained classifier as teacher.checkpoint"
         )
     if not any(count for label, count in validation.items() if label):
-        report.stop("teacher.fine_tune: the validation split has no labelled row to choose the best epoch by")
+        report.stop(
+            "teacher.fine_tune: the validation split has no labelled row to choose the best epoch by. Label some of "
+            "its rows, or name a trained classifier as teacher.checkpoint"
+        )
 
 
 def _judge(
     profile: Profile, graph: TeacherGraph, rows: Mapping[str, TrainingRows], found: TeacherReport, report: CheckReport
 ) -> None:
-    """Match the teacher's classes to the labels and compare it with the commonest class on labelled texts."""
+    """Match the teacher's classes to the labels and compare it with the majority class on labelled texts."""
     labels, logits = labelled_answers(rows, graph, profile.teacher.token_budget)
     require_matching_classes(profile.task, graph.labels, lambda: (labels, logits))
     _place(profile, found)
@@ -523,11 +526,11 @@ def _place(profile: Profile, found: TeacherReport) -> None:
 def _compare(
     labels: np.ndarray, logits: np.ndarray, profile: Profile, found: TeacherReport, report: CheckReport
 ) -> None:
-    """Report how good a teacher's answers, (rows, task labels), are beside the commonest class."""
+    """Report how good a teacher's answers, (rows, task labels), are beside the majority class."""
     judgement = judge_classifier(labels, logits, profile.task.labels)
     found.labelled_texts = judgement.rows
     found.accuracy, found.macro_f1 = judgement.accuracy, judgement.macro_f1
-    found.commonest_accuracy, found.commonest_macro_f1 = judgement.commonest_accuracy, judgement.commonest_macro_f1
+    found.majority_accuracy, found.majority_macro_f1 = judgement.majority_accuracy, judgement.majority_macro_f1
     if judgement.verdict == "worse":
         report.stop(f"teacher {found.checkpoint}: {judgement}")
     elif judgement.verdict == "no difference shown":

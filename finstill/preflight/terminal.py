@@ -58,8 +58,8 @@ def _teacher_table(found: TeacherReport) -> Table:
         "texts read in windows": f"{found.texts_in_windows:,} in {found.windows:,}" if found.windows else "",
         "on labelled texts": ""
         if found.accuracy is None
-        else f"accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.labelled_texts:,}; the commonest "
-        f"class: {found.commonest_accuracy:.3f}, {found.commonest_macro_f1:.3f}",
+        else f"accuracy {found.accuracy:.3f}, macro-F1 {found.macro_f1:.3f} on {found.labelled_texts:,}; the majority "
+        f"class: {found.majority_accuracy:.3f}, {found.majority_macro_f1:.3f}",
         "texts a second": "" if found.texts_per_second is None else f"{found.texts_per_second:,.0f}",
     }
     for name, value in rows.items():

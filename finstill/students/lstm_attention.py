@@ -55,7 +55,7 @@ class BidirectionalLayer(nn.Module):
                 self.forwards, self.backwards, states, reversed_states, *weights
             )
         else:
-            # For a text alone a thread costs more than a layer, and a card runs what one thread asks of it.
+            # For a text alone a thread costs more than a layer, and a GPU runs what one thread asks of it.
             forwards, backwards = self.forwards(states)[0], self.backwards(reversed_states)[0]
         return torch.cat([forwards, _Exchange.apply(backwards, reversal)], dim=-1)
 

@@ -103,30 +103,30 @@ def require_matching_classes(
 
 @dataclass(frozen=True)
 class Judgement:
-    """A classifier beside one that answers every text with the commonest class; in words, of a teacher.
+    """A classifier beside one that answers every text with the majority class; in words, of a teacher.
 
     Attributes:
         rows: labelled texts that both answered.
-        accuracy, commonest_accuracy: share of texts that get their label.
-        macro_f1, commonest_macro_f1: mean over the labels of F1.
-        verdict: whether the classifier is better than the commonest class.
+        accuracy, majority_accuracy: share of texts that get their label.
+        macro_f1, majority_macro_f1: mean over the labels of F1.
+        verdict: whether the classifier is better than the majority class.
         exchanged: the label that each label's answers clearly fit better, where the classes look exchanged;
             empty where they do not.
     """
 
     rows: int
     accuracy: float
-    commonest_accuracy: float
+    majority_accuracy: float
     macro_f1: float
-    commonest_macro_f1: float
+    majority_macro_f1: float
     verdict: Literal["better", "no difference shown", "worse"]
     exchanged: dict[str, str]
 
     def __str__(self) -> str:
         found = (
             f"On {self.rows:,} labelled texts the teacher's accuracy is {self.accuracy:.3f} and its macro-F1 "
-            f"{self.macro_f1:.3f}; the commonest class for every text has {self.commonest_accuracy:.3f} and "
-            f"{self.commonest_macro_f1:.3f}. "
+            f"{self.macro_f1:.3f}; the majority class for every text has {self.majority_accuracy:.3f} and "
+            f"{self.majority_macro_f1:.3f}. "
         )
         if self.exchanged:
             pairs = ", ".join(f"{given} for {better}" for given, better in self.exchanged.items() if given != better)
@@ -146,7 +146,7 @@ class Judgement:
 
 
 def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str]) -> Judgement:
-    """Compare a classifier with the commonest class on the same labelled texts, by paired bootstraps over the texts.
+    """Compare a classifier with the majority class on the same labelled texts, by paired bootstraps over the texts.
 
     It is better where its accuracy or its macro-F1 is shown to be, at 95%: where a class is rare, a good one may gain
     in the second alone. It is worse where its accuracy is shown to be and its macro-F1 is not shown to
@@ -172,9 +172,9 @@ def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str
     return Judgement(
         rows=len(labels),
         accuracy=float(right.mean()),
-        commonest_accuracy=float(counts.max() / len(labels)),
+        majority_accuracy=float(counts.max() / len(labels)),
         macro_f1=macro_f1(labels, logits),
-        commonest_macro_f1=macro_f1(labels, commonest),
+        majority_macro_f1=macro_f1(labels, commonest),
         verdict=verdict,
         exchanged=exchanged,
     )
@@ -183,7 +183,7 @@ def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str
 def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> dict[str, str]:
     """Return the permutation of the labels that makes the answers most accurate, where that is shown to be more.
 
-    One that is no better than the commonest class tells nothing of what the classes mean.
+    One that is no better than the majority class tells nothing of what the classes mean.
     """
     best = _most_accurate(labels, predicted, len(names))
     right = best[predicted] == labels

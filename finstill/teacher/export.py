@@ -105,7 +105,7 @@ class TeacherGraph:
         """
         if self.arithmetic and (here := arithmetic(self.precision)) != self.arithmetic:
             raise InputError(
-                f"the teacher was made on another kind of processor or card, or by another ONNX Runtime, and its "
+                f"the teacher was made on another kind of processor or GPU, or by another ONNX Runtime, and its "
                 f"{self.precision} logits would be others here: it was made with {self.arithmetic}, and this machine "
                 f"computes with {here}",
                 where=self.folder,

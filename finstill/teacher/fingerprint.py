@@ -47,7 +47,7 @@ def teacher_fingerprint(
     fingerprint and so its cache. The configuration counts beside them: another activation, number of heads or epsilon
     gives other logits with the same weights. With int8, ONNX Runtime's version and the processor's instruction sets
     count too: a float whose last bit differs there can move an activation by a whole level, and so a logit by more than
-    1e-4. So does a float16 teacher's, by the card and by the shapes of its batches. A float32 teacher's logits agree.
+    1e-4. So does a float16 teacher's, by the GPU and by the shapes of its batches. A float32 teacher's logits agree.
 
     Args:
         weights: the state dict.

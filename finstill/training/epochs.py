@@ -29,7 +29,7 @@ class Epoch:
 
     @classmethod
     def of(cls, recipe: Recipe, rows: TrainingRows) -> Epoch:
-        """Return the epoch of a student that hears the teacher.
+        """Return the epoch of a student that learns from the teacher.
 
         Each labelled row is read `labelled_repeats` times: rows without a label speak through the teacher alone, and
         where they are many, few batches would hold a label.
@@ -45,8 +45,8 @@ class Epoch:
     def of_labels_alone(self) -> Epoch:
         """Return an epoch of as many rows, all of them labelled.
 
-        So a label-only baseline takes as many steps as the student that also hears the teacher, at the same learning
-        rates, and is as often judged on the validation rows: neither has the longer training.
+        So a label-only baseline takes as many steps as the student that also learns from the teacher, at the same
+        learning rates, and is as often judged on the validation rows: neither has the longer training.
         """
         return Epoch(len(self), 0)
 

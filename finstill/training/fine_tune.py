@@ -84,7 +84,9 @@ def fine_tune(
         )
     if not len(validation):
         raise InputError(
-            "the validation split has no labelled row to choose the best epoch by", where="teacher.fine_tune"
+            "the validation split has no labelled row to choose the best epoch by",
+            where="teacher.fine_tune",
+            remedy="Label some of its rows, or name a trained classifier as teacher.checkpoint",
         )
     inputs = _inputs_digest(encoder, settings, train, validation, labels, seed)
     record = folder / FINE_TUNING_FILE

@@ -1,4 +1,4 @@
-"""Hints: before a student hears of classes, its layers learn what its checkpoint says of each token.
+"""Hints: before a student learns classes, its layers learn what its checkpoint says of each token.
 
 Romero et al. 2015, "FitNets: Hints for Thin Deep Nets": a student is first fitted to a layer of a larger model, through
 a linear map that is then thrown away. A text has one answer of a few classes, and a state of hundreds of numbers for

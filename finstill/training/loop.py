@@ -50,13 +50,14 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 
 
 def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any) -> TrainingArguments:
-    """Return arguments that evaluate and save each epoch, keep the best by `best_by`, and print nothing.
+    """Return arguments that use one GPU at most, evaluate and save each epoch, keep the best by `best_by`, and print
+    nothing.
 
     Args:
         folder: of the checkpoints a cut-off run resumes from.
         best_by: `loss`, the lowest being best, or a metric of the evaluation, the highest being best.
     """
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         seed=seed,
         per_device_eval_batch_size=128,
@@ -76,6 +77,10 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
         log_level="error",
         **settings,
     )
+    # The trainer gives each GPU that it sees a batch of its own, so that a batch size would mean another one on each
+    # machine. It sets the number itself, as here, where a model lies on several GPUs.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def library_versions() -> str:
@@ -99,7 +104,7 @@ def one_thread() -> Iterator[None]:
 
 
 def bfloat16_units() -> bool:
-    """Return whether a card here multiplies in bfloat16; training then does, and keeps its weights in float32."""
+    """Return whether a GPU here multiplies in bfloat16; training then does, and keeps its weights in float32."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -137,7 +142,7 @@ def early_stopping(patience: int) -> EarlyStoppingCallback:
 
 
 def validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Return macro-F1 over the labelled rows and, where the teacher is heard, how near the rows' logits are to it."""
+    """Return macro-F1 over the labelled rows and, where rows have teacher logits, how near theirs are to these."""
     logits = np.asarray(prediction.predictions)
     given = prediction.label_ids
     labels, teacher_logits = given if isinstance(given, tuple) else (given, None)  # type: ignore[misc]

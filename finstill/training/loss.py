@@ -34,7 +34,10 @@ def class_weights(
         InputError: the setting names a class that is none of them.
     """
     if isinstance(setting, Mapping) and (unknown := setting.keys() - set(names)):
-        raise InputError(f"class_weights names {sorted(unknown)}, and the task's labels are {list(names)}")
+        raise InputError(
+            f"class_weights names {sorted(unknown)}, and the task's labels are {list(names)}",
+            remedy="Name labels of the task in the recipe",
+        )
     counts = np.bincount(labels[labels != NO_LABEL], minlength=len(names))
     if setting is None or not counts.any():
         return None
@@ -65,8 +68,8 @@ def trusted_alpha(alpha: float, teacher_logits: Tensor, targets: Tensor) -> Tens
 
     It is near `alpha` where the teacher is sure and right, lower where it is unsure, and near 0 where it contradicts
     the label. So a row's label counts for more where its teacher is worth less: a soft form of Meng et al. 2019,
-    "Conditional Teacher-Student Learning", which hears the teacher only where it is right. A row without a label has
-    the teacher's own class for a target, and only its doubt counts.
+    "Conditional Teacher-Student Learning", which takes the teacher's logits only where it is right. A row without a
+    label has the teacher's own class for a target, and only its doubt counts.
 
     Args:
         teacher_logits: float, (rows, classes).

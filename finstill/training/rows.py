@@ -55,7 +55,7 @@ class TrainingRows:
     Attributes:
         input_ids: token ids of each row.
         labels: int64, (rows,), `NO_LABEL` where a text has none.
-        teacher_logits: float32, (rows, classes), over the task's labels; None where no teacher is heard.
+        teacher_logits: float32, (rows, classes), over the task's labels; None where none are read.
         windows: which windows are of one text; None where each row is a text.
         provenance: what made the tables that the rows come from; None where they come from none.
         texts: each whole text, large_string, in the order of the rows; None where they are not known.
@@ -186,18 +186,18 @@ def training_rows(
     ids = pq.read_table(tokens, columns=["key", "text_key", "input_ids", "size"])
     texts = text_positions(columns["key"], ids["text_key"], tokens)
     labels = pc.index_in(columns["label"], pa.array(task.labels)).fill_null(NO_LABEL).to_numpy().astype(np.int64)
-    logits, heard = None, np.ones(len(ids), bool)
+    logits, with_logits = None, np.ones(len(ids), bool)
     if teacher_logits is not None:
         said = TableProvenance.read(teacher_logits)
         require_together(teacher_logits, said, tokens, provenance, f"Materialize {made_by(teacher_logits)} again")
         provenance = said
-        logits, heard = _logits_of(ids["key"], tokens, teacher_logits, task)
+        logits, with_logits = _logits_of(ids["key"], tokens, teacher_logits, task)
     windows = None if len(texts) == len(columns) else WindowsOfTexts(texts, ids["size"].to_numpy().astype(np.int64))
     rows = TrainingRows(
         TokenIds.of_column(ids["input_ids"]), labels[texts], logits, windows, provenance, _texts(columns)
     )
     splits = pc.index_in(columns["split"], pa.array(SPLITS)).to_numpy()[texts]
-    return {split: rows.at(np.flatnonzero((splits == number) & heard)) for number, split in enumerate(SPLITS)}
+    return {split: rows.at(np.flatnonzero((splits == number) & with_logits)) for number, split in enumerate(SPLITS)}
 
 
 def with_augmented(train: TrainingRows, augmented: Path, teacher_logits: Path, task: Task) -> TrainingRows:

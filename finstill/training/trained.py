@@ -72,7 +72,7 @@ class TrainedStudent:
         )
 
     def require_taught_by(self, teacher_logits: Path) -> None:
-        """Refuse to measure the student beside logits of texts that it reads otherwise, or of teachers it did not hear.
+        """Refuse to measure the student beside logits of texts that it reads otherwise, or of another teacher.
 
         Raises:
             InputError: names both files, and what each says; or one of them says nothing.

@@ -121,7 +121,7 @@ def start_from_champion(
     Args:
         champion: the folder of the package in service, which may be missing.
         train, validation: uint64, (rows,): the digests of the rows of these splits.
-        said: what the rows say of the teachers whose logits the student is to hear.
+        said: what the rows say of the teachers whose logits the student is to learn from.
         labels: the task's, in the order of the logits.
         start: the one that the student has without a champion, for how it is to read.
         stage: how log lines call this training.

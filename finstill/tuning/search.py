@@ -92,11 +92,11 @@ def search(
         starts, callbacks: as `train_student` takes them.
 
     Raises:
-        InputError: the base recipe hears no teacher, the database cannot be opened, or no trial came to its end.
+        InputError: the base recipe learns from no teacher, the database cannot be opened, or no trial came to its end.
     """
     if base.alpha == 0:
         raise InputError(
-            "a recipe with alpha 0 hears no teacher: there is no temperature to tune", where="tuning.recipe"
+            "a recipe with alpha 0 learns from no teacher: there is no temperature to tune", where="tuning.recipe"
         )
     study = _study(storage, digest(MEASURE, SPACE, base.digest, *labels, *train.content(), *validation.content()), seed)
     left = trials - len(study.get_trials(deepcopy=False, states=FINISHED))

@@ -44,7 +44,7 @@ def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
         # Every other choice by name is one of the loss.
         if name not in ("student", "start_from") and (choices := _choices(type(base), name)):
             if name == "soft_loss":
-                # A student hears little of its teacher by it: it is there to be compared with.
+                # A student learns little from its teacher by it: it is there to be compared with.
                 choices.remove("kl_inverse_square")
                 if classes < 3:
                     # It refuses two classes, and a search does not learn from trials that fail.

@@ -14,10 +14,11 @@ from dagster._core.definitions.data_version import CODE_VERSION_TAG, DATA_VERSIO
 
 from assets.evaluation import evaluation
 from assets.resources import ProfileResource
-from assets.students import PACKAGE_TAG, RECIPE_TAG, student, student_package
+from assets.students import CHECKPOINT_TAG, PACKAGE_TAG, RECIPE_TAG, student, student_package
 from finstill.config.profile import Profile
 from finstill.config.recipe import Recipe
 from finstill.config.workspace import Workspace
+from finstill.corpus.state import checkpoint_state
 
 if TYPE_CHECKING:
     from dagster._core.definitions.assets.graph.asset_graph import AssetGraph
@@ -30,9 +31,10 @@ def stale_students(
 ) -> dict[str, str]:
     """Return the recipes whose student is not what it would be if it were made now, each with the reason.
 
-    A student is stale where its recipe, what the profile says of decisions, HTML entities and the teacher's classes,
-    the code of a stage, or the data version of anything a stage reads is another than the one that Dagster recorded
-    with it, where a stage was never materialized, or where what it made is gone.
+    A student is stale where its recipe, the folder that this names as its checkpoint, what the profile says of
+    decisions, HTML entities and the teacher's classes, the code of a stage, or the data version of anything a stage
+    reads is another than the one that Dagster recorded with it, where a stage was never materialized, or where what it
+    made is gone.
     """
     settings, workspace = profile.profile(), profile.workspace
     reasons = {
@@ -69,6 +71,8 @@ def _reasons(
         tags = materialization.tags or {}
         if key == student.key and tags.get(RECIPE_TAG) != recipe.digest:
             yield "the recipe changed"
+        if key == student.key and tags.get(CHECKPOINT_TAG, "") != checkpoint_state(recipe.architecture.checkpoint):
+            yield "the folder of the recipe's checkpoint changed"
         if key == student_package.key and tags.get(PACKAGE_TAG, "") != settings.package_settings:
             yield "what the profile says of labels, decisions, entities or the teacher's classes changed"
         if tags.get(CODE_VERSION_TAG) != graph.get(key).code_version:

@@ -79,7 +79,7 @@ CHECKS = [
     assets.teacher.graph_equals_checkpoint,
     assets.teacher.labels_as_float32,
     assets.teacher_logits.every_text_has_logits,
-    assets.teacher_logits.teacher_beats_the_commonest_class,
+    assets.teacher_logits.teacher_beats_the_majority_class,
     assets.augmented_corpus.no_test_text_is_learned_from,
     assets.corpus.corpus_is_sound,
     assets.corpus.classes_as_before,

@@ -1,4 +1,4 @@
-"""A teacher whose classes are placed wrongly, or that learned nothing, is found before a student hears it."""
+"""A teacher whose classes are placed wrongly, or that learned nothing, is found before a student learns from it."""
 
 from __future__ import annotations
 
@@ -81,23 +81,23 @@ def test_a_mapping_is_not_asked_for_where_names_match() -> None:
 
 
 class TestJudgement:
-    """Of a teacher, beside the commonest class."""
+    """Of a teacher, beside the majority class."""
 
     def test_a_good_teacher_is_better(self, labels: np.ndarray) -> None:
         judgement = judge_classifier(labels, answers(labels, (0, 1, 2)), SENTIMENT.labels)
         assert judgement.verdict == "better"
-        assert judgement.commonest_accuracy == np.bincount(labels).max() / 300
+        assert judgement.majority_accuracy == np.bincount(labels).max() / 300
         assert judgement.exchanged == {}
 
     def test_one_that_answers_with_another_class_alone_is_worse(self, labels: np.ndarray) -> None:
         assert judge_classifier(labels, np.tile(np.float32([1, 0, 0]), (300, 1)), SENTIMENT.labels).verdict == "worse"
 
-    def test_one_that_answers_with_the_commonest_class_alone_shows_no_difference(self, labels: np.ndarray) -> None:
+    def test_one_that_answers_with_the_majority_class_alone_shows_no_difference(self, labels: np.ndarray) -> None:
         judgement = judge_classifier(labels, np.tile(np.float32([0, 1, 0]), (300, 1)), SENTIMENT.labels)
         assert judgement.verdict == "no difference shown"
-        assert judgement.accuracy == judgement.commonest_accuracy
+        assert judgement.accuracy == judgement.majority_accuracy
 
-    def test_two_classes_exchanged_are_found_though_the_commonest_is_right(self, labels: np.ndarray) -> None:
+    def test_two_classes_exchanged_are_found_though_the_majority_is_right(self, labels: np.ndarray) -> None:
         judgement = judge_classifier(labels, answers(labels, (2, 1, 0)), SENTIMENT.labels)
         assert judgement.verdict == "worse"
         assert judgement.exchanged == {"negative": "positive", "neutral": "neutral", "positive": "negative"}
@@ -109,7 +109,7 @@ class TestJudgement:
         said = labels.copy()
         said[1:40] = 1
         judgement = judge_classifier(labels, 3 * np.eye(2, dtype=np.float32)[said], RISK.labels)
-        assert judgement.accuracy < judgement.commonest_accuracy
+        assert judgement.accuracy < judgement.majority_accuracy
         assert judgement.verdict == "better"
 
     def test_chance_blocks_hardly_any_teacher_on_few_rows(self) -> None:

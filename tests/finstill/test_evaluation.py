@@ -646,19 +646,19 @@ class TestChampion:
         best_there = replace(poor, student=replace(poor.student, validation_score=1.1))
         assert service.choose("good", poor=best_there).champion == "poor"
 
-    def test_what_answers_no_better_than_the_commonest_class_does_not_go_into_service(
+    def test_what_answers_no_better_than_the_majority_class_does_not_go_into_service(
         self, service: Service, bench: Bench
     ) -> None:
         good = bench.students["good"]
         constant = np.zeros_like(good.logits)
         constant[:, 1] = 1
-        with pytest.raises(InputError, match="good: it is not shown to be better than the commonest class"):
+        with pytest.raises(InputError, match="good: it is not shown to be better than the majority class"):
             service.choose(good=replace(good, logits=constant))
         assert not service.folder.exists()
         service.choose("good")
         kept = service.choose(poor=replace(bench.students["poor"], logits=constant))
         assert kept.champion == "good"
-        assert "commonest class" in kept.reason
+        assert "majority class" in kept.reason
 
     def test_rolling_back_withdraws_the_one_in_service_until_it_is_made_anew(self, service: Service) -> None:
         service.choose("poor")

@@ -1,4 +1,4 @@
-"""Hints: what a student's layers learn of its checkpoint's before they hear of classes."""
+"""Hints: what a student's layers learn of its checkpoint's before they learn classes."""
 
 from __future__ import annotations
 

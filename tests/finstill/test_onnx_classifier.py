@@ -12,7 +12,7 @@ import torch
 
 from finstill.errors import InputError
 from finstill.inference import arithmetic, parity, session
-from finstill.inference.arithmetic import card_name
+from finstill.inference.arithmetic import gpu_name
 from finstill.inference.session import OnnxClassifier
 from finstill.teacher import export
 from finstill.teacher.checkpoint import load_classifier
@@ -123,8 +123,8 @@ class TestProvider:
 class TestFloat16:
     @pytest.fixture
     def make(self, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-        def make(card: str = "a card", token_budget: int = 64, max_length: int = 32) -> TeacherGraph:
-            monkeypatch.setattr(arithmetic, "card_name", lambda: card)
+        def make(gpu: str = "a GPU", token_budget: int = 64, max_length: int = 32) -> TeacherGraph:
+            monkeypatch.setattr(arithmetic, "gpu_name", lambda: gpu)
             return export_teacher(
                 tiny_checkpoint,
                 tmp_path / "teacher",
@@ -150,7 +150,7 @@ class TestFloat16:
     ) -> None:
         first = make().fingerprint
         assert make().fingerprint == first
-        assert len({first, make(card="another").fingerprint, make(token_budget=128).fingerprint}) == 3
+        assert len({first, make(gpu="another").fingerprint, make(token_budget=128).fingerprint}) == 3
 
     def test_texts_are_padded_within_what_the_model_reads(self, make: Callable[..., TeacherGraph]) -> None:
         with pytest.raises(InputError, match=r"max_length is 30.*multiple of 8"):
@@ -158,8 +158,8 @@ class TestFloat16:
 
     def test_without_a_card_it_says_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        with pytest.raises(InputError, match="torch sees no card"):
-            card_name()
+        with pytest.raises(InputError, match="torch sees no GPU"):
+            gpu_name()
 
 
 def on_a_provider_that_adds(difference: float, monkeypatch: pytest.MonkeyPatch) -> None:

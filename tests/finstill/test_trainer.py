@@ -245,24 +245,34 @@ train_student(recipe, rows("train"), rows("validation"), ("negative", "neutral",
 """
 
 
-def test_where_a_card_has_bfloat16_steps_run_in_it_and_weights_stay_in_float32(
+def test_a_batch_is_as_large_on_a_machine_with_several_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def several(arguments: TrainingArguments) -> torch.device:
+        arguments._n_gpu = 4
+        return torch.device("cpu")
+
+    monkeypatch.setattr(TrainingArguments, "_setup_devices", property(several))
+    arguments = loop.training_arguments(tmp_path, best_by="loss", seed=0, per_device_train_batch_size=32)
+    assert arguments.train_batch_size == 32
+
+
+def test_where_a_gpu_has_bfloat16_steps_run_in_it_and_weights_stay_in_float32(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The CPU stands in for the card: it computes in bfloat16 too, if slowly."""
+    """The CPU stands in for the GPU: it computes in bfloat16 too, if slowly."""
     monkeypatch.setattr(loop, "bfloat16_units", lambda: True)
     monkeypatch.setattr(loop, "TrainingArguments", partial(TrainingArguments, use_cpu=True))
-    heard: set[torch.dtype] = set()
+    computed: set[torch.dtype] = set()
 
     def listen(module: torch.nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, torch.Tensor):
-            heard.add(output.dtype)
+            computed.add(output.dtype)
 
     registered = torch.nn.modules.module.register_module_forward_hook(listen)
     try:
         trained = train(OTHER_KINDS["static"].model_copy(update={"average_last": 0.5}))
     finally:
         registered.remove()
-    assert torch.bfloat16 in heard
+    assert torch.bfloat16 in computed
     assert trained.validation["macro_f1"] > 0.8
     assert {tensor.dtype for tensor in load_file(trained.folder / "model.safetensors").values()} <= {
         torch.float32,

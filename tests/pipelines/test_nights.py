@@ -75,8 +75,9 @@ def test_three_nights_first_nothing_new_and_new_texts(lived_in_house: House) -> 
     }
 
 
-def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
-    house = lived_in_house
+def test_only_what_changed_is_retrained(lived_in_house: House, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    house, checkpoint = lived_in_house, tmp_path / "checkpoint"
+    shutil.copytree(tiny_checkpoint, checkpoint)
     house.recipes.write_text(house.recipes.read_text() + "another:\n  <<: *small\n  seed: 5\n")
     asked = tick(house)
     assert isinstance(asked, RunRequest)
@@ -84,10 +85,16 @@ def test_only_what_changed_is_retrained(lived_in_house: House) -> None:
     assert "0 texts reached it: all were in the cache" in summary
     assert "`another` was made again (new)" in summary
     assert "`small` is kept" in summary
-    house.recipes.write_text(house.recipes.read_text().replace("seed: 5", "seed: 6"))
+    other = f"architecture: {{checkpoint: {checkpoint}, embedding_width: 8, hidden_width: 8, layers: 1}}"
+    house.recipes.write_text(house.recipes.read_text().replace("seed: 5", other))
     summary = night(house)
     assert "`another` was made again (the recipe changed)" in summary
     assert "`small-baseline` is kept" in summary
+    assert isinstance(tick(house), SkipReason)
+    (checkpoint / "config.json").touch()
+    asked = tick(house)
+    assert isinstance(asked, RunRequest)
+    assert asked.tags["finstill/why"] == "another: the folder of the recipe's checkpoint changed"
     profile = house.root / "mine.yaml"
     decide = "{name: sentiment, decide: {negative: {recall_at_least: 0.9}}}"
     profile.write_text(profile.read_text().replace("task: sentiment", f"task: {decide}"))

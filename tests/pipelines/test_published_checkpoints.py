@@ -152,7 +152,7 @@ def test_a_teacher_with_two_classes_exchanged_stops_the_run_before_a_student_is_
     (house.root / "mine.yaml").write_text(profile.replace("max_length: 32", tune))
     result = house.run("label")
     assert result.success
-    (judged,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "teacher_beats_the_commonest_class"]
+    (judged,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "teacher_beats_the_majority_class"]
     assert judged.passed, judged.description
     exchanged = house.root / "exchanged"
     shutil.copytree(house.profile.workspace.teacher_checkpoint / "fine_tuned", exchanged)
@@ -162,5 +162,5 @@ def test_a_teacher_with_two_classes_exchanged_stops_the_run_before_a_student_is_
     house.write_profile(exchanged)
     result = house.run("label")
     assert not result.success
-    (judged,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "teacher_beats_the_commonest_class"]
+    (judged,) = [c for c in result.get_asset_check_evaluations() if c.check_name == "teacher_beats_the_majority_class"]
     assert "look exchanged: it says negative for positive, positive for negative" in (judged.description or "")
