@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from finstill.config.task import OperatingPoint, digest_of_decisions
 from finstill.corpus.tokenizer import read_tokenizer
@@ -49,10 +50,6 @@ class OutOfDomain:
     quality: dict[str, Any]
     agreement: float
     decision: DecisionQuality | None = None
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> OutOfDomain:
-        return cls(**{**values, "decision": _decision(values)})
 
 
 @dataclass(frozen=True)
@@ -94,21 +91,11 @@ class Evaluation:
     decision: DecisionQuality | None = None
     calibrated_error: float | None = None
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Evaluation:
-        out_of_domain = OutOfDomain.from_dict(values["out_of_domain"]) if values.get("out_of_domain") else None
-        speed = Speed(**values["speed"]) if values["speed"] else None
-        return cls(**{**values, "speed": speed, "out_of_domain": out_of_domain, "decision": _decision(values)})
-
     def times_faster(self, teacher: Evaluation) -> float | None:
         """Return how many texts this one reads while `teacher` reads one; None where one of them cannot be timed."""
         if self.speed is None or teacher.speed is None:
             return None
         return self.speed.texts_per_second / teacher.speed.texts_per_second
-
-
-def _decision(values: dict[str, Any]) -> DecisionQuality | None:
-    return DecisionQuality(**values["decision"]) if values.get("decision") else None
 
 
 @dataclass(frozen=True)
@@ -187,7 +174,7 @@ class StudentEvaluation:
             if rule := values["decided"]:
                 scores, teacher_scores = (arrays[name] for name in ("scores", "teacher_scores"))
                 decided = Decided(rule["position"], OperatingPoint(**rule["point"]), scores, teacher_scores)
-        student, teacher = (Evaluation.from_dict(values[name]) for name in ("student", "teacher"))
+        student, teacher = (TypeAdapter(Evaluation).validate_python(values[name]) for name in ("student", "teacher"))
         return cls(student, teacher, values["inputs"], **predictions, decided=decided)
 
 

@@ -14,11 +14,10 @@ from sklearn.metrics import confusion_matrix
 
 from finstill.config.task import Task, UnmatchedClassesError, class_groups, task_logits
 from finstill.errors import InputError
-from finstill.metrics import macro_f1, mcnemar, paired_interval
+from finstill.metrics import bootstrap_difference, macro_f1, mcnemar, paired_interval
 
 MAPPINGS_TRIED = 1000
 MAPPINGS_SHOWN = 6
-RESAMPLES = 4000
 
 
 @dataclass(frozen=True)
@@ -159,11 +158,13 @@ def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str
         names: the task's labels.
     """
     predicted, counts = logits.argmax(axis=1), np.bincount(labels, minlength=len(names))
-    commonest = np.zeros_like(logits)
-    commonest[:, counts.argmax()] = 1
-    right = predicted == labels
-    low, high = _interval(right, labels == counts.argmax())
-    _, f1_low, _ = paired_interval(labels, logits, commonest)
+    majority = np.zeros_like(logits)
+    majority[:, counts.argmax()] = 1
+    right, majority_right = predicted == labels, labels == counts.argmax()
+    ahead, behind = np.sum(right & ~majority_right), np.sum(~right & majority_right)
+    cells = np.array([ahead, behind, len(labels) - ahead - behind])
+    _, low, high = bootstrap_difference(cells, lambda drawn: drawn[:, :2].T / len(labels), 1, level=0.95)
+    _, f1_low, _ = paired_interval(labels, logits, majority)
     exchanged = _exchanged(labels, predicted, names)
     if exchanged or (high < 0 and f1_low <= 0):
         verdict: Literal["better", "no difference shown", "worse"] = "worse"
@@ -174,7 +175,7 @@ def judge_classifier(labels: np.ndarray, logits: np.ndarray, names: Sequence[str
         accuracy=float(right.mean()),
         majority_accuracy=float(counts.max() / len(labels)),
         macro_f1=macro_f1(labels, logits),
-        majority_macro_f1=macro_f1(labels, commonest),
+        majority_macro_f1=macro_f1(labels, majority),
         verdict=verdict,
         exchanged=exchanged,
     )
@@ -193,16 +194,6 @@ def _exchanged(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str]) 
     if not shown or right.sum() <= np.bincount(labels).max():
         return {}
     return {names[i]: names[best[i]] for i in range(len(names))}
-
-
-def _interval(right: np.ndarray, rivals_right: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of a difference in accuracy."""
-    # Rows drawn with replacement fill the three cells by a multinomial distribution: see `paired_interval`.
-    cells = [int((right & ~rivals_right).sum()), int((rivals_right & ~right).sum())]
-    shares = np.array([*cells, len(right) - sum(cells)]) / len(right)
-    ahead, behind, _ = np.random.default_rng(0).multinomial(len(right), shares, size=RESAMPLES).T
-    low, high = np.quantile((ahead - behind) / len(right), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _most_accurate(labels: np.ndarray, said: np.ndarray, count: int) -> np.ndarray:
