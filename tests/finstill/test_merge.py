@@ -88,6 +88,45 @@ def test_the_merge_by_columns_is_the_merge_by_a_dictionary(values: list, engine:
     assert report.reasons == {reason: count for reason, count in counts.items() if count}
 
 
+@settings(max_examples=60)
+@given(
+    rows_of_parts=st.lists(st.lists(st.integers(0, 5), max_size=9), max_size=4),
+    kept_sorted=st.lists(st.booleans(), min_size=4, max_size=4),
+    batch=st.integers(1, 4),
+    sorted_by_arrow=st.sampled_from([0, 100]),
+    runs_merged=st.sampled_from([1, 100]),
+)
+def test_sorted_parts_are_merged_into_the_order_that_sorting_all_rows_gives(
+    rows_of_parts: list[list[int]],
+    kept_sorted: list[bool],
+    batch: int,
+    sorted_by_arrow: int,
+    runs_merged: int,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder, expected, paths = tmp_path_factory.mktemp("parts"), [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(merge, "ROWS_PER_BATCH", batch)
+        patch.setattr(merge, "RUNS_MERGED", runs_merged)
+        patch.setattr(merge, "ROWS_SORTED_BY_ARROW", 0)
+        for number, (texts, large) in enumerate(zip(rows_of_parts, kept_sorted, strict=False)):
+            rows = [
+                {"key": bytes([text]) * 16, "text": str(text), "source": f"{number}.csv", "number": i}
+                for i, text in enumerate(texts, 1)
+            ]
+            expected += [(row["key"], number, row["number"]) for row in rows]
+            paths.append(folder / f"{number}.parquet")
+            schema = parts.PART_SCHEMA.with_metadata({parts.REPORT_KEY: b"{}"})
+            pq.write_table(pa.Table.from_pylist(rows, schema), paths[-1])
+            if large:
+                merge.keep_sorted(paths[-1])
+                assert pq.read_metadata(paths[-1]).metadata[parts.REPORT_KEY] == b"{}"
+        patch.setattr(merge, "ROWS_SORTED_BY_ARROW", sorted_by_arrow)
+        found = pa.concat_tables([merge.PLACED_SCHEMA.empty_table(), *merge.sorted_rows(paths, folder)])
+    assert [(row["key"], int(row["source"][0]), row["number"]) for row in found.to_pylist()] == sorted(expected)
+    assert len(set(found["position"].to_pylist())) == len(expected)
+
+
 def test_examples_are_the_rows_that_were_read_first() -> None:
     rows = [Row("x.csv", i, f"text {i % 40}", None, None, None, None) for i in range(1, 121)]
     _, report = distinct_texts(rows, LABELS, {})
@@ -139,6 +178,26 @@ def test_a_file_that_stays_is_not_read_again_and_its_rows_count(
     nights.write("b.csv", "profit of the group fell by 3 mn euros this year", split="test")
     assert nights.make() == nights.make(kept=False)
     assert read[:2] == ["d.csv", "b.csv"]
+
+
+def test_a_large_file_is_sorted_once(nights: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge, "ROWS_SORTED_BY_ARROW", 10)
+    first = nights.make()
+    sorted_again = []
+    monkeypatch.setattr(
+        merge,
+        "_sorted_by_engine",
+        lambda given, *rest, real=merge._sorted_by_engine: sorted_again.append(given) or real(given, *rest),
+    )
+    assert nights.make() == first
+    # One that is new, one that "a.csv" has too, and one that "a.csv" has in another split.
+    again = [f"the plain sentence number {i} of a long list of them" for i in (7, 9)]
+    nights.write("0.csv", "a new one", again[0])
+    nights.write("c.csv", again[1], split="test")
+    made = nights.make()
+    assert sorted_again == []
+    assert made[1]["duplicate merged"] == 2
+    assert made == nights.make(kept=False)
 
 
 def test_rows_set_aside_are_kept_beside_a_part_and_not_in_its_footer(nights: Nights) -> None:
