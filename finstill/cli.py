@@ -146,7 +146,8 @@ def verify(given: argparse.Namespace) -> int:
             damaged += 1
             print(f"{error.place}: {error.problem}")
             if given.quarantine:
-                print(f"  moved to {upkeep.quarantine(cache, error.part)}; its texts will be labelled again")
+                moved = upkeep.quarantine(cache, error.part)
+                print(f"  moved to {moved}; the next run labels its texts again, or import them again")
     print(f"{damaged:,} damaged parts" if damaged else "all parts are sound")
     return int(damaged > 0 and not given.quarantine)
 

@@ -46,7 +46,8 @@ class DamagedPartError(InputError):
         super().__init__(
             f"this part of the cache is damaged: {problem}",
             where=place,
-            remedy="Run `finstill cache verify --quarantine` to set it aside; its texts are then labelled again",
+            remedy="Run `finstill cache verify --quarantine` to set it aside; the next run labels its texts again, or "
+            "import them again where the teacher is imported",
         )
         self.part = part
         self.problem = problem

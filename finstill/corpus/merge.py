@@ -146,7 +146,8 @@ def _merged(runs: Iterable[Iterator[pa.Table]]) -> Iterator[pa.Table]:
             taken.append(table[:count])
             rest = table[count:] if count < len(table) else next(run, None)
             left += [] if rest is None else [(rest, run)]
-        yield pa.concat_tables(taken).sort_by(ORDER) if sum(map(bool, map(len, taken))) > 1 else max(taken, key=len)
+        taken = [rows for rows in taken if len(rows)]
+        yield pa.concat_tables(taken).sort_by(ORDER) if len(taken) > 1 else taken[0]
         held = left
     for table, run in held:
         yield table
