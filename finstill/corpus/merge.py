@@ -113,6 +113,7 @@ def _sorted_by_arrow(parts: Mapping[int, Path]) -> Iterator[pa.Table]:
 
 
 def _placed(rows: pa.Table, number: int, of_part: pa.Array | np.ndarray) -> pa.Table:
+    """Return rows of the part of this number with their position, of which `of_part` is that in the part."""
     position = pc.add(of_part, number * ROWS_OF_A_FILE)
     return pa.table([*rows.columns, position], schema=PLACED_SCHEMA)
 
