@@ -85,7 +85,7 @@ def measure(files: Workspace, sentences: int, settings: FineTuning) -> dict[str,
     tests = pq.read_table(files.corpus, filters=[("split", "=", "test")])["text"].to_pylist()[:TEXTS]
     made = package(min(max(share, LEAST_SHARE), 0.99))
     together = StudentClassifier(made.folder, teacher=teacher.folder)
-    alone = AskedTeacher(teacher.folder, made, threads=1)
+    alone = AskedTeacher(teacher.folder, made, threads=1, long=together.long)
     contenders = [lambda: list(together.score(tests)), lambda: alone.logits([normalise(text) for text in tests])]
     times = [[seconds(run) for run in contenders] for _ in range(TURNS)]
     asked = sum(bool(score.ask) for score in together.score(tests)) / len(tests)

@@ -107,8 +107,8 @@ def flip(files: Workspace) -> tuple[pa.Table, np.ndarray]:
     random = np.random.default_rng(0)
     chosen: list[int] = []
     for name in ("train", "test"):
-        rows = np.flatnonzero(split == name)
-        some = random.choice(rows, round(SHARE * len(rows)), replace=False).tolist()
+        of_split = np.flatnonzero(split == name)
+        some = random.choice(of_split, round(SHARE * len(of_split)), replace=False).tolist()
         for row in some:
             labels[row] = random.choice([label for label in SENTIMENT.labels if label != labels[row]])
         chosen += some

@@ -57,10 +57,10 @@ VOCABULARY = 30_522
 
 def main() -> None:
     if sys.argv[1:2] == ["--stage"]:
-        name, folder = sys.argv[2:]
+        stage, where = sys.argv[2:]
         # No import is timed, and pyarrow imports pandas with its first array.
         pa.array(np.zeros(1))
-        print(json.dumps(STAGES[name](Path(folder))))
+        print(json.dumps(STAGES[stage](Path(where))))
         return
     arguments = read_arguments(__doc__)
     corpus_rows, training_rows = (1_000_000, 1_000_000) if arguments.quick else (10_000_000, 10_000_000)
@@ -225,8 +225,8 @@ def training(folder: Path) -> dict[str, float]:
             self.epoch += time.perf_counter() - self.began
 
     before = psutil.Process().memory_info().rss
-    tables = [folder / f"{name}.parquet" for name in ("corpus", "tokens")]
-    rows = training_rows(*tables, SENTIMENT, folder / "teacher_logits.parquet")
+    corpus, tokens, logits = (folder / f"{name}.parquet" for name in ("corpus", "tokens", "teacher_logits"))
+    rows = training_rows(corpus, tokens, SENTIMENT, logits)
     pa.default_memory_pool().release_unused()
     held, most = psutil.Process().memory_info().rss - before, peak_gib() - before / GIB
     recipe = Recipe(epochs=1, batch_size=64, rows_per_epoch=EPOCH_ROWS, architecture=LstmAttentionConfig())

@@ -71,8 +71,9 @@ def make_rows(files: Workspace, headlines: int, tuning: FineTuning) -> tuple[dic
     texts = read_shared("business_headlines").sort_by("date")["text"][:headlines].combine_chunks()
     write_corpus_of(files, labelled, texts, SENTIMENT)
     rows = teach(files, SENTIMENT, tuning)
-    known = rows["train"].texts.cast(pa.string())
-    found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), known)
+    known = rows["train"].texts
+    assert known is not None
+    found = pc.index_in(pa.array([normalise(text) for text in texts.to_pylist()]), known.cast(pa.string()))
     return rows, found.drop_null().unique().to_numpy()
 
 
