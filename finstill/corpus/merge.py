@@ -87,17 +87,13 @@ def sorted_rows(parts: Sequence[Path], scratch: Path) -> Iterator[pa.Table]:
         parts: Parquet files of `PART_SCHEMA`, in the order in which they count.
         scratch: where rows lie that do not fit into memory.
     """
-    runs = {number: part for number, part in enumerate(parts) if _is_sorted(part)}
-    if len(runs) > RUNS_MERGED:
-        runs = {}
+    footers = [pq.read_metadata(part) for part in parts]
+    already = [number for number, footer in enumerate(footers) if SORTED_KEY in footer.metadata]
+    runs = already if len(already) <= RUNS_MERGED else []
     others = {number: part for number, part in enumerate(parts) if number not in runs}
-    few = sum(pq.read_metadata(part).num_rows for part in others.values()) <= ROWS_SORTED_BY_ARROW
-    rest = _sorted_by_arrow(others) if few else _sorted_by_engine(others, scratch)
-    yield from _merged([*(_read_sorted(part, number) for number, part in runs.items()), rest])
-
-
-def _is_sorted(part: Path) -> bool:
-    return SORTED_KEY in pq.read_metadata(part).metadata
+    few = sum(footers[number].num_rows for number in others) <= ROWS_SORTED_BY_ARROW
+    rest = _sorted_by_arrow(others) if few else _sorted_by_engine(others, scratch, already)
+    yield from _merged([*(_read_sorted(parts[number], number) for number in runs), rest])
 
 
 def _read_sorted(part: Path, number: int) -> Iterator[pa.Table]:
@@ -118,10 +114,10 @@ def _placed(rows: pa.Table, number: int, of_part: pa.Array | np.ndarray) -> pa.T
     return pa.table([*rows.columns, position], schema=PLACED_SCHEMA)
 
 
-def _sorted_by_engine(parts: Mapping[int, Path], scratch: Path) -> Iterator[pa.Table]:
+def _sorted_by_engine(parts: Mapping[int, Path], scratch: Path, already: Collection[int] = ()) -> Iterator[pa.Table]:
     import duckdb
 
-    own = [_is_sorted(part) for part in parts.values()]
+    own = [number in already for number in parts]
     of_part = "CASE WHEN list_extract($sorted, file_index::BIGINT + 1) THEN number ELSE file_row_number END"
     position = f"list_extract($numbers::BIGINT[], file_index::BIGINT + 1) * {ROWS_OF_A_FILE} + {of_part} AS position"
     with duckdb.connect(config={"memory_limit": SORT_MEMORY, "temp_directory": str(scratch)}) as connection:
@@ -139,8 +135,7 @@ def _merged(runs: Iterable[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     following = [_whole_groups(run) for run in runs]
     held = [(table, run) for run in following if (table := next(run, None)) is not None]
     while len(held) > 1:
-        lasts = pa.array([table["key"][-1].as_py() for table, _ in held], pa.binary(KEY_BYTES))
-        last = min(key_halves(pa.chunked_array([lasts])).tolist())
+        last = min(table["key"][-1].as_py() for table, _ in held)
         taken, left = [], []
         for table, run in held:
             count = rows_up_to(table["key"], last)
@@ -155,10 +150,10 @@ def _merged(runs: Iterable[Iterator[pa.Table]]) -> Iterator[pa.Table]:
         yield from run
 
 
-def rows_up_to(keys: pa.ChunkedArray, last: Sequence[int]) -> int:
-    """Return how many of sorted keys lie up to one, which is given by its two `key_halves`."""
-    high, low = key_halves(keys).T
-    return int(((high < last[0]) | ((high == last[0]) & (low <= last[1]))).sum())
+def rows_up_to(keys: pa.ChunkedArray, last: bytes) -> int:
+    """Return how many of sorted keys lie up to one."""
+    (high, low), (last_high, last_low) = key_halves(keys).T, divmod(int.from_bytes(last), 1 << 64)
+    return int(((high < last_high) | ((high == last_high) & (low <= last_low))).sum())
 
 
 def splits_to_cut(parts: Iterable[Path]) -> list[str]:

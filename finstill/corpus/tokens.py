@@ -18,7 +18,7 @@ from tokenizers import Encoding, Tokenizer
 
 from finstill.corpus.ahead import ahead
 from finstill.corpus.long_texts import Window, read_windows
-from finstill.corpus.merge import key_halves, rows_up_to
+from finstill.corpus.merge import rows_up_to
 from finstill.corpus.provenance import LongTexts, TableProvenance, made_by
 from finstill.corpus.text import KEY_BYTES, text_key
 from finstill.corpus.tokenizer import unknown_id
@@ -289,7 +289,7 @@ class _Before:
 
     def rows_up_to(self, keys: pa.Array) -> pa.Table:
         """Return the next rows, up to those of the last of these keys; they are ascending from one call to the next."""
-        last = key_halves(pa.chunked_array([keys[-1:]]))[0].tolist()
+        last = keys[-1].as_py()
         held = [self._held]
         while not len(held[-1]) or rows_up_to(held[-1]["text_key"], last) == len(held[-1]):
             batch = next(self._batches, None)
