@@ -283,7 +283,7 @@ def _read_description(filesystem: fs.FileSystem, folder: PurePosixPath) -> dict[
         raise InputError(
             f"there is no {DESCRIPTION_FILE}: no teacher's cache",
             where=str(folder),
-            remedy="`finstill cache list` names the teachers that are there",
+            remedy="`finstill cache ls` names the teachers that are there",
         ) from error
     except ValueError as error:
         raise InputError(f"it is not JSON ({error})", where=path) from error

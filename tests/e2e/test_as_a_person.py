@@ -63,9 +63,9 @@ class Watch:
         start()
         return self.until(f"a run of {job}", lambda: next(iter(self.runs(job).keys() - before), None), PATIENCE)
 
-    def finished(self, job: str, run: str) -> str:
+    def finished(self, job: str, run: str, seconds: float = PATIENCE) -> str:
         """Wait for the end of a run, and return its status."""
-        self.until(f"the end of {job}", lambda: self.runs(job).get(run) in FINISHED, PATIENCE)
+        self.until(f"the end of {job}", lambda: self.runs(job).get(run) in FINISHED, seconds)
         return self.runs(job)[run]
 
     def said(self, run: str) -> str:
@@ -224,7 +224,7 @@ def test_a_night_is_a_chain_of_runs_that_outlives_its_daemon_and_a_student_that_
     page.goto(f"/runs/{long}")
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
-    assert watch.finished("distil", long) == "CANCELED"
+    assert watch.finished("distil", long, 60) == "CANCELED"
     page.goto(f"/runs/{long}")
     page.get_by_text("Canceled").first.wait_for()
     picture("cancelled")

@@ -165,7 +165,7 @@ def test_every_setting_that_is_searched_is_within_what_a_recipe_allows() -> None
 
 
 def test_a_recipe_without_a_teacher_is_not_tuned(run: Run) -> None:
-    with pytest.raises(InputError, match="no teacher"):
+    with pytest.raises(InputError, match="learns from no teacher"):
         run(base=BASE.model_copy(update={"alpha": 0.0}))
 
 
