@@ -18,7 +18,7 @@ from assets.teacher_logits import teacher_logits
     group_name="students",
     kinds={"pytorch", "optuna"},
     owners=OWNERS,
-    code_version="2",
+    code_version="3",
     pool="training",
 )
 @explain_faults

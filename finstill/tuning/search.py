@@ -21,7 +21,7 @@ from finstill.errors import InputError
 from finstill.files import digest
 from finstill.training.distil import train_student
 from finstill.training.rows import TrainingRows
-from finstill.tuning.space import SPACE, suggest
+from finstill.tuning.space import SPACE, settings_of, suggest
 
 LEAST_FOR_IMPORTANCES = 10
 
@@ -78,8 +78,9 @@ def search(
     A recipe that cannot be trained is a trial that failed. It is not counted, and the search ends before where
     `FAILED_IN_A_ROW` failed in a row.
 
-    The best one's student is nearest to its teacher on the validation split. Trials are proposed by TPE (Bergstra et
-    al. 2011, "Algorithms for Hyper-Parameter Optimization") and given up by the median rule where they fall behind.
+    The best one's student is nearest to its teacher on the validation split. The first trial is `base` itself, so that
+    nothing worse is returned. The others are proposed by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter
+    Optimization") and given up by the median rule where they fall behind.
     The study lives in `storage` and goes on where it was cut off; other rows, labels or another base recipe are another
     study. Test rows are not looked at.
 
@@ -130,6 +131,7 @@ def search(
 
     if left > 0:
         folder.mkdir(parents=True, exist_ok=True)
+        study.enqueue_trial(settings_of(base), skip_if_exists=True)
         # A recipe that diverges is a bad recipe, not a reason to stop.
         enough = MaxTrialsCallback(trials, FINISHED)  # Another machine may be at the same study.
         study.optimize(objective, catch=(InputError,), callbacks=[report, enough])
@@ -170,10 +172,14 @@ def _study(storage: str, name: str, seed: int) -> optuna.Study:
 def _open(storage: str) -> optuna.storages.RDBStorage:
     for _ in range(OPENED_AT_MOST):
         try:
-            # The heartbeat tells a trial whose process was killed from one that another process is at.
+            # The heartbeat tells a trial whose process was killed, which is run again, from one that another process is
+            # at.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                return optuna.storages.RDBStorage(storage, heartbeat_interval=60, grace_period=180)
+                again = optuna.storages.RetryHeartbeatStaleTrialCallback()
+                return optuna.storages.RDBStorage(
+                    storage, heartbeat_interval=60, grace_period=180, failed_trial_callback=again
+                )
         except (IntegrityError, ProgrammingError) as error:
             # Another machine makes the tables of a new database: each time there are more of them.
             refused = error

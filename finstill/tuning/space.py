@@ -14,6 +14,9 @@ SPACE = "3"
 # The setting that makes a student wide, by what its architecture calls it.
 _WIDTHS = ("hidden_width", "filters", "embedding_width")
 
+_ALPHA = (0.3, 1.0)
+_TEMPERATURE = (1.0, 10.0)
+
 
 def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
     """Return `base` with what `trial` proposes: alpha, temperature, learning rate, width, and the choices of loss.
@@ -25,32 +28,54 @@ def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
         classes: how many labels the task has.
     """
     settings = base.model_dump()
-    settings["alpha"] = trial.suggest_float("alpha", 0.3, 1.0)
+    settings["alpha"] = trial.suggest_float("alpha", *_ALPHA)
     settings["learning_rate"] = trial.suggest_float(
         "learning_rate", base.learning_rate / 5, min(base.learning_rate * 5, 0.1), log=True
     )
     settings["temperature"] = {
         "schedule": trial.suggest_categorical("schedule", _choices(type(base.temperature), "schedule")),
-        "start": trial.suggest_float("temperature", 1.0, 10.0, log=True),
+        "start": trial.suggest_float("temperature", *_TEMPERATURE, log=True),
         "end": 1.0,
     }
-    width = next((name for name in _WIDTHS if settings["architecture"].get(name)), None)
-    if width is not None:
+    if (width := _width(base)) is not None:
         own = settings["architecture"][width]
         settings["architecture"][width] = trial.suggest_categorical(
             width, [max(1, own // 2), own, own * 3 // 2, own * 2]
         )
-    for name in type(base).model_fields:
-        # Every other choice by name is one of the loss.
-        if name not in ("student", "start_from") and (choices := _choices(type(base), name)):
-            if name == "soft_loss":
-                # A student learns little from its teacher by it: it is there to be compared with.
-                choices.remove("kl_inverse_square")
-                if classes < 3:
-                    # It refuses two classes, and a search does not learn from trials that fail.
-                    choices.remove("standardised_kl")
-            settings[name] = trial.suggest_categorical(name, choices)
+    for name, choices in _choices_of_loss(base).items():
+        if name == "soft_loss" and classes < 3:
+            # It refuses two classes, and a search does not learn from trials that fail.
+            choices.remove("standardised_kl")
+        settings[name] = trial.suggest_categorical(name, choices)
     return Recipe.model_validate(settings)
+
+
+def settings_of(base: Recipe) -> dict[str, Any]:
+    """Return what a trial proposes that is `base` itself, or as near to it as `suggest` goes."""
+    settings = {
+        "alpha": max(base.alpha, _ALPHA[0]),
+        "learning_rate": base.learning_rate,
+        "schedule": base.temperature.schedule,
+        "temperature": min(max(base.temperature.start, _TEMPERATURE[0]), _TEMPERATURE[1]),
+    }
+    if (width := _width(base)) is not None:
+        settings[width] = getattr(base.architecture, width)
+    # A loss that is not searched is left out, and drawn.
+    return settings | {
+        name: own for name, choices in _choices_of_loss(base).items() if (own := getattr(base, name)) in choices
+    }
+
+
+def _width(base: Recipe) -> str | None:
+    return next((name for name in _WIDTHS if getattr(base.architecture, name, None)), None)
+
+
+def _choices_of_loss(base: Recipe) -> dict[str, list[str]]:
+    """Return the settings of the loss that are one of several names, with the names that are tried."""
+    found = {name: _choices(type(base), name) for name in type(base).model_fields}
+    # A student learns little from its teacher by it: it is there to be compared with.
+    found["soft_loss"].remove("kl_inverse_square")
+    return {name: choices for name, choices in found.items() if choices and name not in ("student", "start_from")}
 
 
 def _choices(model: Any, field: str) -> list[str]:

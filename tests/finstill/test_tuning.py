@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import TrainerCallback
 
 from finstill.config.architectures import EncoderConfig, LstmAttentionConfig, StaticConfig
 from finstill.config.recipe import Recipe
+from finstill.config.temperature import TemperatureSchedule
 from finstill.errors import InputError
 from finstill.training.rows import TrainingRows
 from finstill.tuning.plots import search_history, search_slices
@@ -45,6 +48,37 @@ def test_the_best_trials_recipe_is_one_to_train_a_student_by(run: Run, tmp_path:
     assert found.recipe.architecture.hidden_width == best["hidden_width"]
     assert (found.recipe.epochs, found.recipe.seed, found.recipe.student) == (3, BASE.seed, BASE.student)
     assert not list((tmp_path / "trial").iterdir())
+
+
+def test_the_first_trial_is_the_base_recipe_itself(run: Run) -> None:
+    temperature = TemperatureSchedule(schedule="cosine", start=4.0)
+    base = BASE.model_copy(update={"temperature": temperature, "soft_loss": "mse"})
+    found = run(trials=1, base=base)
+    assert found.recipe == base
+    more = run(trials=3, base=base)
+    assert more.trials[:1] == found.trials
+    assert more.divergence <= found.divergence
+
+
+def test_of_a_base_recipe_outside_of_what_is_searched_the_first_trial_is_the_nearest_inside(run: Run) -> None:
+    base = BASE.model_copy(update={"alpha": 0.1, "soft_loss": "kl_inverse_square"})
+    (first,) = run(trials=1, base=base).trials
+    assert first["alpha"] == 0.3
+    assert first["learning_rate"] == base.learning_rate
+    assert first["soft_loss"] != "kl_inverse_square"
+
+
+def test_a_trial_that_was_killed_is_run_again(run: Run, tmp_path: Path) -> None:
+    run(trials=1)
+    database = tmp_path / "study.db"
+    (name,) = optuna.get_all_study_names(f"sqlite:///{database}")
+    killed = _study(f"sqlite:///{database}", name, seed=1).ask()
+    suggest(killed, BASE, classes=3)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (2, '2020-01-01 00:00:00')")
+    _, failed, again = run(trials=2).trials
+    assert (failed["state"], again["state"]) == ("fail", "complete")
+    assert {**again, "number": 1, "state": "fail", "value": None} == failed
 
 
 def test_a_search_goes_on_and_tries_nothing_twice(run: Run) -> None:
