@@ -22,7 +22,17 @@ from joblib import cpu_count
 
 SHARED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
-INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimddp", "i8mm")
+INSTRUCTION_SETS = (
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx_vnni",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+)
 
 MATMUL_SIZE = 2048
 

@@ -37,6 +37,7 @@ from finstill.training.loop import (
     MEASURES,
     collate,
     early_stopping,
+    gpu_has_bfloat16,
     library_versions,
     one_thread,
     run_training,
@@ -93,6 +94,8 @@ class DistillationTrainer(Trainer):
             # alone have nothing better: their loss grows while students become too sure, and no worse.
             best_by="loss" if recipe.alpha > 0 else "macro_f1",
             seed=recipe.seed,
+            # Not on a processor: a student is to be the same on each.
+            bfloat16=gpu_has_bfloat16(),
             num_train_epochs=recipe.epochs,
             per_device_train_batch_size=recipe.batch_size,
             learning_rate=recipe.learning_rate,

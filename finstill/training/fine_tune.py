@@ -23,7 +23,14 @@ from finstill.files import digest, read_json, whole_folder, write_json
 from finstill.quiet import quiet_transformers
 from finstill.students.base import label_maps
 from finstill.teacher.checkpoint import Checkpoint, weight_files
-from finstill.training.loop import collate, run_training, training_arguments, validation_metrics
+from finstill.training.loop import (
+    collate,
+    cpu_has_bfloat16,
+    gpu_has_bfloat16,
+    run_training,
+    training_arguments,
+    validation_metrics,
+)
 from finstill.training.rows import TrainingRows
 
 FINE_TUNING_FILE = "fine_tuning.json"
@@ -155,6 +162,7 @@ def _trainer(
             checkpoints,
             best_by="macro_f1",
             seed=seed,
+            bfloat16=gpu_has_bfloat16() or cpu_has_bfloat16(),
             num_train_epochs=settings.epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,

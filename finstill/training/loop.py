@@ -49,13 +49,14 @@ def collate(items: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in batch.items()}
 
 
-def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any) -> TrainingArguments:
+def training_arguments(folder: Path, *, best_by: str, seed: int, bfloat16: bool, **settings: Any) -> TrainingArguments:
     """Return arguments that use one GPU at most, evaluate and save each epoch, keep the best by `best_by`, and print
     nothing.
 
     Args:
         folder: of the checkpoints a cut-off run resumes from.
         best_by: `loss`, the lowest being best, or a metric of the evaluation, the highest being best.
+        bfloat16: multiply in it; weights stay in float32.
     """
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -73,7 +74,9 @@ def training_arguments(folder: Path, *, best_by: str, seed: int, **settings: Any
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
-        bf16=bfloat16_units(),
+        # Without a GPU the trainer refuses bfloat16, unless it is told that none was expected.
+        use_cpu=bfloat16 and not torch.cuda.is_available(),
+        bf16=bfloat16,
         log_level="error",
         **settings,
     )
@@ -103,9 +106,15 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def bfloat16_units() -> bool:
-    """Return whether a GPU here multiplies in bfloat16; training then does, and keeps its weights in float32."""
+def gpu_has_bfloat16() -> bool:
+    """Return whether a GPU here multiplies in bfloat16."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether training is on a processor that multiplies in bfloat16."""
+    capabilities = torch.cpu.get_capabilities()
+    return not torch.cuda.is_available() and any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def run_training(trainer: Trainer, stage: str) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +60,17 @@ def cut_off_after() -> Callable[[int], TrainerCallback]:
                 raise InterruptedError
 
     return CutOff
+
+
+@pytest.fixture
+def computed_types() -> Iterator[set[torch.dtype]]:
+    """The types of what torch's modules return while the test runs."""
+    types: set[torch.dtype] = set()
+
+    def listen(module: torch.nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, torch.Tensor):
+            types.add(output.dtype)
+
+    registered = torch.nn.modules.module.register_module_forward_hook(listen)
+    yield types
+    registered.remove()

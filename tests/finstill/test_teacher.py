@@ -297,6 +297,21 @@ class TestFineTuning:
         assert tune("once") == tuned
         assert (folder / "model.safetensors").stat().st_mtime_ns == written
 
+    @pytest.mark.parametrize("units", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False}], ids=str)
+    def test_it_multiplies_in_bfloat16_where_the_processor_does_and_keeps_its_weights_in_float32(
+        self,
+        tune: Callable[..., FineTuned],
+        computed_types: set[torch.dtype],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        units: dict[str, bool],
+    ) -> None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+        assert tune("once").macro_f1 > 0.9
+        assert (torch.bfloat16 in computed_types) == any(units.values())
+        weights = load_file(tmp_path / "once" / "teacher" / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
     def test_the_teacher_is_the_mean_of_its_runs_and_a_cut_off_one_keeps_those_it_had(
         self,
         tune: Callable[..., FineTuned],

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -251,28 +250,26 @@ def test_a_batch_is_as_large_on_a_machine_with_several_gpus(tmp_path: Path, monk
         return torch.device("cpu")
 
     monkeypatch.setattr(TrainingArguments, "_setup_devices", property(several))
-    arguments = loop.training_arguments(tmp_path, best_by="loss", seed=0, per_device_train_batch_size=32)
+    settings = {"best_by": "loss", "seed": 0, "bfloat16": False}
+    arguments = loop.training_arguments(tmp_path, **settings, per_device_train_batch_size=32)
     assert arguments.train_batch_size == 32
 
 
+def test_a_student_is_trained_in_float32_on_a_processor_that_has_bfloat16(
+    train: Train, computed_types: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": True})
+    train(OTHER_KINDS["static"])
+    assert computed_types == {torch.float32}
+
+
 def test_where_a_gpu_has_bfloat16_steps_run_in_it_and_weights_stay_in_float32(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, computed_types: set[torch.dtype], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CPU stands in for the GPU: it computes in bfloat16 too, if slowly."""
-    monkeypatch.setattr(loop, "bfloat16_units", lambda: True)
-    monkeypatch.setattr(loop, "TrainingArguments", partial(TrainingArguments, use_cpu=True))
-    computed: set[torch.dtype] = set()
-
-    def listen(module: torch.nn.Module, inputs: object, output: object) -> None:
-        if isinstance(output, torch.Tensor):
-            computed.add(output.dtype)
-
-    registered = torch.nn.modules.module.register_module_forward_hook(listen)
-    try:
-        trained = train(OTHER_KINDS["static"].model_copy(update={"average_last": 0.5}))
-    finally:
-        registered.remove()
-    assert torch.bfloat16 in computed
+    monkeypatch.setattr("finstill.training.distil.gpu_has_bfloat16", lambda: True)
+    trained = train(OTHER_KINDS["static"].model_copy(update={"average_last": 0.5}))
+    assert torch.bfloat16 in computed_types
     assert trained.validation["macro_f1"] > 0.8
     assert {tensor.dtype for tensor in load_file(trained.folder / "model.safetensors").values()} <= {
         torch.float32,
