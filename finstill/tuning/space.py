@@ -16,6 +16,7 @@ _WIDTHS = ("hidden_width", "filters", "embedding_width")
 
 _ALPHA = (0.3, 1.0)
 _TEMPERATURE = (1.0, 10.0)
+_LARGEST_RATE = 0.1
 
 
 def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
@@ -30,7 +31,7 @@ def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
     settings = base.model_dump()
     settings["alpha"] = trial.suggest_float("alpha", *_ALPHA)
     settings["learning_rate"] = trial.suggest_float(
-        "learning_rate", base.learning_rate / 5, min(base.learning_rate * 5, 0.1), log=True
+        "learning_rate", base.learning_rate / 5, min(base.learning_rate * 5, _LARGEST_RATE), log=True
     )
     settings["temperature"] = {
         "schedule": trial.suggest_categorical("schedule", _choices(type(base.temperature), "schedule")),
@@ -54,7 +55,7 @@ def settings_of(base: Recipe) -> dict[str, Any]:
     """Return what a trial proposes that is `base` itself, or as near to it as `suggest` goes."""
     settings = {
         "alpha": max(base.alpha, _ALPHA[0]),
-        "learning_rate": base.learning_rate,
+        "learning_rate": min(base.learning_rate, _LARGEST_RATE),
         "schedule": base.temperature.schedule,
         "temperature": min(max(base.temperature.start, _TEMPERATURE[0]), _TEMPERATURE[1]),
     }
