@@ -129,28 +129,29 @@ ABLATIONS: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "decoupled KD": ({"soft_loss": "dkd"}, frozenset()),
     "DIST": ({"soft_loss": "dist"}, frozenset()),
 }
-"""Changes to `lstm` with short epochs, and what is left out of the transfer text."""
+"""Changes to `lstm` with short epochs, and what is left out of the transfer text of a quick run."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything a run takes: `variants` augmented rows for each labelled train row.
+    """How much of everything a run takes: `variants` augmented rows for each labelled train row."""
 
-    Studies of one size are kept in the folder `name`.
-    """
-
-    name: str
     seeds: int
     sentences: int
     headlines: int
     variants: int
 
 
-FULL = Size("full", seeds=5, sentences=99_000, headlines=53_000, variants=16)
-QUICK = Size("quick", seeds=1, sentences=55_000, headlines=0, variants=1)
-ABLATED_SIZE = Size("ablations", seeds=5, sentences=30_000, headlines=0, variants=8)
-QUICK_LSTM = {"epochs": 6, "architecture": LSTM.model_copy(update={"hint_texts": 20_000})}
-QUICK_CHANGES: dict[str, dict[str, Any]] = {"lstm": QUICK_LSTM, "lstm-baseline": QUICK_LSTM, "static": {}}
+FULL = Size(seeds=5, sentences=99_000, headlines=53_000, variants=16)
+QUICK = Size(seeds=1, sentences=30_000, headlines=0, variants=8)
+FEWER_HINTS = {"hint_texts": 20_000}
+QUICK_LSTM = {"epochs": 4, "architecture": LSTM.model_copy(update=FEWER_HINTS)}
+QUICK_CHANGES: dict[str, dict[str, Any]] = {
+    "encoder-2": {"epochs": 2, "architecture": SMALL.model_copy(update=FEWER_HINTS)},
+    "lstm": QUICK_LSTM,
+    "lstm-baseline": QUICK_LSTM,
+    "static": {},
+}
 """The longest training first, since they run side by side."""
 QUICK_RECIPES = {name: RECIPES[name].model_copy(update=changes) for name, changes in QUICK_CHANGES.items()}
 
@@ -164,7 +165,7 @@ def main() -> None:
         print_table("embedded teacher", study, students, "lstm")
         figures = first_lines(study, students)
     else:
-        figures = of_embedded(FULL) | of_ablations(ABLATED_SIZE) | of_tweets(FULL) | of_base(FULL)
+        figures = of_embedded(FULL) | of_ablations(FULL.seeds) | of_tweets(FULL) | of_base(FULL)
     report(figures, GOALS, describe_machine("torch", "onnxruntime"), arguments.json)
 
 
@@ -191,7 +192,7 @@ def phrasebank(name: str, size: Size, encoder: Callable[[], Checkpoint], teacher
         read_shared("financial_phrasebank").select(["text", "label", "split"]),
         texts,
         size.variants,
-        FOLDER / size.name,
+        FOLDER / ("quick" if size is QUICK else "full"),
         measured,
     )
     study.make()
@@ -211,14 +212,14 @@ def of_embedded(size: Size) -> dict[str, float]:
     return {**first_lines(study, students), "teacher_self_agreement": study.self_agreement()}
 
 
-def of_ablations(size: Size) -> dict[str, float]:
-    """Print what each piece of the recipe `lstm` is worth."""
-    study = embedded_study(size)
+def of_ablations(seeds: int) -> dict[str, float]:
+    """Print what each piece of the recipe `lstm` is worth, on the texts of a quick run."""
+    study = embedded_study(QUICK)
     jobs = {
         name: (RECIPES["lstm"].model_copy(update={**SHORT, **changes}), less)
         for name, (changes, less) in ABLATIONS.items()
     }
-    students = train(study, jobs, size.seeds)
+    students = train(study, jobs, seeds)
     print_table("embedded teacher, ablations", study, students, ABLATED)
     lstm, baseline = (scores(study, students[name]) for name in (ABLATED, RANDOM_BASELINE))
     return {"lstm_over_random_direct": 100 * (lstm - baseline)}
@@ -256,7 +257,7 @@ def of_tweets(size: Size) -> dict[str, float]:
         tweets.set_column(2, "split", split),
         transfer,
         8,
-        FOLDER / size.name,
+        FOLDER / "full",
     )
     study.make()
     students = train(study, whole({"lstm": RECIPES["lstm"]}), size.seeds)
