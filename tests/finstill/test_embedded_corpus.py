@@ -30,7 +30,7 @@ def test_size_and_columns(all_rows: list[dict[str, str]], rows: list[dict[str, s
     assert all(set(row) - {"split"} == {"text", "sentiment", "risk", "kind"} for row in rows)
     assert Counter(row.get("split") for row in rows) == {None: 1800, "test": 700}
     others = [row for row in all_rows if "sentiment" not in row]
-    assert len(others) >= 13_800
+    assert len(others) >= 15_400
     assert all(set(row) == {"text", "split"} and row["split"] == "train" for row in others)
     assert all(row["text"] == normalise(row["text"]) for row in all_rows)
     assert all(3 <= len(row["text"].split()) <= 60 for row in all_rows)
