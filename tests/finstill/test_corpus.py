@@ -128,7 +128,7 @@ def test_rows_without_a_split_leave_train_whole_but_move_no_text_of_a_data_set_i
 def test_no_text_of_the_embedded_corpus_is_moved() -> None:
     table, report = build(CorpusSource(path="embedded", label="sentiment", split="split"))
     rows_of = table.group_by(["split", "label"]).aggregate([("key", "count")]).to_pylist()
-    assert sum(row["key_count"] for row in rows_of if row["label"] is None and row["split"] == "train") == 6000
+    assert sum(row["key_count"] for row in rows_of if row["label"] is None and row["split"] == "train") == 15_478
     assert report.reasons == {}
 
 
