@@ -78,11 +78,11 @@ def search(
     A recipe that cannot be trained is a trial that failed. It is not counted, and the search ends before where
     `FAILED_IN_A_ROW` failed in a row.
 
-    The best one's student is nearest to its teacher on the validation split. The first trial is `base` itself, so that
-    nothing worse is returned. The others are proposed by TPE (Bergstra et al. 2011, "Algorithms for Hyper-Parameter
-    Optimization") and given up by the median rule where they fall behind.
-    The study lives in `storage` and goes on where it was cut off; other rows, labels or another base recipe are another
-    study. Test rows are not looked at.
+    The best one's student is nearest to its teacher on the validation split. The first trial is `base` itself, as far
+    as `suggest` goes, so that nothing worse is returned. The others are proposed by TPE (Bergstra et al. 2011,
+    "Algorithms for Hyper-Parameter Optimization") and given up by the median rule where they fall behind. The study
+    lives in `storage` and goes on where it was cut off; other rows, labels or another base recipe are another study.
+    Test rows are not looked at.
 
     Args:
         train, validation: as `train_student` takes them.
@@ -172,11 +172,11 @@ def _study(storage: str, name: str, seed: int) -> optuna.Study:
 def _open(storage: str) -> optuna.storages.RDBStorage:
     for _ in range(OPENED_AT_MOST):
         try:
-            # The heartbeat tells a trial whose process was killed, which is run again, from one that another process is
-            # at.
+            # The heartbeat tells a trial whose process was killed from one that another process is at. It is run again
+            # once, and not each time: it may be what the machine's memory does not hold.
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                again = optuna.storages.RetryHeartbeatStaleTrialCallback()
+                again = optuna.storages.RetryHeartbeatStaleTrialCallback(max_retry=1)
                 return optuna.storages.RDBStorage(
                     storage, heartbeat_interval=60, grace_period=180, failed_trial_callback=again
                 )

@@ -68,17 +68,25 @@ def test_of_a_base_recipe_outside_of_what_is_searched_the_first_trial_is_the_nea
     assert first["soft_loss"] != "kl_inverse_square"
 
 
-def test_a_trial_that_was_killed_is_run_again(run: Run, tmp_path: Path) -> None:
+def test_a_trial_that_was_killed_is_run_again_once(run: Run, tmp_path: Path) -> None:
     run(trials=1)
     database = tmp_path / "study.db"
     (name,) = optuna.get_all_study_names(f"sqlite:///{database}")
-    killed = _study(f"sqlite:///{database}", name, seed=1).ask()
-    suggest(killed, BASE, classes=3)
-    with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (2, '2020-01-01 00:00:00')")
-    _, failed, again = run(trials=2).trials
-    assert (failed["state"], again["state"]) == ("fail", "complete")
-    assert {**again, "number": 1, "state": "fail", "value": None} == failed
+
+    def kill_the_next_trial() -> None:
+        killed = _study(f"sqlite:///{database}", name, seed=1).ask()
+        suggest(killed, BASE, classes=3)
+        with closing(sqlite3.connect(database)) as connection, connection:
+            heartbeat = (killed.number + 1, "2020-01-01 00:00:00")
+            connection.execute("INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (?, ?)", heartbeat)
+        optuna.storages.fail_stale_trials(_study(f"sqlite:///{database}", name, seed=1))
+
+    kill_the_next_trial()
+    kill_the_next_trial()
+    _, first, second, other = run(trials=2).trials
+    assert [trial["state"] for trial in (first, second, other)] == ["fail", "fail", "complete"]
+    assert {**second, "number": 1} == first
+    assert other["alpha"] != first["alpha"]
 
 
 def test_a_search_goes_on_and_tries_nothing_twice(run: Run) -> None:
