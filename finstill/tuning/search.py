@@ -131,7 +131,7 @@ def search(
 
     if left > 0:
         folder.mkdir(parents=True, exist_ok=True)
-        study.enqueue_trial(settings_of(base), skip_if_exists=True)
+        study.enqueue_trial(settings_of(base, len(labels)), skip_if_exists=True)
         # A recipe that diverges is a bad recipe, not a reason to stop.
         enough = MaxTrialsCallback(trials, FINISHED)  # Another machine may be at the same study.
         study.optimize(objective, catch=(InputError,), callbacks=[report, enough])

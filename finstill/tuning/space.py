@@ -43,15 +43,12 @@ def suggest(trial: Trial, base: Recipe, classes: int) -> Recipe:
         settings["architecture"][width] = trial.suggest_categorical(
             width, [max(1, own // 2), own, own * 3 // 2, own * 2]
         )
-    for name, choices in _choices_of_loss(base).items():
-        if name == "soft_loss" and classes < 3:
-            # It refuses two classes, and a search does not learn from trials that fail.
-            choices.remove("standardised_kl")
+    for name, choices in _choices_of_loss(base, classes).items():
         settings[name] = trial.suggest_categorical(name, choices)
     return Recipe.model_validate(settings)
 
 
-def settings_of(base: Recipe) -> dict[str, Any]:
+def settings_of(base: Recipe, classes: int) -> dict[str, Any]:
     """Return what a trial proposes that is `base` itself, or as near to it as `suggest` goes."""
     settings = {
         "alpha": max(base.alpha, _ALPHA[0]),
@@ -62,20 +59,22 @@ def settings_of(base: Recipe) -> dict[str, Any]:
     if (width := _width(base)) is not None:
         settings[width] = getattr(base.architecture, width)
     # A loss that is not searched is left out, and drawn.
-    return settings | {
-        name: own for name, choices in _choices_of_loss(base).items() if (own := getattr(base, name)) in choices
-    }
+    choices_of_loss = _choices_of_loss(base, classes).items()
+    return settings | {name: own for name, choices in choices_of_loss if (own := getattr(base, name)) in choices}
 
 
 def _width(base: Recipe) -> str | None:
     return next((name for name in _WIDTHS if getattr(base.architecture, name, None)), None)
 
 
-def _choices_of_loss(base: Recipe) -> dict[str, list[str]]:
+def _choices_of_loss(base: Recipe, classes: int) -> dict[str, list[str]]:
     """Return the settings of the loss that are one of several names, with the names that are tried."""
     found = {name: _choices(type(base), name) for name in type(base).model_fields}
     # A student learns little from its teacher by it: it is there to be compared with.
     found["soft_loss"].remove("kl_inverse_square")
+    if classes < 3:
+        # It refuses two classes, and a search does not learn from trials that fail.
+        found["soft_loss"].remove("standardised_kl")
     return {name: choices for name, choices in found.items() if choices and name not in ("student", "start_from")}
 
 

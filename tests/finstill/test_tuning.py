@@ -19,7 +19,7 @@ from finstill.errors import InputError
 from finstill.training.rows import TrainingRows
 from finstill.tuning.plots import search_history, search_slices
 from finstill.tuning.search import FAILED_IN_A_ROW, Search, _study, search
-from finstill.tuning.space import suggest
+from finstill.tuning.space import settings_of, suggest
 
 LABELS = ("negative", "neutral", "positive")
 ARCHITECTURE = LstmAttentionConfig(embedding="random", embedding_width=8, hidden_width=8, layers=1)
@@ -162,6 +162,9 @@ def test_two_classes_are_not_tried_with_a_loss_that_needs_three() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     tried = {suggest(study.ask(), BASE, classes=2).soft_loss for _ in range(50)}
     assert tried == {"kl", "mse", "dkd", "dist"}
+    base = BASE.model_copy(update={"soft_loss": "standardised_kl"})
+    study.enqueue_trial(settings_of(base, classes=2))
+    assert suggest(study.ask(), base, classes=2).soft_loss in tried
 
 
 def test_searches_that_begin_at_once_do_not_try_the_same(tmp_path: Path) -> None:
