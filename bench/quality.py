@@ -334,7 +334,7 @@ def teacher_score(study: Study, split: str = "test") -> float:
 
 
 def best_under(study: Study, students: Mapping[str, Trained], megabytes: float) -> float:
-    """Return the test macro-F1 in int8 of the distilled student under this size that is best by validation."""
+    """Return the test macro-F1 in int8 of the `best` distilled student under this size."""
     small = {name: each for name, each in students.items() if each.megabytes < megabytes}
     return scores(study, best(study, small), "test", "int8")
 
