@@ -272,8 +272,6 @@ def of_base(size: Size) -> dict[str, float]:
     print_table("base teacher", study, students, "lstm")
     teacher, other = teacher_score(study), teacher_score(study, "out_of_domain")
     lstm, ceiling = students["lstm"], study.self_agreement()
-    test = teacher_logits(study)
-    agreed = np.mean([agreement(run, test) for run in lstm.logits["float32", "test"]])
     return {
         "base_teacher_macro_f1": teacher,
         "base_teacher_self_agreement": ceiling,
@@ -283,7 +281,7 @@ def of_base(size: Size) -> dict[str, float]:
         "base_best_medium_teacher_share": best_under(study, students, MEDIUM_MEGABYTES) / teacher,
         "base_lstm_out_of_domain_lost": 100 * (other - scores(study, lstm, "out_of_domain")),
         "base_best_out_of_domain_lost": 100 * (other - scores(study, best(study, students), "out_of_domain")),
-        "base_lstm_agreement_of_ceiling": float(agreed) / ceiling,
+        "base_lstm_agreement_of_ceiling": fidelity(agreement, study, lstm) / ceiling,
     }
 
 
@@ -329,6 +327,18 @@ def scores(study: Study, students: Trained, split: str = "test", precision: str 
     return float(np.mean([macro_f1(truth, run) for run in students.logits[precision, split]]))
 
 
+def fidelity(
+    measure: Callable[[np.ndarray, np.ndarray], float],
+    study: Study,
+    students: Trained,
+    split: str = "test",
+    precision: str = "float32",
+) -> float:
+    """Return the mean over the seeds of a measure of their logits beside the teacher's."""
+    teacher = teacher_logits(study, split)
+    return float(np.mean([measure(run, teacher) for run in students.logits[precision, split]]))
+
+
 def teacher_score(study: Study, split: str = "test") -> float:
     return macro_f1(study.rows[split].labels, teacher_logits(study, split))
 
@@ -344,10 +354,9 @@ def best(study: Study, students: Mapping[str, Trained]) -> Trained:
 
     Of its few labels chance decides: by macro-F1 the variant that is worst on test can be the best (docs/quality.md).
     """
-    teacher = teacher_logits(study, "validation")
     return min(
         (students[name] for name in distilled(students)),
-        key=lambda each: np.mean([kl_to_teacher(run, teacher) for run in each.logits["int8", "validation"]]),
+        key=lambda each: fidelity(kl_to_teacher, study, each, "validation", "int8"),
     )
 
 
@@ -388,8 +397,8 @@ def print_table(title: str, study: Study, students: Mapping[str, Trained], besid
                 name,
                 f"{scores(study, each, 'validation'):.3f}",
                 f"{np.mean(found):.3f}" + (f" +- {np.std(found, ddof=1):.3f}" if len(found) > 1 else ""),
-                f"{np.mean([agreement(run, teacher) for run in runs]):.3f}",
-                f"{np.mean([kl_to_teacher(run, teacher) for run in runs]):.3f}",
+                f"{fidelity(agreement, study, each):.3f}",
+                f"{fidelity(kl_to_teacher, study, each):.3f}",
                 f"{np.mean([calibration_error(truth, run) for run in runs]):.3f}",
                 there(partial(scores, study, each)),
                 f"{each.megabytes:.1f}",
